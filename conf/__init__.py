@@ -1,0 +1,1 @@
+"""Hydra configuration of the recipe, shipped as the package `recipe.prepo.conf`."""

@@ -1,0 +1,63 @@
+"""Command line: ``python -m data_prep <dataset> --source <hub id or local path> --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.common import DEFAULT_INSTRUCTION, Summary
+from data_prep.prepare import PromptStyle, prepare
+from data_prep.registry import DATASETS
+from recipe.prepo.errors import PrepoError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare one data set; prints a summary of each file. Exit status 2 for what the user can mend."""
+    arguments = _parser().parse_args(argv)
+    try:
+        summaries = _run(arguments)
+    except PrepoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for summary in summaries:
+        print(summary)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> list[Summary]:
+    if arguments.dataset == "mini_math":
+        from data_prep.mini_math import prepare as prepare_mini_math  # its generator is not needed for other sets
+
+        sizes = {"num_train": arguments.num_train, "num_test": arguments.num_test}
+        return prepare_mini_math(arguments.out, **sizes, seed=arguments.seed)
+    return prepare(
+        DATASETS[arguments.dataset],
+        source=arguments.source,
+        splits=arguments.split,
+        out_dir=arguments.out,
+        style=PromptStyle(arguments.instruction, arguments.system),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make verl parquet files of a data set.")
+    datasets = parser.add_subparsers(dest="dataset", required=True, metavar="dataset")
+    for spec in DATASETS.values():
+        one = datasets.add_parser(spec.name, help=f"default source: {spec.hub_id} (Hugging Face hub)")
+        one.add_argument("--source", help=f"hub id, or local file or folder (default: {spec.hub_id})")
+        one.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")
+        one.add_argument("--split", nargs="+", choices=list(spec.splits), help="default: all that the source has")
+        one.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help='after the question; "" for none')
+        one.add_argument("--system", help="system message (default: none)")
+    mini_math = datasets.add_parser("mini_math", help="generated word problems; needs no source")
+    mini_math.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")
+    mini_math.add_argument("--seed", type=int, default=0)
+    mini_math.add_argument("--num-train", type=int, default=3000)
+    mini_math.add_argument("--num-test", type=int, default=300)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""What every data set's preparation shares: the written file, and the summary of what was kept and dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipe.prepo.rows import validate_rows
+
+DEFAULT_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+NUM_LISTED = 20
+
+# Every file has these fields of extra_info, null where a data set has no such thing: verl concatenates the files of a
+# run with `datasets.concatenate_datasets`, which refuses structs that differ.
+EXTRA_FIELDS: dict[str, pa.DataType] = {
+    "prompt_id": pa.string(),
+    "split": pa.string(),
+    "index": pa.int64(),
+    "source_id": pa.string(),
+    "level": pa.string(),
+    "subject": pa.string(),
+    "answer_type": pa.string(),
+    "unit": pa.string(),
+    "error": pa.string(),
+    "is_multiple_answer": pa.bool_(),
+}
+
+
+@dataclass
+class Listing:
+    """Rows that share a fate: how many, and the first ``NUM_LISTED`` of them, as `where: what`."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, where: str, detail: str = "") -> None:
+        """Count one row that stands at ``where`` in the source."""
+        self.count += 1
+        if len(self.first) < NUM_LISTED:
+            self.first.append(f"{where}: {detail}" if detail else where)
+
+
+@dataclass
+class Summary:
+    """What became of the rows of one split: ``num_read`` = ``num_kept`` + all dropped."""
+
+    dataset: str
+    split: str
+    source: str
+    path: Path
+    num_read: int = 0
+    num_kept: int = 0
+    dropped: dict[str, Listing] = field(default_factory=dict)
+    flagged: dict[str, Listing] = field(default_factory=dict)
+
+    def drop(self, reason: str, where: str, detail: str = "") -> None:
+        """Count one row as left out because of ``reason``."""
+        self.dropped.setdefault(reason, Listing()).add(where, detail)
+
+    def flag(self, remark: str, where: str, detail: str = "") -> None:
+        """Remark on one row that was kept."""
+        self.flagged.setdefault(remark, Listing()).add(where, detail)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: counts, and for each reason or remark the first ``NUM_LISTED`` rows."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "source": self.source,
+            "file": self.path.name,
+            "rows_read": self.num_read,
+            "rows_kept": self.num_kept,
+            "dropped": {reason: asdict(listing) for reason, listing in sorted(self.dropped.items())},
+            "flagged": {remark: asdict(listing) for remark, listing in sorted(self.flagged.items())},
+        }
+
+    def write(self) -> Path:
+        """Write ``<file stem>.summary.json`` beside the parquet file; returns its path."""
+        path = self.path.with_name(f"{self.path.stem}.summary.json")
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        _replace_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return path
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: read {self.num_read}, kept {self.num_kept} (source: {self.source})"]
+        for word, listings in (("dropped", self.dropped), ("kept but flagged", self.flagged)):
+            for reason, listing in sorted(listings.items()):
+                lines.append(f"  {word} {listing.count}, {reason}:")
+                lines += [f"    {row}" for row in listing.first]
+                if listing.count > len(listing.first):
+                    lines.append(f"    … and {listing.count - len(listing.first)} more")
+        return "\n".join(lines)
+
+
+def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Check ``rows`` (made by ``build_row``) and write them, in their order; the same rows give the same bytes.
+
+    The file appears whole or not at all. Fields of ``extra_info`` beyond ``EXTRA_FIELDS`` are added after those.
+
+    Raises:
+        DataError: a row breaks the contract.
+    """
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(rows))
+    validate_rows(table, name=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="snappy"))
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    own = sorted({key for row in rows for key in row["extra_info"]} - EXTRA_FIELDS.keys())
+    inferred = {key: pa.array([row["extra_info"].get(key) for row in rows]).type for key in own}
+    return pa.schema(
+        {
+            "data_source": pa.string(),
+            "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+            "ability": pa.string(),
+            "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
+            "extra_info": pa.struct({**EXTRA_FIELDS, **inferred}),
+        }
+    )
+
+
+def _replace_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""What a data set is: where it comes from, and how one of its rows becomes a question and a gold answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipe.prepo.errors import DataError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row as read. ``gold`` is empty where the source has none; ``source_id`` is the source's own id, if any."""
+
+    question: str
+    gold: str
+    source_id: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set.
+
+    Attributes:
+        name: as given on the command line; also verl's ``data_source`` and the prefix of prompt ids.
+        hub_id: the usual public copy on the Hugging Face hub, used when ``--source`` is left out.
+        hub_config: its configuration there.
+        splits: our split -> the hub's name for it (some evaluation sets are called "train" there).
+        to_problem: one source row to a problem; raises DataError (without place) when a field is missing.
+    """
+
+    name: str
+    hub_id: str
+    splits: Mapping[str, str]
+    to_problem: Callable[[Mapping[str, Any]], Problem]
+    hub_config: str | None = None
+
+
+def first_field(row: Mapping[str, Any], *names: str) -> Any:
+    """Value of the first of ``names`` that the row has, not null.
+
+    Raises:
+        DataError: it has none of them.
+
+    >>> first_field({"Problem": "1+1?"}, "problem", "Problem")
+    '1+1?'
+    """
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    raise DataError(f"the row has no field {' or '.join(names)} (its fields: {', '.join(row)})")
+
+
+def text_or_none(value: Any) -> str | None:
+    """An id or label as text; None stays None."""
+    return None if value is None else str(value)

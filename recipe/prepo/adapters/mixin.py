@@ -1,0 +1,199 @@
+"""PREPO as hooks on verl 0.9.1's V1 trainers: read fields -> controller -> write fields -> super().
+
+Mixed into any of verl's trainers in front of it; holds nothing that only one of them needs. ``fit()`` and
+``_step_once()`` stay verl's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf, open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.utils.debug import marked_timer
+
+from recipe.prepo.adapters import fields
+from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
+from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
+from recipe.prepo.config import PrepoConfig, check_data_size, read_config
+from recipe.prepo.notation import Candidates
+from recipe.prepo.state.audit import rollout_lines, selection_line
+from recipe.prepo.state.checkpoint import load_state, save_state
+from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
+
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
+else:
+    _Trainer = object
+
+# verl 0.9.1's ReplayBuffer polls every 2 s, which is a floor under every short step.
+POLL_INTERVAL_S = 0.05
+
+
+class PrepoMixin(_Trainer):
+    """Hooks shared by every ``prepo_<mode>`` trainer; a subclass sets ``verl_mode`` to the mode it extends."""
+
+    verl_mode: str
+
+    def __init__(self, config: DictConfig) -> None:
+        self._user_config: Any = OmegaConf.to_container(config, resolve=True)
+        self.prepo: PrepoConfig = read_config(self._user_config)
+        with open_dict(config):
+            # verl 0.9.1 compares the mode with its own names in several places, so it must read its own name.
+            config.trainer.v1.trainer_mode = self.verl_mode
+            if not _refills_single_prompts(config, self.verl_mode):
+                # One dataloader fetch is one step's candidates: none is ever left over.
+                config.data.gen_batch_size = self.prepo.num_candidates
+        super().__init__(config)
+
+    # ---- set-up -----------------------------------------------------------------------------------------------------
+
+    def _build_replay_buffer(self) -> Any:
+        replay_buffer = super()._build_replay_buffer()
+        replay_buffer.poll_interval = POLL_INTERVAL_S
+        return replay_buffer
+
+    def _init_dataloader(self) -> None:
+        """verl counts steps, epochs and the learning-rate horizon in train batches; a step consumes |B| prompts."""
+        data = self.config.data
+        data.train_batch_size = self.prepo.num_candidates
+        try:
+            super()._init_dataloader()
+        finally:
+            data.train_batch_size = self.prepo.num_selected
+        check_data_size(len(self.train_dataset), self.prepo)
+        extra_info = self.train_dataset.dataframe["extra_info"]
+        self.controller = Controller(
+            self.prepo.rules,
+            identity=RunIdentity(
+                seed=self.prepo.seed,
+                num_selected=self.prepo.num_selected,
+                num_candidates=self.prepo.num_candidates,
+                data_sha256=data_fingerprint(info["prompt_id"] for info in extra_info),
+            ),
+            rollouts_per_prompt=self.prepo.rollouts_per_prompt,
+            base_temperature=self.prepo.temperature,
+        )
+
+    def _make_scorer(self) -> None:
+        config = self.config
+        self._tokenize = PromptTokenizer(
+            self.tokenizer,
+            model_path=config.actor_rollout_ref.model.path,
+            chat_template_kwargs=OmegaConf.to_container(config.data.get("apply_chat_template_kwargs", {})),
+            max_prompt_tokens=config.actor_rollout_ref.rollout.prompt_length,
+        )
+        if self.prepo.scorer == "actor":
+            group = self.actor_rollout_wg
+            self._score_tokens: Any = ActorScorer(group.compute_log_prob, lambda: data_parallel_size(group))
+        else:
+            self._score_tokens = RolloutScorer(self.get_llm_client)
+
+    # ---- selection --------------------------------------------------------------------------------------------------
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        """Draw candidates, choose among them, and hand on the chosen ones. Every mode fetches prompts here."""
+        num_selected = num_prompts or self.prepo.num_selected
+        batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
+        decision = self.controller.select(
+            self._candidates(batch),
+            num_selected=num_selected,
+            step=self.global_steps,
+            total_steps=self.total_training_steps,
+        )
+        self._logs.audit_selection(lambda: selection_line(decision))
+        batch = fields.take_rows(batch, decision.selection.indices_P)
+        fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
+        return batch
+
+    def _candidates(self, batch: TensorDict) -> Candidates:
+        prompt_ids = fields.prompt_ids_of(batch)
+        if not self.prepo.score_prompts:
+            return Candidates(prompt_ids)
+        with marked_timer("prompt_scoring", self.timing_raw):
+            return score_candidates(prompt_ids, fields.messages_of(batch), self._tokenize, self._score_tokens)
+
+    # ---- weighting --------------------------------------------------------------------------------------------------
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """Weigh verl's advantages with the entropies that its old-log-prob pass left; no further forward pass."""
+        step: int = self.global_steps
+        trained = fields.read_rollouts(batch, with_entropy=not self._bypasses_old_log_prob())
+        weight_R = self.controller.weigh(trained.rollouts, step=step)
+        batch = super()._compute_advantage(batch, metrics)
+        advantages = before = fields.read_advantages(batch)
+        if not self.controller.weighting.is_identity:
+            advantages = fields.weighted(before, trained.rows_R, weight_R)
+            batch = fields.write_advantages(batch, advantages)
+        self._logs.audit_rollouts(
+            lambda: rollout_lines(
+                trained.rollouts,
+                step=step,
+                rollout_R=trained.rollout_R,
+                weight_R=weight_R,
+                advantage_R=fields.scalar_advantages(before, trained),
+                advantage_weighted_R=fields.scalar_advantages(advantages, trained),
+                temperature=self.prepo.temperature,
+            )
+        )
+        metrics.update(self.controller.finish_step(trained.rollouts, weight_R))
+        return batch
+
+    def _bypasses_old_log_prob(self) -> bool:
+        correction = self.config.algorithm.get("rollout_correction")
+        return bool(correction and correction.get("bypass_mode", False))
+
+    # ---- checkpoints and logs ---------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """This project's state first: verl ends by naming the checkpoint as the latest one."""
+        save_state(self._run_dir / f"global_step_{self.global_steps}", self.controller.state_dict())
+        super()._save_checkpoint()
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        step: int = self.global_steps
+        if step > 0:
+            self.controller.load_state_dict(load_state(self._checkpoint_dir(step)))
+        self._logs = RunLogs(self._run_dir, resume_step=step, audit=self.prepo.audit)
+        self._logs.write_config(self._user_config)
+        self._make_scorer()
+
+    @property
+    def _run_dir(self) -> Path:
+        return Path(self.config.trainer.default_local_dir).absolute()
+
+    def _checkpoint_dir(self, step: int) -> Path:
+        trainer = self.config.trainer
+        if trainer.resume_mode == "resume_path":
+            return Path(trainer.resume_from_path).absolute()
+        return self._run_dir / f"global_step_{step}"
+
+    @property
+    def logger(self) -> Any:
+        """verl's tracker, which ``fit`` sets; every metric also goes to ``metrics.jsonl``."""
+        return self._tracking
+
+    @logger.setter
+    def logger(self, tracking: Any) -> None:
+        self._tracking = TrackingTee(tracking, self._logs.metrics)
+
+
+def _refills_single_prompts(config: DictConfig, verl_mode: str) -> bool:
+    """Whether verl 0.9.1 sets ``data.gen_batch_size`` to 1 by itself, to refill evicted prompts one by one."""
+    filter_groups = config.algorithm.get("filter_groups")
+    return (
+        verl_mode != "sync"
+        or bool(filter_groups and filter_groups.enable)
+        or bool(config.trainer.v1.sampler.get("sync_refill_failed_groups", False))
+    )
+
+
+def data_parallel_size(worker_group: Any) -> int:
+    """Data-parallel ranks of the actor, as verl 0.9.1's ``_balance_batch`` finds them."""
+    if "actor" not in worker_group._dispatch_info:
+        worker_group._dispatch_info["actor"] = worker_group._query_dispatch_info("actor")
+    return int(np.max(worker_group._dispatch_info["actor"])) + 1

@@ -1,0 +1,34 @@
+"""Agent-loop worker and manager that give each training rollout its own sampling seed, where that is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from recipe.prepo.maths.rng import rollout_seed
+
+# verl 0.9.1 exports the Ray actor class; the plain class that it wraps is what can be subclassed.
+_PlainWorker: Any = vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
+
+
+class PrepoAgentLoopWorker(_PlainWorker):
+    """Adds ``seed`` to the sampling parameters of training rollouts when ``prepo.seed_rollouts`` is on."""
+
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        prepo = self.config.prepo
+        if prepo.seed_rollouts and not trajectory["validate"]:
+            seed = rollout_seed(
+                prepo.seed, int(kwargs["global_steps"]), kwargs["extra_info"]["prompt_id"], int(kwargs["session_id"])
+            )
+            sampling_params = {**sampling_params, "seed": seed}
+        return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+
+
+class PrepoAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with this recipe's workers (``rollout.agent.agent_loop_manager_class``)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(PrepoAgentLoopWorker)

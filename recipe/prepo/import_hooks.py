@@ -1,0 +1,55 @@
+"""Run a function once a module has been imported, whether that is now or later in the process."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+Callback = Callable[[ModuleType], None]
+
+
+class _AfterImportFinder(importlib.abc.MetaPathFinder):
+    """Finds a waited-for module through the other finders and calls back after its loader has run it."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, list[Callback]] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        callbacks = self.waiting.pop(fullname, None)
+        if callbacks is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        stock_exec = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            stock_exec(module)
+            for callback in callbacks:
+                callback(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+_FINDER = _AfterImportFinder()
+
+
+def after_import(module_name: str, callback: Callback) -> None:
+    """Call ``callback(module)`` once ``module_name`` has been imported; at once if it is already.
+
+    An exception of the callback reaches whoever imports the module.
+    """
+    module = sys.modules.get(module_name)
+    if module is not None:
+        callback(module)
+        return
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    _FINDER.waiting.setdefault(module_name, []).append(callback)

@@ -1,0 +1,106 @@
+"""``python -m recipe.prepo.main experiment=<name> key=value …``: validate, train through verl, summarise.
+
+Every argument is a Hydra override; ``--multirun`` sweeps. verl is imported only after the configuration has been
+checked, and after the platform that it asks for has been chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from recipe.prepo.config import read_config
+from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
+from recipe.prepo.environment import check_all, check_device, set_paths
+from recipe.prepo.errors import PrepoError
+from recipe.prepo.progress import progress_bar
+from recipe.prepo.summary import closing_summary
+
+EXIT_BAD_INPUT = 2
+
+
+def prepare(config: DictConfig) -> int:
+    """Check the configuration and the surroundings, then set the processes' environment; returns the steps to come.
+
+    Raises:
+        PrepoError: one readable error; nothing was started.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    prepo = read_config(plain)
+    check_device(plain)
+    found = check_all(plain, prepo)
+    print("\n".join(found.lines), flush=True)
+    with open_dict(config):
+        # Workers may run in other folders than the driver.
+        config.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute())
+        if config.trainer.device == CPU_PLATFORM:
+            environment = cpu_environment()
+            os.environ.update(environment)
+            ray_init = config.ray_kwargs.ray_init
+            ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+    return found.total_steps
+
+
+def train(config: DictConfig) -> None:
+    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards."""
+    # verl tells at each import which engines it has no use for here.
+    warnings.filterwarnings("ignore", message=".* engine is not available")
+    import ray
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    import recipe.prepo.adapters.trainers  # noqa: F401  (a broken hook shows its own traceback here)
+
+    try:
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+        run_ppo(config, task_runner_class=TaskRunnerV1)
+    except Exception:
+        print("the run failed; the workers' logs are in Ray's log folder: /tmp/ray/session_latest/logs", file=sys.stderr)
+        raise
+    finally:
+        ray.shutdown()
+
+
+@hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
+def run(config: DictConfig) -> None:
+    """One run of the composed configuration."""
+    with readable_errors():
+        total_steps = prepare(config)
+        run_dir = Path(config.trainer.default_local_dir)
+        print(f"run       {run_dir}\nstarting Ray, the actor and the rollout servers …", flush=True)
+        with progress_bar(run_dir, total_steps):
+            train(config)
+        print(closing_summary(run_dir))
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Print an error meant for users without a traceback and exit with status 2."""
+    try:
+        yield
+    except PrepoError as error:
+        # Ray re-raises a worker's error as a subclass whose text is the remote traceback; its cause is the error.
+        print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def main() -> None:
+    """Entry point. Hydra answers an unknown experiment, rule or key itself, with the known ones."""
+    with readable_errors():
+        set_paths()
+    run()
+
+
+if __name__ == "__main__":
+    main()

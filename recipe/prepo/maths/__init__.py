@@ -1,0 +1,1 @@
+"""Pure formulas on numpy arrays: no verl, no Ray, no torch."""

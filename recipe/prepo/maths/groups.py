@@ -1,0 +1,47 @@
+"""Statistics of ragged rollout groups. Groups are never reshaped by their nominal size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class GroupOutcomes:
+    """Shares of the step's groups, each in [0, 1].
+
+    zero_advantage_frac: all rewards of the group are equal, so every group-relative advantage is 0.
+    all_correct_frac, all_wrong_frac: every reward is 1, or every reward is 0.
+    """
+
+    zero_advantage_frac: float
+    all_correct_frac: float
+    all_wrong_frac: float
+
+
+def group_outcomes(reward_R: NDArray[np.float64], group_R: NDArray[np.int64]) -> GroupOutcomes:
+    """Share of groups without a learning signal.
+
+    Args:
+        reward_R: scalar rewards, shape [R].
+        group_R: group index of each rollout, shape [R]; indices need not be dense.
+
+    >>> group_outcomes(np.array([1.0, 1.0, 0.0, 1.0, 0.0]), np.array([0, 0, 1, 1, 2]))
+    GroupOutcomes(zero_advantage_frac=0.6666666666666666, all_correct_frac=0.3333333333333333, \
+all_wrong_frac=0.3333333333333333)
+    """
+    if not reward_R.size:
+        return GroupOutcomes(0.0, 0.0, 0.0)
+    _, dense_R = np.unique(group_R, return_inverse=True)
+    num_groups = int(dense_R.max()) + 1
+    low_P = np.full(num_groups, np.inf)
+    high_P = np.full(num_groups, -np.inf)
+    np.minimum.at(low_P, dense_R, reward_R)
+    np.maximum.at(high_P, dense_R, reward_R)
+    return GroupOutcomes(
+        zero_advantage_frac=float((low_P == high_P).mean()),
+        all_correct_frac=float((low_P == 1.0).mean()),
+        all_wrong_frac=float((high_P == 0.0).mean()),
+    )

@@ -1,0 +1,33 @@
+"""Prompt perplexity (PREPO, arXiv 2511.00794, section on online prompt selection)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def mean_nll_nats(log_probs_T: ArrayLike) -> float:
+    """Mean negative log-likelihood of a prompt's tokens, in nats.
+
+    Args:
+        log_probs_T: natural log-probabilities of the prompt tokens that have a left context, shape [T]. The first
+            token of a prompt has none and must not be in it.
+
+    Returns:
+        ``-(1/T) * sum_t log p(x_t | x_<t)``; ``nan`` for an empty prompt (T = 0), which callers must refuse.
+
+    >>> round(mean_nll_nats([-1.0, -3.0]), 3)
+    2.0
+    """
+    array_T = np.asarray(log_probs_T, dtype=np.float64)
+    return float(-array_T.mean()) if array_T.size else float("nan")
+
+
+def perplexity(nll_nats: ArrayLike) -> NDArray[np.float64]:
+    """Perplexity ``P_i = exp(nll_i)``, element-wise; overflows to ``inf`` above about 709 nats.
+
+    >>> perplexity([0.0, np.log(7.0)]).round(6).tolist()
+    [1.0, 7.0]
+    """
+    with np.errstate(over="ignore"):
+        return np.exp(np.asarray(nll_nats, dtype=np.float64))

@@ -1,0 +1,34 @@
+"""Entry point of the group ``verl.plugins``: verl imports it in every process, at ``import verl``.
+
+It registers this recipe's trainer modes when verl's V1 trainers are imported and, where the CPU platform is chosen,
+the platform and its workarounds. verl 0.9.1 logs a failing plugin at DEBUG and goes on, so failures are told here.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import ModuleType
+
+from recipe.prepo.cpu import is_cpu_platform
+from recipe.prepo.import_hooks import after_import
+
+
+def _register_trainers(_v1: ModuleType) -> None:
+    import recipe.prepo.adapters.trainers  # noqa: F401
+
+
+def load() -> None:
+    """Hook this recipe into verl; changes nothing of verl unless the CPU platform is chosen."""
+    after_import("verl.trainer.ppo.v1", _register_trainers)
+    if is_cpu_platform():
+        import recipe.prepo.cpu.platform  # noqa: F401
+        from recipe.prepo.cpu import workarounds
+
+        workarounds.apply()
+
+
+try:
+    load()
+except Exception:
+    logging.getLogger(__name__).exception("the verl plugin of recipe.prepo failed to load")
+    raise

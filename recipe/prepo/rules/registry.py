@@ -1,0 +1,77 @@
+"""The only place where rule names exist. A new rule is one file, one line here and one yaml in ``conf/prepo``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.budget.fixed import Fixed
+from recipe.prepo.rules.selection.all import All
+from recipe.prepo.rules.selection.high_ppl import HighPpl
+from recipe.prepo.rules.selection.low_ppl import LowPpl
+from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
+from recipe.prepo.rules.selection.uniform import Uniform
+from recipe.prepo.rules.temperature.constant import Constant
+from recipe.prepo.rules.weighting.none import NoWeighting
+from recipe.prepo.rules.weighting.relative_entropy import RelativeEntropy
+
+SELECTION: dict[str, type[SelectionRule]] = {
+    "all": All,
+    "high_ppl": HighPpl,
+    "low_ppl": LowPpl,
+    "ppl_schedule": PplSchedule,
+    "uniform": Uniform,
+}
+WEIGHTING: dict[str, type[WeightingRule]] = {
+    "none": NoWeighting,
+    "relative_entropy": RelativeEntropy,
+}
+BUDGET: dict[str, type[BudgetRule]] = {
+    "fixed": Fixed,
+}
+TEMPERATURE: dict[str, type[TemperatureRule]] = {
+    "constant": Constant,
+}
+REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
+    "selection": SELECTION,
+    "weighting": WEIGHTING,
+    "budget": BUDGET,
+    "temperature": TEMPERATURE,
+}
+
+
+def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
+    """Make the rule that ``options["name"]`` names, with the other options as its ``Config``.
+
+    Args:
+        group: selection, weighting, budget or temperature.
+        options: the group's configuration: ``name`` and every field of the rule's ``Config``.
+        seed: seed of the rule's own generator.
+
+    Raises:
+        ConfigError: unknown name (lists the known ones), missing or unknown option, or a value out of range.
+    """
+    known = REGISTRIES[group]
+    name = options.get("name")
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(
+            f"prepo.{group}.name={name!r} is not a known {group} rule; known: {', '.join(sorted(known))}. "
+            f"Choose one with prepo/{group}=<name>."
+        )
+    rule_class = known[name]
+    given = {key: value for key, value in options.items() if key != "name"}
+    expected = {field.name for field in dataclasses.fields(cast(Any, rule_class.Config))}
+    if set(given) != expected:
+        missing, unknown = sorted(expected - set(given)), sorted(set(given) - expected)
+        raise ConfigError(
+            f"prepo.{group} for the rule {name!r}: missing options {missing}, unknown options {unknown}. "
+            f"Its options are {sorted(expected)}; see conf/prepo/{group}/{name}.yaml."
+        )
+    try:
+        config = rule_class.Config(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Mend the override.") from error
+    return rule_class(config, seed=seed)

@@ -1,0 +1,19 @@
+"""No selection: every prompt that the data gives is rolled out (stock GRPO)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recipe.prepo.notation import Candidates, Selection
+from recipe.prepo.rules.base import SelectionRule
+
+
+class All(SelectionRule):
+    """Takes each prompt in data order; a step draws K prompts, as stock verl does."""
+
+    needs_scores = False
+    uses_candidates = False
+
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        assert num_selected == len(candidates), f"{num_selected=} of {len(candidates)}"
+        return Selection(indices_P=np.arange(num_selected, dtype=np.int64))

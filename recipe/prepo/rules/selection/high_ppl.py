@@ -1,0 +1,16 @@
+"""Ablation: always the K highest prompt perplexities."""
+
+from __future__ import annotations
+
+from recipe.prepo.notation import Candidates, Selection
+from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.rules.selection.ppl_schedule import take_window
+
+
+class HighPpl(SelectionRule):
+    """The schedule held at rho = 1 (arXiv 2511.00794, ablation «high-PPL only»)."""
+
+    needs_scores = True
+
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        return take_window(candidates, num_selected=num_selected, start=len(candidates) - num_selected)

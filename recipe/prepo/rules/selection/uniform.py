@@ -1,0 +1,42 @@
+"""The paper's baseline «Random»: K of the |B| candidates, uniformly without replacement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
+from recipe.prepo.notation import Candidates, Selection
+from recipe.prepo.rules.base import SelectionRule
+
+
+class Uniform(SelectionRule):
+    """Uniform draw without replacement, submitted in data order (arXiv 2511.00794, baseline «Random»).
+
+    >>> import numpy as np
+    >>> rule = Uniform(Uniform.Config(), seed=0)
+    >>> chosen = rule.select(Candidates(("a", "b", "c")), num_selected=2, progress=0.5).indices_P
+    >>> len(set(chosen.tolist())), bool((np.diff(chosen) > 0).all())
+    (2, True)
+    """
+
+    needs_scores = False
+
+    def __init__(self, config: Any, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._generator = make_generator(seed, "selection.uniform")
+
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        drawn_P = np.sort(self._generator.choice(len(candidates), size=num_selected, replace=False))
+        drawn = set(drawn_P.tolist())
+        skipped = {i: "not_drawn" for i in range(len(candidates)) if i not in drawn}
+        return Selection(indices_P=drawn_P.astype(np.int64), skip_reasons=skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": generator_state(self._generator)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != {"generator"}:
+            raise ValueError(f"uniform keeps «generator», found {sorted(state)}")
+        set_generator_state(self._generator, state["generator"])

@@ -1,0 +1,18 @@
+"""No weighting: every rollout counts the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recipe.prepo.notation import FloatArray, RolloutBatch
+from recipe.prepo.rules.base import WeightingRule
+
+
+class NoWeighting(WeightingRule):
+    """Weight 1 for every rollout; advantages stay as verl computed them."""
+
+    needs_entropy = False
+    is_identity = True
+
+    def weigh(self, rollouts: RolloutBatch) -> FloatArray:
+        return np.ones(len(rollouts))

@@ -1,0 +1,64 @@
+"""Audit lines: every decision and every rollout's weight, so that an outside script can check them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recipe.prepo.notation import Decision, FloatArray, IntArray, RolloutBatch
+
+
+def selection_line(decision: Decision) -> dict[str, Any]:
+    """The line of ``audit/selection.jsonl`` for one choice of prompts."""
+    candidates, selection = decision.candidates, decision.selection
+    selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
+    return {
+        "step": decision.step,
+        "call": decision.call,
+        "rule": decision.rule,
+        "progress": decision.progress,
+        "num_selected": len(selected),
+        "window_start": selection.window_start,
+        "candidates": [
+            {
+                "prompt_id": prompt_id,
+                "nll_nats": None if candidates.nll_nats_C is None else float(candidates.nll_nats_C[i]),
+                "num_tokens": None if candidates.num_tokens_C is None else int(candidates.num_tokens_C[i]),
+                "ppl": None if candidates.ppl_C is None else float(candidates.ppl_C[i]),
+            }
+            for i, prompt_id in enumerate(candidates.prompt_ids)
+        ],
+        "selected": selected,
+        "skipped": [
+            {"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in selection.skip_reasons.items()
+        ],
+        "rollout_n": {prompt_id: int(n) for prompt_id, n in zip(selected, decision.rollout_n_P, strict=True)},
+        "temperature": decision.temperature,
+    }
+
+
+def rollout_lines(
+    rollouts: RolloutBatch,
+    *,
+    step: int,
+    rollout_R: IntArray,
+    weight_R: FloatArray,
+    advantage_R: FloatArray,
+    advantage_weighted_R: FloatArray,
+    temperature: float,
+) -> list[dict[str, Any]]:
+    """The lines of ``audit/rollouts.jsonl`` for one step; ``advantage_R`` is the group advantage before weighting."""
+    return [
+        {
+            "step": step,
+            "prompt_id": prompt_id,
+            "rollout": int(rollout_R[i]),
+            "reward": float(rollouts.reward_R[i]),
+            "num_tokens": int(rollouts.num_tokens_R[i]),
+            "entropy_nats": None if rollouts.entropy_nats_R is None else float(rollouts.entropy_nats_R[i]),
+            "weight": float(weight_R[i]),
+            "advantage": float(advantage_R[i]),
+            "advantage_weighted": float(advantage_weighted_R[i]),
+            "temperature": temperature,
+        }
+        for i, prompt_id in enumerate(rollouts.prompt_ids)
+    ]

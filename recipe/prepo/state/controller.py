@@ -1,0 +1,238 @@
+"""The one object that composes the four rules. Any trainer drives it; it knows nothing of verl, Ray or torch.
+
+Life of a step: ``select`` (once or more) -> rollouts -> ``weigh`` -> ``finish_step``. State changes only in these
+calls, all of which happen before the step's checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.maths.groups import group_outcomes
+from recipe.prepo.maths.window import training_progress
+from recipe.prepo.notation import Candidates, Decision, FloatArray, RolloutBatch
+from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.registry import build_rule
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must be the same in a resumed run for its choices to be the same."""
+
+    seed: int
+    num_selected: int
+    num_candidates: int
+    data_sha256: str
+
+
+class Controller:
+    """Chooses prompts, weighs rollouts, counts what they cost, and reports both.
+
+    Args:
+        rules: options of each group (``selection``, ``weighting``, ``budget``, ``temperature``) with their ``name``.
+        identity: seed, sizes and data fingerprint of the run.
+        rollouts_per_prompt: nominal group size M.
+        base_temperature: the configured sampling temperature.
+
+    Raises:
+        ConfigError: an unknown rule or option.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Mapping[str, Any]],
+        *,
+        identity: RunIdentity,
+        rollouts_per_prompt: int,
+        base_temperature: float,
+    ) -> None:
+        self.identity = identity
+        self.rollouts_per_prompt = rollouts_per_prompt
+        self.base_temperature = base_temperature
+        self._options = {group: dict(options) for group, options in rules.items()}
+        built = {group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()}
+        self._rules: dict[str, Rule] = built
+        self.selection = cast(SelectionRule, built["selection"])
+        self.weighting = cast(WeightingRule, built["weighting"])
+        self.budget = cast(BudgetRule, built["budget"])
+        self.temperature = cast(TemperatureRule, built["temperature"])
+        self.rollouts_total = 0
+        self.response_tokens_total = 0
+        self._decisions: list[Decision] = []
+
+    def num_candidates_for(self, num_selected: int) -> int:
+        """Candidates to draw for a choice of ``num_selected`` prompts, in the ratio |B| / K of the whole batch."""
+        if not self.selection.uses_candidates:
+            return num_selected
+        return max(num_selected, round(num_selected * self.identity.num_candidates / self.identity.num_selected))
+
+    def select(self, candidates: Candidates, *, num_selected: int, step: int, total_steps: int) -> Decision:
+        """Choose prompts, their group sizes and the step's temperature.
+
+        Raises:
+            NumericsError: a candidate's perplexity is not finite; names the prompt.
+        """
+        if candidates.ppl_C is not None:
+            _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
+        progress = training_progress(step, total_steps)
+        selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
+        chosen = selection.indices_P.tolist()
+        assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
+        prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
+        decision = Decision(
+            candidates=candidates,
+            selection=selection,
+            rollout_n_P=self.budget.allocate(prompt_ids, rollouts_per_prompt=self.rollouts_per_prompt),
+            progress=progress,
+            temperature=self.temperature.temperature(self.base_temperature),
+            step=step,
+            call=len(self._decisions),
+            rule=str(self._options["selection"]["name"]),
+        )
+        self._decisions.append(decision)
+        return decision
+
+    def weigh(self, rollouts: RolloutBatch, *, step: int) -> FloatArray:
+        """Weights of the step's rollouts, shape [R].
+
+        Raises:
+            NumericsError: a rollout's entropy is not finite; names the prompt.
+        """
+        if rollouts.entropy_nats_R is not None:
+            _require_finite(rollouts.entropy_nats_R, rollouts.prompt_ids, "rollout entropy", step)
+        weight_R = self.weighting.weigh(rollouts)
+        assert weight_R.shape == (len(rollouts),) and np.isfinite(weight_R).all() and (weight_R >= 0).all()
+        return weight_R
+
+    def finish_step(self, rollouts: RolloutBatch, weight_R: FloatArray) -> dict[str, float]:
+        """Let the rules see the outcome, count its cost, and return the step's metrics.
+
+        A rollout is one generated response, counted when its prompt is dispatched, so that responses which are
+        thrown away later count too.
+        """
+        num_rollouts = int(sum(int(decision.rollout_n_P.sum()) for decision in self._decisions))
+        self.rollouts_total += num_rollouts
+        self.response_tokens_total += int(rollouts.num_tokens_R.sum())
+        metrics = self._selection_metrics() | self._rollout_metrics(rollouts, weight_R)
+        metrics["prepo/rollouts/sum"] = float(num_rollouts)
+        metrics["prepo/rollouts_total/max"] = float(self.rollouts_total)
+        metrics["prepo/response_tokens_total/max"] = float(self.response_tokens_total)
+        for rule in self._rules.values():
+            rule.observe(rollouts)
+            metrics.update(rule.metrics())
+        self._decisions.clear()
+        return metrics
+
+    def _selection_metrics(self) -> dict[str, float]:
+        decisions = self._decisions
+        if not decisions:  # asynchronous modes may train on prompts that were chosen steps ago
+            return {}
+        metrics = {
+            "prepo/progress/mean": float(np.mean([d.progress for d in decisions])),
+            "prepo/candidates/sum": float(sum(len(d.candidates) for d in decisions)),
+            "prepo/selected/sum": float(sum(len(d.selection.indices_P) for d in decisions)),
+            "prepo/temperature/mean": float(np.mean([d.temperature for d in decisions])),
+        }
+        starts = [d.selection.window_start for d in decisions if d.selection.window_start is not None]
+        if starts:
+            metrics["prepo/window_start/mean"] = float(np.mean(starts))
+        scored = [d for d in decisions if d.candidates.ppl_C is not None]
+        if scored:
+            metrics |= _summary("prepo/ppl_candidates", np.concatenate([_ppl(d) for d in scored]))
+            chosen_ppl = np.concatenate([_ppl(d)[d.selection.indices_P] for d in scored])
+            metrics |= _summary("prepo/ppl_selected", chosen_ppl)
+        return metrics
+
+    @staticmethod
+    def _rollout_metrics(rollouts: RolloutBatch, weight_R: FloatArray) -> dict[str, float]:
+        outcomes = group_outcomes(rollouts.reward_R, rollouts.group_R)
+        metrics = _summary("prepo/weight", weight_R)
+        metrics["prepo/zero_advantage_frac/mean"] = outcomes.zero_advantage_frac
+        metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
+        metrics["prepo/all_wrong_frac/mean"] = outcomes.all_wrong_frac
+        if rollouts.entropy_nats_R is not None:
+            metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state; ``step`` and verl's own state are kept by the trainer."""
+        return {
+            "identity": vars(self.identity),
+            "options": self._options,
+            "totals": {"rollouts": self.rollouts_total, "response_tokens": self.response_tokens_total},
+            "rules": {group: rule.state_dict() for group, rule in self._rules.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            StateError: the state is of another data set, size, seed or rule, or its keys are not the expected ones.
+        """
+        try:
+            identity, options, totals, rules = (state[key] for key in ("identity", "options", "totals", "rules"))
+            _require_same("run", identity, vars(self.identity))
+            for group, mine in self._options.items():
+                _require_same(f"prepo.{group}", options[group], mine)
+            for group, rule in self._rules.items():
+                rule.load_state_dict(rules[group])
+            self.rollouts_total = int(totals["rollouts"])
+            self.response_tokens_total = int(totals["response_tokens"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, StateError):
+                raise
+            raise StateError(f"the saved state cannot be read: {type(error).__name__}: {error}") from error
+
+
+def data_fingerprint(prompt_ids: Iterable[str]) -> str:
+    """SHA-256 of a data set's prompt ids in order.
+
+    >>> data_fingerprint(["a", "b"]) != data_fingerprint(["ab"])
+    True
+    """
+    digest = hashlib.sha256()
+    for prompt_id in prompt_ids:
+        digest.update(json.dumps(prompt_id).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _ppl(decision: Decision) -> FloatArray:
+    assert decision.candidates.ppl_C is not None
+    return decision.candidates.ppl_C
+
+
+def _summary(name: str, values: FloatArray) -> dict[str, float]:
+    return {
+        f"{name}/mean": float(values.mean()),
+        f"{name}/min": float(values.min()),
+        f"{name}/max": float(values.max()),
+    }
+
+
+def _require_finite(values: FloatArray, prompt_ids: Sequence[str], what: str, step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        first = int(bad[0])
+        raise NumericsError(
+            f"step {step}: the {what} of prompt {prompt_ids[first]!r} is {values[first]} ({bad.size} of {len(values)} "
+            f"values are not finite). The weights or the rollout server's numerics have broken down, so the step "
+            f"stops before the update. Resume from the last checkpoint with a smaller "
+            f"actor_rollout_ref.actor.optim.lr, or take that prompt out of data.train_files."
+        )
+
+
+def _require_same(what: str, saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    for key in sorted(set(saved) | set(mine)):
+        if saved.get(key) != mine.get(key):
+            raise StateError(
+                f"the checkpoint was written with {what}.{key}={saved.get(key)!r}, this run has {mine.get(key)!r}: "
+                f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
+                f"directory (trainer.experiment_name=<new name>)."
+            )

@@ -1,0 +1,69 @@
+"""Append-only JSON-lines files in which each training step stands once, also after a resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def _encode(value: Any) -> Any:
+    """Numpy scalars and arrays as plain Python; anything else is our bug."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+class StepLog:
+    """One JSON object a line, each with an integer «step».
+
+    Lines are written whole and flushed. Opening after a resume drops the lines of steps that will run again, and a
+    torn last line; opening at step 0 over an earlier run's file keeps that file under a numbered name.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        """Open the log; ``resume_step`` is the last step that the resumed checkpoint holds (0: from the start)."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.last_step = -1
+        if resume_step > 0:
+            self._drop_after(resume_step)
+        elif path.exists() and path.stat().st_size:
+            os.replace(path, _free_name(path))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (stays open for the whole run)
+
+    def _drop_after(self, resume_step: int) -> None:
+        if not self.path.exists():
+            return
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with open(self.path, encoding="utf-8") as old, open(temporary, "w", encoding="utf-8") as new:
+            for line in old:
+                try:
+                    step = json.loads(line)["step"]
+                except json.JSONDecodeError:
+                    break  # a torn line can only be the last one
+                if step <= resume_step:
+                    new.write(line)
+                    self.last_step = max(self.last_step, step)
+        os.replace(temporary, self.path)
+
+    def append(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Write objects that have a «step», floats with full precision."""
+        text = ""
+        for line in lines:
+            self.last_step = max(self.last_step, int(line["step"]))
+            text += json.dumps(line, default=_encode, ensure_ascii=False) + "\n"
+        self._file.write(text)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    return candidate

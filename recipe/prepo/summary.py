@@ -1,0 +1,54 @@
+"""The closing summary of a run, read back from its directory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recipe.prepo.report import write_report
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` in order; a torn last line is left out."""
+    lines = []
+    with open(run_dir / "metrics.jsonl", encoding="utf-8") as file:
+        for line in file:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+def validation_accuracies(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Each validation metric of verl's core section as (step, value) pairs."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line["data"].items():
+            if name.startswith("val-core/") and "/mean@" in name and value is not None:
+                curves.setdefault(name, []).append((line["step"], value))
+    return curves
+
+
+def closing_summary(run_dir: Path) -> str:
+    """What the run did and where its files are; draws the report on the way."""
+    lines = read_metrics(run_dir)
+    steps = [line for line in lines if "prepo/rollouts_total/max" in line["data"]]
+    text = ["", f"run directory  {run_dir}"]
+    if steps:
+        last = steps[-1]
+        seconds = sum(line["data"].get("timing_s/step") or 0.0 for line in steps)
+        text.append(
+            f"steps          {last['step']} ({seconds:.0f} s in steps), "
+            f"{last['data']['prepo/rollouts_total/max']:,.0f} rollouts, "
+            f"{last['data']['prepo/response_tokens_total/max']:,.0f} response tokens"
+        )
+    for name, curve in validation_accuracies(lines).items():
+        (first_step, first), (last_step, final) = curve[0], curve[-1]
+        text.append(
+            f"held-out       {name}: {first:.3f} (step {first_step}) -> {final:.3f} (step {last_step}), "
+            f"{final - first:+.3f}"
+        )
+    text.append(f"report         {write_report([run_dir])}")
+    return "\n".join(text)

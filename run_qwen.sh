@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Set up, then train:  bash run_qwen.sh experiment=<name> [key=value …]    (sbatch run_qwen.sh … works too)
+set -euo pipefail
+
+# Under sbatch this file is a copy in Slurm's spool: the project is where the job was submitted.
+if [[ -n "${SLURM_JOB_ID:-}" && -f "${SLURM_SUBMIT_DIR:-}/conf/prepo.yaml" ]]; then
+    cd -- "$SLURM_SUBMIT_DIR"
+else
+    cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+fi
+
+is_cpu() { grep -qx '# platform: cpu' "conf/experiment/$1.yaml"; }
+name=""
+for argument in "$@"; do
+    if [[ "$argument" == experiment=* ]]; then name="${argument#experiment=}"; fi
+done
+
+if [[ -z "$name" || ! -f "conf/experiment/$name.yaml" ]]; then
+    [[ -z "$name" ]] || echo "error: there is no experiment «$name»." >&2
+    echo "usage: bash run_qwen.sh experiment=<name> [key=value …], where <name> is one of:" >&2
+    for file in conf/experiment/*.yaml; do
+        file="$(basename -- "$file" .yaml)"
+        if is_cpu "$file"; then echo "  $file (CPU)" >&2; else echo "  $file (GPU)" >&2; fi
+    done
+    exit 2
+fi
+
+platform=cpu
+if ! is_cpu "$name"; then
+    platform=gpu
+    if [[ -z "${RAY_ADDRESS:-}" ]] && ! bash scripts/setup_env.sh --has-gpu; then
+        echo "error: experiment=$name needs GPUs, and this machine shows none. To train on the CPU:" >&2
+        echo "    bash run_qwen.sh experiment=tiny_cpu" >&2
+        exit 2
+    fi
+fi
+PY="$(bash scripts/setup_env.sh --platform "$platform" --print-python)"
+exec "$PY" -m recipe.prepo.main "$@"

@@ -1,0 +1,96 @@
+"""Recompute every window and every weight of a run from its audit lines alone: ``check_audit.py RUN_DIR``.
+
+Standard library only, and nothing of this project: an independent check of what the rules did. Prints one line for
+each file and exits 1 with the first difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+TOLERANCE = 1e-6
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def fail(message: str) -> None:
+    print(f"difference: {message}")
+    sys.exit(1)
+
+
+def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
+    """Recompute the window of every choice; ``window_rules`` maps a rule to its share of the way at rho = 1."""
+    choices = lines(path)
+    for line in choices:
+        where = f"{path.name}, step {line['step']}, call {line['call']}"
+        candidates, chosen, num_selected = line["candidates"], line["selected"], line["num_selected"]
+        ids = [candidate["prompt_id"] for candidate in candidates]
+        if len(chosen) != num_selected or len(set(chosen)) != num_selected or not set(chosen) <= set(ids):
+            fail(f"{where}: {len(chosen)} prompts chosen, {num_selected} expected, all different candidates")
+        if {skip["prompt_id"] for skip in line["skipped"]} != set(ids) - set(chosen):
+            fail(f"{where}: the skipped prompts are not the rest")
+        if set(line["rollout_n"]) != set(chosen):
+            fail(f"{where}: rollout_n does not name the chosen prompts")
+        for candidate in candidates:
+            if candidate["nll_nats"] is not None and not math.isclose(
+                candidate["ppl"], math.exp(candidate["nll_nats"]), rel_tol=TOLERANCE
+            ):
+                fail(f"{where}: ppl of {candidate['prompt_id']} is not exp(nll_nats)")
+        if line["rule"] not in window_rules:
+            if line["window_start"] is not None:
+                fail(f"{where}: a window for the rule {line['rule']}")
+            continue
+        ranked = sorted(candidates, key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
+        start = math.floor(line["progress"] * window_rules[line["rule"]] * (len(candidates) - num_selected))
+        if line["rule"] == "low_ppl":
+            start = 0
+        elif line["rule"] == "high_ppl":
+            start = len(candidates) - num_selected
+        if line["window_start"] != start:
+            fail(f"{where}: window_start {line['window_start']}, recomputed {start}")
+        if chosen != [candidate["prompt_id"] for candidate in ranked[start : start + num_selected]]:
+            fail(f"{where}: the chosen prompts are not the window")
+    return len(choices)
+
+
+def check_rollouts(path: Path, *, weighted: bool) -> int:
+    """Recompute every weight from the step's entropies, and every weighted advantage."""
+    steps = defaultdict(list)
+    for line in lines(path):
+        steps[line["step"]].append(line)
+    for step, rollouts in steps.items():
+        mean = sum(line["entropy_nats"] for line in rollouts) / len(rollouts)
+        for line in rollouts:
+            where = f"{path.name}, step {step}, prompt {line['prompt_id']}, rollout {line['rollout']}"
+            weight = line["entropy_nats"] / mean if weighted and mean else 1.0
+            if abs(line["weight"] - weight) > TOLERANCE:
+                fail(f"{where}: weight {line['weight']}, recomputed {weight}")
+            product = line["weight"] * line["advantage"]
+            if abs(line["advantage_weighted"] - product) > TOLERANCE * max(1.0, abs(product)):
+                fail(f"{where}: advantage_weighted {line['advantage_weighted']}, recomputed {product}")
+        mean_weight = sum(line["weight"] for line in rollouts) / len(rollouts)
+        if abs(mean_weight - 1.0) > TOLERANCE:
+            fail(f"{path.name}, step {step}: mean weight {mean_weight}")
+    return sum(len(rollouts) for rollouts in steps.values())
+
+
+def main() -> None:
+    if len(sys.argv) not in (2, 3, 4):
+        sys.exit("usage: check_audit.py RUN_DIR [WEIGHTING_RULE [PROGRESS_END]]")
+    audit = Path(sys.argv[1]) / "audit"
+    weighting = sys.argv[2] if len(sys.argv) > 2 else "relative_entropy"
+    progress_end = float(sys.argv[3]) if len(sys.argv) > 3 else 1.0
+    window_rules = {"ppl_schedule": progress_end, "low_ppl": 1.0, "high_ppl": 1.0}
+    num_choices = check_selection(audit / "selection.jsonl", window_rules=window_rules)
+    num_rollouts = check_rollouts(audit / "rollouts.jsonl", weighted=weighting == "relative_entropy")
+    print(f"ok: {num_choices} choices and {num_rollouts} rollouts agree within {TOLERANCE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The grading process as reward workers meet it: daemonic parents, forks, kills, hung computations."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.prepo import grader_process
+from recipe.prepo.errors import PrepoError
+from recipe.prepo.grader_process import GraderProcess, GradingStopped
+from recipe.prepo.reward import compute_score
+
+RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_gone(pid: int, limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def _grade_in_child(connection: Any) -> None:
+    connection.send((compute_score("math", r"\boxed{\frac12}", "0.5"), grader_process._grader.pid()))
+    connection.recv()
+
+
+def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
+    assert compute_score("math", r"\boxed{\frac12}", "0.5") == RIGHT  # the fork inherits this process's worker
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_grade_in_child, args=(theirs,), daemon=True)
+    child.start()
+    result, worker = ours.recv()
+    assert result == RIGHT
+    assert worker != grader_process._grader.pid()
+    ours.send("end")
+    child.join()
+    assert wait_until_gone(worker, 5)
+    assert compute_score("math", r"\boxed{\frac13}", r"\frac{2}{6}") == RIGHT
+
+
+@pytest.mark.parametrize("answer", ["y", "9^{9^{9^{9}}}"], ids=["idle", "hung in one C call"])
+def test_worker_ends_when_its_parent_is_killed(answer: str) -> None:
+    code = f"""
+import sys, threading, time
+from recipe.prepo import grader_process as g
+g.ask("is_equal", gold="x", answer="z", time_limit_s=9)
+work = threading.Thread(target=g.ask, args=["is_equal"], kwargs=dict(gold="5", answer="{answer}", time_limit_s=1.5))
+work.start()
+time.sleep(0.3)
+print(g._grader.pid(), flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert is_running(worker)
+        os.kill(parent.pid, signal.SIGKILL)
+        assert wait_until_gone(worker, 10)
+
+
+def test_worker_that_cannot_start_is_an_error_and_not_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if "site-packages" not in p])  # no math-verify there
+    with pytest.raises(PrepoError, match=r"did not start .*pip install math-verify"):
+        GraderProcess().ask("is_equal", gold="x", answer="y", time_limit_s=9)
+
+
+def test_workers_memory_is_limited() -> None:
+    grader = GraderProcess()
+    grader.ask("is_equal", gold="x", answer="y", time_limit_s=9)
+    limits = Path(f"/proc/{grader.pid()}/limits").read_text()
+    grader.close()
+    assert f"Max address space         {grader_process.MEMORY_LIMIT_BYTES} " in limits
+
+
+def test_killed_worker_is_reported_and_replaced() -> None:
+    grader = GraderProcess()
+    assert grader.ask("is_equal", gold="x+y", answer="y+x", time_limit_s=9) is True
+    worker = grader.pid()
+    assert worker is not None
+    os.kill(worker, signal.SIGSTOP)  # as a computation that never returns
+    with pytest.raises(GradingStopped):
+        grader.ask("is_equal", gold="x+y", answer="y+x", time_limit_s=0.2)
+    assert not is_running(worker)
+    assert grader.ask("is_equal", gold="x+y", answer="y+x", time_limit_s=9) is True
+    grader.close()
+
+
+def test_worker_imports_no_training_stack() -> None:
+    code = "import sys, recipe.prepo.grading; print({'torch', 'verl', 'ray', 'transformers'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

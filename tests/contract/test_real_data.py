@@ -1,0 +1,158 @@
+"""The public data files themselves, from the folder that PREPO_DATA_DIR names: nothing lost, nothing bad kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.__main__ import main
+from recipe.prepo.reward import compute_score
+from recipe.prepo.rows import validate_files
+
+SOURCES = {
+    "gsm8k": "gsm8k",
+    "math": "math",
+    "dapo_math": "dapo_math_greso",
+    "math500": "math500",
+    "aime24": "aime24",
+    "aime25": "aime25",
+    "amc23": "amc23",
+    "olympiadbench": "olympiadbench",
+}
+# rows read, rows kept, dropped by reason; counted from the files apart from this code
+COUNTS: dict[str, tuple[int, int, dict[str, int]]] = {
+    "gsm8k_train": (7473, 7473, {}),
+    "gsm8k_test": (1319, 1319, {}),
+    "math_train": (7500, 7498, {"empty_gold": 2}),
+    "dapo_math_train": (
+        17917,
+        17243,
+        {
+            "exact_duplicate": 512,  # 519 repeated rows, of which 7 have another gold
+            "conflicting_gold": 14,
+            "duplicate_but_for_outer_spaces": 138,
+            "conflicting_gold_but_for_outer_spaces": 10,
+        },
+    ),
+    "math500_test": (500, 500, {}),
+    "aime24_test": (30, 30, {}),
+    "aime25_test": (30, 30, {}),
+    "amc23_test": (40, 40, {}),
+    "olympiadbench_test": (675, 674, {"prose_gold": 1}),
+}
+NUM_SAMPLED = 150
+
+
+@pytest.fixture(scope="module")
+def out_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = os.environ.get("PREPO_DATA_DIR")
+    if not data_dir:
+        pytest.skip("PREPO_DATA_DIR IS NOT SET: the public data files were NOT tested; set it to their folder")
+    out = tmp_path_factory.mktemp("prepared")
+    for dataset, folder in SOURCES.items():
+        assert main([dataset, "--source", str(Path(data_dir) / folder), "--out", str(out)]) == 0
+    return out
+
+
+def read(out_dir: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows = pq.read_table(out_dir / f"{name}.parquet").to_pylist()
+    return rows, json.loads((out_dir / f"{name}.summary.json").read_text())
+
+
+def score(row: dict[str, Any], answer: str) -> float:
+    result = compute_score(row["data_source"], answer, row["reward_model"]["ground_truth"], row["extra_info"])
+    return result["score"]
+
+
+def sampled(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    yield from rows if len(rows) < 1000 else random.Random(0).sample(rows, NUM_SAMPLED)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(name: str, out_dir: Path) -> None:
+    rows, summary = read(out_dir, name)
+    num_read, num_kept, dropped = COUNTS[name]
+    assert (summary["rows_read"], summary["rows_kept"], len(rows)) == (num_read, num_kept, num_kept)
+    assert {reason: listing["count"] for reason, listing in summary["dropped"].items()} == dropped
+    assert num_read == num_kept + sum(dropped.values())
+
+
+def test_dropped_and_flagged_rows_are_the_known_ones(out_dir: Path) -> None:
+    assert read(out_dir, "math_train")[1]["dropped"]["empty_gold"]["first"] == ["line 5342", "line 5344"]
+    olympiadbench = read(out_dir, "olympiadbench_test")[1]
+    assert "\\mho(a)=0" in olympiadbench["dropped"]["prose_gold"]["first"][0]
+    assert olympiadbench["flagged"]["gold_compared_as_text"]["count"] == 2
+    first = read(out_dir, "dapo_math_train")[1]["dropped"]["conflicting_gold"]["first"][0]
+    assert first == "row 35: same question, different golds: row 35 has '64'; row 179 has '6'"
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_each_question_stands_once_with_a_stable_id(name: str, out_dir: Path) -> None:
+    rows, _ = read(out_dir, name)
+    assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
+    ids = [row["extra_info"]["prompt_id"] for row in rows]
+    assert len(set(ids)) == len(ids)
+    if name == "aime24_test":
+        assert ids == [f"aime24/{i}" for i in range(60, 90)]
+    if name == "dapo_math_train":
+        assert ids[:3] == ["dapo_math/0", "dapo_math/1", "dapo_math/2"]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_golds_are_right_against_themselves_and_wrong_against_others(name: str, out_dir: Path) -> None:
+    rows = list(sampled(read(out_dir, name)[0]))
+    golds = [row["reward_model"]["ground_truth"] for row in rows]
+    bare = [re.sub(r"(?<!\\)\$", "", gold) for gold in golds]
+    assert [g for row, g in zip(rows, bare, strict=True) if not score(row, f"Hence \\boxed{{{g}}}.")] == []
+    other_forms = [g.replace("\\frac", "\\dfrac").replace(",", ", ").replace("+", " + ") for g in bare]
+    assert [
+        g for row, g in zip(rows, other_forms, strict=True) if "," not in g and not score(row, f"\\boxed{{{g}}}")
+    ] == []
+    pairs = zip(rows, bare[1:] + bare[:1], strict=True)
+    accepted = [
+        (row["reward_model"]["ground_truth"], other) for row, other in pairs if score(row, f"\\boxed{{{other}}}")
+    ]
+    assert [(gold, other) for gold, other in accepted if gold != other.removeprefix("x=")] == []
+
+
+def test_questions_are_bare_but_for_our_instruction(out_dir: Path) -> None:
+    rows, _ = read(out_dir, "dapo_math_train")
+    content = rows[0]["prompt"][0]["content"]
+    assert content.startswith("In triangle $ABC$, $\\sin \\angle A = \\frac{4}{5}$")
+    assert content.endswith(
+        "find $a + b + c$.\nPlease reason step by step, and put your final answer within \\boxed{}."
+    )
+    assert not any("step by step and then provides" in row["prompt"][0]["content"] for row in rows)
+
+
+def test_golds_keep_their_form(out_dir: Path) -> None:
+    golds = {name: [r["reward_model"]["ground_truth"] for r in read(out_dir, name)[0]] for name in COUNTS}
+    assert {"025", "073", "023", "045", "033", "080", "055"} <= set(golds["aime24_test"])
+    assert golds["amc23_test"][0] == "27"
+    assert not any("," in gold for gold in golds["gsm8k_train"])
+    assert all(gold.lstrip("-").isdigit() for gold in golds["dapo_math_train"])
+
+
+def test_training_files_are_valid_together_and_all_can_be_concatenated(out_dir: Path) -> None:
+    train = sorted(out_dir.glob("*_train.parquet"))
+    assert validate_files(train) == 7473 + 7498 + 17243
+    files = [
+        datasets.Dataset.from_parquet(str(path), cache_dir=str(out_dir / "cache")) for path in out_dir.glob("*.parquet")
+    ]
+    assert len(datasets.concatenate_datasets(files)) == sum(kept for _, kept, _ in COUNTS.values())
+
+
+def test_making_again_gives_the_same_bytes(out_dir: Path, tmp_path: Path) -> None:
+    source = Path(os.environ["PREPO_DATA_DIR"]) / SOURCES["math500"]
+    assert main(["math500", "--source", str(source), "--out", str(tmp_path)]) == 0
+    for name in ("math500_test.parquet", "math500_test.summary.json"):
+        assert (tmp_path / name).read_bytes() == (out_dir / name).read_bytes()

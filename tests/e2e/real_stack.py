@@ -1,0 +1,54 @@
+"""How the end-to-end tests run the real stack and read what a run left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "experiment=tiny_cpu",
+    "data.train_batch_size=8",
+    "data.val_max_samples=32",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.rollout.val_kwargs.n=1",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, what it printed, and its files as lists of objects."""
+
+    directory: Path
+    output: str
+
+    def lines(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in (self.directory / name).read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def steps(self) -> dict[int, dict[str, float]]:
+        return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
+
+
+def launch(
+    directory: Path, overrides: list[str], *, module: str = "recipe.prepo.main", extra_environment: dict | None = None
+) -> Run:
+    """Run a training to its end; on an exit status that is not 0, show the end of what it printed."""
+    command = [sys.executable, "-m", *module.split(), *overrides, f"trainer.default_local_dir={directory}"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "VERL_PLATFORM")}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment | (extra_environment or {}),
+        text=True,
+        timeout=900,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-6000:]}"
+    return Run(directory, done.stdout)

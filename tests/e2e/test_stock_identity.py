@@ -1,0 +1,40 @@
+"""With the neutral rules this recipe is stock verl: the same batches, advantages and updates, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+from real_stack import Run
+
+pytestmark = pytest.mark.e2e
+
+
+def texts(run: Run, step: int) -> list[tuple]:
+    lines = run.lines(f"rollouts/{step}.jsonl")
+    return sorted((line["input"], line["output"], line["gts"], line["score"]) for line in lines)
+
+
+def test_batches_are_those_of_stock_verl(neutral_run: Run, stock_run: Run) -> None:
+    for step in (1, 2):
+        assert texts(neutral_run, step) == texts(stock_run, step)
+        assert len(texts(stock_run, step)) == 32
+
+
+def test_advantages_and_updates_are_those_of_stock_verl(neutral_run: Run, stock_run: Run) -> None:
+    stock, neutral = stock_run.steps, neutral_run.steps
+    compared = 0
+    for step, data in stock.items():
+        for name, value in data.items():
+            if name.startswith(("actor/", "critic/", "response_length/", "prompt_length/")):
+                assert neutral[step][name] == value, (step, name)
+                compared += 1
+    assert list(stock) == [1, 2]
+    assert compared > 40
+
+
+def test_neutral_rules_leave_weights_at_one_and_take_every_prompt(neutral_run: Run) -> None:
+    for line in neutral_run.lines("audit/rollouts.jsonl"):
+        assert line["weight"] == 1.0
+        assert line["advantage_weighted"] == line["advantage"]
+    for line in neutral_run.lines("audit/selection.jsonl"):
+        assert [candidate["prompt_id"] for candidate in line["candidates"]] == line["selected"]
+        assert line["window_start"] is None

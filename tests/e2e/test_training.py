@@ -1,0 +1,167 @@
+"""PREPO on the real stack: what a run leaves, that it learns, and that a resumed run makes the same choices."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from real_stack import ROOT, Run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = pytest.mark.e2e
+MODEL = ROOT / "assets" / "mini-math-qwen2"
+
+
+def check_audit(run: Run, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_leaves_every_file_of_the_contract(straight_run: Run) -> None:
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "audit/selection.jsonl",
+        "audit/rollouts.jsonl",
+        "global_step_2/prepo_state.json",
+        "global_step_4/prepo_state.json",
+        "global_step_4/actor",
+        "report/index.html",
+    ):
+        assert (straight_run.directory / name).exists(), name
+    assert list((straight_run.directory / "report").glob("*.png"))
+    assert "trainer_mode: prepo_sync" in (straight_run.directory / "config.yaml").read_text()
+    assert str(straight_run.directory / "report" / "index.html") in straight_run.output
+
+
+def test_each_step_stands_once_with_the_metrics_of_the_contract(straight_run: Run) -> None:
+    assert [line["step"] for line in straight_run.lines("metrics.jsonl")] == [0, 1, 2, 3, 4]
+    names = """
+        prepo/progress/mean prepo/candidates/sum prepo/selected/sum prepo/window_start/mean
+        prepo/ppl_candidates/mean prepo/ppl_candidates/min prepo/ppl_candidates/max prepo/ppl_selected/mean
+        prepo/ppl_selected/min prepo/ppl_selected/max prepo/weight/mean prepo/weight/min prepo/weight/max
+        prepo/entropy_nats/mean prepo/zero_advantage_frac/mean prepo/all_correct_frac/mean prepo/all_wrong_frac/mean
+        prepo/temperature/mean prepo/rollouts/sum prepo/rollouts_total/max prepo/response_tokens_total/max
+        timing_s/prompt_scoring""".split()  # noqa: SIM905
+    for step, data in straight_run.steps.items():
+        assert not [name for name in names if name not in data], step
+        assert data["prepo/candidates/sum"] == 40
+        assert data["prepo/selected/sum"] == 8
+        assert data["prepo/rollouts/sum"] == 32
+        assert data["prepo/rollouts_total/max"] == 32 * step
+        assert data["prepo/weight/mean"] == pytest.approx(1, abs=1e-6)
+        assert data["prepo/weight/min"] >= 0
+        assert 0.05 < data["prepo/entropy_nats/mean"] < 3
+        assert data["actor/grad_norm"] > 0
+        # The server and the actor hold the same weights: same text, nearly the same probabilities.
+        assert data["training/rollout_probs_diff_mean"] < 0.02
+    assert [data["prepo/progress/mean"] for data in straight_run.steps.values()] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_an_outside_script_recomputes_every_window_and_every_weight(straight_run: Run) -> None:
+    assert check_audit(straight_run).startswith("ok: 4 choices and 128 rollouts")
+
+
+def test_the_outside_script_sees_a_wrong_window_and_a_wrong_weight(straight_run: Run, tmp_path: Path) -> None:
+    for name, edit in (
+        ("selection", lambda line: line["selected"].reverse()),
+        ("rollouts", lambda line: line.update(weight=line["weight"] + 1e-4)),
+    ):
+        audit = tmp_path / name / "audit"
+        audit.mkdir(parents=True)
+        for file in ("selection", "rollouts"):
+            lines = straight_run.lines(f"audit/{file}.jsonl")
+            if file == name:
+                edit(lines[0])
+            (audit / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert check_audit(Run(tmp_path / name, "")).startswith("difference"), name
+
+
+def test_audit_lines_agree_with_metrics_data_and_group_advantages(straight_run: Run) -> None:
+    train = pd.read_parquet(ROOT / "assets" / "mini-math" / "mini_math_train.parquet")
+    known = {info["prompt_id"] for info in train["extra_info"]}
+    choices = {line["step"]: line for line in straight_run.lines("audit/selection.jsonl")}
+    rollouts = defaultdict(list)
+    for line in straight_run.lines("audit/rollouts.jsonl"):
+        rollouts[line["step"]].append(line)
+    seen: Counter = Counter()
+    for step, choice in choices.items():
+        seen.update(candidate["prompt_id"] for candidate in choice["candidates"])
+        assert Counter(line["prompt_id"] for line in rollouts[step]) == Counter(choice["rollout_n"])
+        for prompt_id in choice["selected"]:
+            group = [line for line in rollouts[step] if line["prompt_id"] == prompt_id]
+            reward = torch.tensor([line["reward"] for line in group])
+            expected = (reward - reward.mean()) / (reward.std() + 1e-6)
+            assert [line["advantage"] for line in group] == pytest.approx(expected.tolist(), abs=1e-5)
+            assert sorted(line["rollout"] for line in group) == list(range(4))
+        tokens = sum(line["num_tokens"] for line in rollouts[step])
+        before = straight_run.steps[step - 1]["prepo/response_tokens_total/max"] if step > 1 else 0
+        assert tokens == straight_run.steps[step]["prepo/response_tokens_total/max"] - before
+    # Within an epoch every candidate is new: each step consumes |B| prompts of the data.
+    assert set(seen) <= known
+    assert max(seen.values()) == 1
+    assert len(seen) == 160
+
+
+def test_scores_are_those_of_the_model_on_the_chat_template(straight_run: Run) -> None:
+    """The first step's candidates, scored again with plain transformers on the weights that the run began with."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    train = pd.read_parquet(ROOT / "assets" / "mini-math" / "mini_math_train.parquet")
+    messages = {row.extra_info["prompt_id"]: list(row.prompt) for row in train.itertuples()}
+    for candidate in straight_run.lines("audit/selection.jsonl")[0]["candidates"]:
+        text = tokenizer.apply_chat_template(
+            messages[candidate["prompt_id"]], add_generation_prompt=True, tokenize=False
+        )
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            log_probs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
+        assert candidate["num_tokens"] == ids.shape[1] - 1
+        assert candidate["nll_nats"] == pytest.approx(-log_probs.mean().item(), abs=1e-3)
+
+
+def test_training_changed_the_parameters(straight_run: Run) -> None:
+    first, last = (
+        torch.load(
+            straight_run.directory / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt",
+            weights_only=False,
+        )
+        for step in (2, 4)
+    )
+    moved = [name for name in first if not torch.equal(_local(first[name]), _local(last[name]))]
+    assert len(moved) == len(first)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def test_a_resumed_run_makes_the_choices_of_one_that_never_stopped(straight_run: Run, resumed_run: Run) -> None:
+    straight, resumed = (run.lines("audit/selection.jsonl") for run in (straight_run, resumed_run))
+    assert [line["step"] for line in resumed] == [1, 2, 3, 4]
+    for a, b in zip(straight, resumed, strict=True):
+        assert [c["prompt_id"] for c in a["candidates"]] == [c["prompt_id"] for c in b["candidates"]]
+        assert a["selected"] == b["selected"]
+        assert a["progress"] == b["progress"]
+        assert [c["nll_nats"] for c in a["candidates"]] == pytest.approx(
+            [c["nll_nats"] for c in b["candidates"]], abs=1e-4
+        )
+
+
+def test_a_resumed_run_generates_the_same_rollouts_and_doubles_no_line(straight_run: Run, resumed_run: Run) -> None:
+    def key(line: dict) -> tuple:
+        return line["step"], line["prompt_id"], line["rollout"]
+
+    straight, resumed = (sorted(run.lines("audit/rollouts.jsonl"), key=key) for run in (straight_run, resumed_run))
+    assert [key(line) for line in straight] == [key(line) for line in resumed]
+    assert [line["num_tokens"] for line in straight] == [line["num_tokens"] for line in resumed]
+    assert [line["reward"] for line in straight] == [line["reward"] for line in resumed]
+    assert [line["step"] for line in resumed_run.lines("metrics.jsonl")] == [0, 1, 2, 3, 4]
+    for name in ("prepo/rollouts_total/max", "prepo/response_tokens_total/max"):
+        assert resumed_run.steps[4][name] == straight_run.steps[4][name]

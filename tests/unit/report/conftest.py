@@ -1,0 +1,171 @@
+"""Synthetic run directories after the run directory's contract, and a reader of the report's page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+HOSTILE = '<script>alert("x")</script>'
+ROLLOUT_N = 4
+
+
+class Page(HTMLParser):
+    """Tables by id as lists of rows, figures by id, all text outside of <style>, and every tag met."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.figures: dict[str, str] = {}
+        self.images: dict[str, bytes] = {}
+        self.tags: set[str] = set()
+        self.text = ""
+        self._table = self._figure = ""
+        self._in_cell = self._in_style = False
+        self.html = html
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        if tag == "table":
+            self._table = values["id"] or ""
+            self.tables[self._table] = []
+        elif tag == "tr":
+            self.tables[self._table].append([])
+        elif tag in ("td", "th"):
+            self.tables[self._table][-1].append("")
+            self._in_cell = True
+        elif tag == "figure":
+            self._figure = values["id"] or ""
+            self.figures[self._figure] = ""
+        elif tag == "img":
+            source = values["src"] or ""
+            assert source.startswith("data:image/png;base64,")
+            self.images[self._figure] = base64.b64decode(source.split(",", 1)[1])
+        self._in_style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+        elif tag == "figure":
+            self._figure = ""
+        elif tag == "style":
+            self._in_style = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style:
+            return
+        self.text += data
+        if self._in_cell:
+            self.tables[self._table][-1][-1] += data
+        if self._figure:
+            self.figures[self._figure] += data
+
+    def cells(self, table: str) -> dict[str, list[str]]:
+        """Rows of a table by their first cell."""
+        return {row[0]: row[1:] for row in self.tables[table]}
+
+
+def write_lines(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def make_run(
+    root: Path, *, steps: int = 6, planned: int = 6, candidates: int = 20, chosen: int = 4, seed: int = 0,
+    rule: str = "ppl_schedule", sets: tuple[str, ...] = ("openai/gsm8k",), scored: bool = True, lift: float = 0.05,
+) -> Path:  # fmt: skip
+    """A run directory after the contract: pass rate falls with perplexity, accuracy rises by `lift` a validation."""
+    generator = np.random.default_rng(seed)
+    config = {
+        "prepo": {"selection": {"name": rule}, "weighting": {"name": "relative_entropy"}, "budget": {"name": "fixed"},
+                  "temperature": {"name": "constant"}},
+        "actor_rollout_ref": {"model": {"path": "some/model"}},
+        "data": {"train_files": ["train.parquet"], "val_files": ["test.parquet"]},
+        "trainer": {"total_training_steps": planned, "v1": {"trainer_mode": "prepo_sync"}},
+    }  # fmt: skip
+    root.mkdir(parents=True)
+    (root / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    names = [f"val-core/{source}/acc/mean@2" for source in sets]
+    metrics: list[dict] = [{"step": 0, "data": {name: 0.25 for name in names}}]
+    selection, rollouts = [], []
+    for step in range(1, steps + 1):
+        progress = (step - 1) / max(planned - 1, 1)
+        picks = generator.choice(5 * candidates, candidates, replace=False)
+        ppl = np.exp(generator.normal(2 - 0.5 * progress, 0.7, candidates))
+        start = math.floor(progress * (candidates - chosen))
+        window = np.argsort(ppl)[start : start + chosen]
+        ids = [f"p{pick:05d}" for pick in picks]
+        ids[window[0]] = HOSTILE
+        selection.append({
+            "step": step, "call": 0, "rule": rule, "progress": progress, "num_selected": chosen, "window_start": start,
+            "candidates": [{"prompt_id": name, "nll_nats": math.log(value), "num_tokens": 30,
+                            "ppl": value if scored else None} for name, value in zip(ids, ppl.tolist(), strict=True)],
+            "selected": [ids[at] for at in window], "skipped": [{"prompt_id": "p0", "reason": "solved twice"}],
+            "rollout_n": {ids[at]: ROLLOUT_N for at in window}, "temperature": 1.0,
+        })  # fmt: skip
+        for at in window:
+            rewards = generator.random(ROLLOUT_N) < 1 / (1 + ppl[at] / (6 + 4 * progress))
+            weights = generator.gamma(9, 1 / 9, ROLLOUT_N)
+            rollouts += [
+                {"step": step, "prompt_id": ids[at], "rollout": index, "reward": float(reward), "num_tokens": 20,
+                 "entropy_nats": weight, "weight": weight, "advantage": 0.0, "advantage_weighted": 0.0,
+                 "temperature": 1.0}
+                for index, (reward, weight) in enumerate(zip(rewards, weights.tolist(), strict=True))
+            ]  # fmt: skip
+        data = {
+            "prepo/rollouts_total/max": step * chosen * ROLLOUT_N,
+            "prepo/response_tokens_total/max": step * chosen * ROLLOUT_N * 20,
+            "critic/score/mean": 0.3 + 0.4 * progress + 0.05 * generator.normal(),
+            "prepo/zero_advantage_frac/mean": 0.5 - 0.002 * step,
+            "prepo/all_correct_frac/mean": 0.2 + 0.1 * generator.random(),
+            "prepo/all_wrong_frac/mean": 0.1 + 0.05 * generator.random(),
+            "prepo/entropy_nats/mean": 1.2 - 0.6 * progress + 0.05 * generator.random(),
+            "timing_s/prompt_scoring": 0.5, "timing_s/gen": 4.0, "timing_s/old_log_prob": 1.0, "timing_s/adv": 0.1,
+            "timing_s/update_actor": 2.0, "timing_s/update_weights": 0.4, "timing_s/step": 9.0,
+        }  # fmt: skip
+        if step % max(1, planned // 6) == 0:
+            data |= {name: 0.25 + lift * step for name in names} | {
+                "timing_s/testing": 3.0,
+                "timing_s/save_checkpoint": 0.7,
+            }
+        metrics.append({"step": step, "data": data})
+    write_lines(root / "metrics.jsonl", metrics)
+    write_lines(root / "audit" / "selection.jsonl", selection)
+    write_lines(root / "audit" / "rollouts.jsonl", rollouts)
+    return root
+
+
+@pytest.fixture(scope="session", name="make_run")
+def make_run_fixture() -> Callable[..., Path]:
+    return make_run
+
+
+@pytest.fixture(scope="session", name="write_lines")
+def write_lines_fixture() -> Callable[[Path, list[dict]], None]:
+    return write_lines
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable[[str], Page]:
+    return Page
+
+
+@pytest.fixture(scope="session")
+def hostile_id() -> str:
+    """The prompt id that a run from `make_run` trains on in every step."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps of 20 candidates, 4 chosen, 4 rollouts each, two held-out sets; read only."""
+    return make_run(tmp_path_factory.mktemp("runs") / "one", sets=("openai/gsm8k", "math500"))

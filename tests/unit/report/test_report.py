@@ -1,0 +1,226 @@
+"""The report of a finished run, and of several: the numbers on the page, the pictures, what the commands answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recipe.prepo.errors import DataError
+from recipe.prepo.report import write_report
+from recipe.prepo.report.__main__ import main
+from recipe.prepo.report.audit_figures import pass_rates, perplexity_pass_rate
+from recipe.prepo.report.figures import phase_seconds
+from recipe.prepo.report.load import load_run
+from recipe.prepo.report.page import compare_page, run_page
+
+OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy"}
+SINGLE = OVERLAID | {"window", "perplexity_pass_rate", "weights", "step_time"}
+MakeRun = Callable[..., Path]
+ReadPage = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module")
+def report_dir(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report([finished_run], tmp_path_factory.mktemp("report")).parent
+
+
+@pytest.fixture(scope="module")
+def page(report_dir: Path, read_page: ReadPage) -> Any:
+    return read_page((report_dir / "index.html").read_text(encoding="utf-8"))
+
+
+def test_page_holds_every_figure_inside_and_beside(report_dir: Path, page: Any) -> None:
+    assert set(page.figures) == set(page.images) == SINGLE
+    for name, data in page.images.items():
+        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+        assert data == (report_dir / f"{name}.png").read_bytes()
+        width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+        assert width > 500
+        assert height > 300
+        assert data.endswith(b"IEND\xaeB`\x82")
+
+
+def test_page_fetches_and_runs_nothing(page: Any) -> None:
+    assert not page.tags & {"script", "link", "iframe", "object", "a", "form"}
+    assert "http://" not in page.html
+    assert "https://" not in page.html
+    assert "default-src 'none'" in page.html
+
+
+def test_hostile_prompt_id_is_shown_as_text(page: Any, hostile_id: str) -> None:
+    assert hostile_id in page.cells("prompts")
+    assert "<script" not in page.html
+    assert "&lt;script&gt;" in page.html
+
+
+def test_head_table_holds_the_numbers_of_the_run(page: Any) -> None:
+    rows = page.cells("summary")
+    assert rows["Selection rule"] == ["ppl_schedule"]
+    assert rows["Weighting rule"] == ["relative_entropy"]
+    assert rows["Model"] == ["some/model"]
+    assert rows["Training data"] == ["train.parquet"]
+    assert rows["Steps done"] == ["6 of 6"]
+    assert rows["Rollouts generated"] == ["96"]
+    assert rows["Response tokens generated"] == ["1,920"]
+    assert rows["Seconds in training steps"] == ["54.0"]
+    assert rows["Seconds in validation after step 0"] == ["18.0"]
+    assert rows["Zero-advantage share, mean over steps"] == ["0.4930"]
+    assert rows["Candidates skipped"] == ["solved twice: 6"]
+
+
+def test_held_out_table_holds_first_last_and_gain_of_each_set(page: Any) -> None:
+    rows = page.cells("held_out")
+    assert set(rows) == {"held-out score", "math500/acc/mean@2", "openai/gsm8k/acc/mean@2", "mean over the sets"}
+    assert rows["math500/acc/mean@2"] == ["0.2500", "0.5500", "+0.3000", "0 → 6"]
+
+
+def test_last_values_list_every_metric(finished_run: Path, page: Any) -> None:
+    logged = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    rows = page.cells("metrics")
+    assert set(rows) == {"metric"} | {name for line in logged for name in line["data"]}
+    assert rows["prepo/rollouts_total/max"] == ["96", "6"]
+
+
+def test_prompts_table_counts_rollouts_and_rewards(finished_run: Path, page: Any, hostile_id: str) -> None:
+    lines = [json.loads(line) for line in (finished_run / "audit" / "rollouts.jsonl").read_text().splitlines()]
+    rewards = [line["reward"] for line in lines if line["prompt_id"] == hostile_id]
+    steps, rollouts, mean_reward, _ = page.cells("prompts")[hostile_id]
+    assert (int(steps), int(rollouts)) == (6, len(rewards))
+    assert float(mean_reward) == pytest.approx(np.mean(rewards), abs=5e-4)
+
+
+def test_pass_rates_join_the_two_audit_files(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    pairs = pass_rates(run.selections, run.rollouts)
+    assert (len(pairs.ppl), pairs.num_unmatched) == (24, 0)
+    line = json.loads((finished_run / "audit" / "selection.jsonl").read_text().splitlines()[2])
+    ppl_of = {entry["prompt_id"]: entry["ppl"] for entry in line["candidates"]}
+    in_step = {name: ppl for name, ppl, step in zip(pairs.prompt_ids, pairs.ppl, pairs.step, strict=True) if step == 3}
+    assert in_step == {name: ppl_of[name] for name in line["selected"]}
+
+
+def test_a_prompt_trained_later_keeps_the_perplexity_it_was_chosen_with(
+    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None]
+) -> None:
+    """In the asynchronous modes rollouts are trained on some steps after their prompt was chosen."""
+    run_dir = make_run(tmp_path / "late", steps=1)
+    lines = [
+        {"step": step, "call": 0, "candidates": [{"prompt_id": "a", "ppl": ppl}, {"prompt_id": "b", "ppl": 9.0}],
+         "selected": ["a"]} for step, ppl in ((4, 5.0), (1, 3.0))
+    ]  # fmt: skip
+    write_lines(run_dir / "audit" / "selection.jsonl", lines)
+    trained = [(3, "a"), (4, "a"), (5, "b")]
+    rollouts = [{"step": step, "prompt_id": name, "reward": 1.0, "weight": 1.0} for step, name in trained]
+    write_lines(run_dir / "audit" / "rollouts.jsonl", rollouts)
+    run = load_run(run_dir)
+    pairs = pass_rates(run.selections, run.rollouts)
+    assert pairs.ppl.tolist() == [3.0, 5.0]
+    assert pairs.num_unmatched == 1
+
+
+def test_correlation_in_the_caption_is_negative_and_inside_its_interval(tmp_path: Path, make_run: MakeRun) -> None:
+    caption = perplexity_pass_rate(load_run(make_run(tmp_path / "big", steps=20, planned=20, chosen=8))).caption
+    words = caption.split("rho = ")[1].replace(",", "").split()
+    rho, low, high = (float(words[at]) for at in (0, 3, 5))
+    assert low < rho < high < 0
+    assert "160 pairs" in caption
+
+
+def test_phase_seconds_add_up_to_the_step_and_the_validation(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    seconds, overlap = phase_seconds(run, run.series("timing_s/step")[0])
+    assert sum(values[0] for values in seconds.values()) == pytest.approx(9.0 + 3.0)
+    assert seconds[""][0] == pytest.approx(9.0 - 8.7)
+    assert not overlap
+
+
+def test_overlapping_phases_leave_no_negative_rest_and_are_told(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    run.metrics[2]["timing_s/gen"] = 30.0
+    seconds, overlap = phase_seconds(run, run.series("timing_s/step")[0])
+    assert overlap
+    assert min(seconds[""]) == 0.0
+
+
+def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
+    first = make_run(tmp_path / "first", sets=("gsm8k", "math500"))
+    second = make_run(tmp_path / "second", steps=4, rule="uniform", sets=("math500",), lift=0.01, seed=1)
+    index = write_report([first, second], tmp_path / "out")
+    assert index == tmp_path / "out" / "index.html"
+    page = read_page(index.read_text(encoding="utf-8"))
+    assert set(page.images) == OVERLAID
+    rows = page.cells("comparison")
+    assert rows["run"] == ["first", "second"]
+    assert rows["selection"] == ["ppl_schedule", "uniform"]
+    assert rows["final held-out score"] == ["0.5500", "0.2900"]
+    assert rows["gain"] == ["+0.3000", "+0.0400"]
+    assert rows["rollouts"] == ["96", "64"]
+    assert rows["response tokens"] == ["1,920", "1,280"]
+    assert rows["seconds in steps"] == ["54.0", "36.0"]
+    assert rows["zero-advantage share"] == ["0.4930", "0.4950"]
+    assert "plain mean over math500/acc/mean@2." in page.text, "only the sets that both runs have are compared"
+    assert "second: 4 of 6 steps are logged" in page.text
+    assert not (first / "report").exists()
+
+
+def test_comparison_of_runs_without_a_shared_score_says_so(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage
+) -> None:
+    runs = [load_run(make_run(tmp_path / name, sets=(name,))) for name in ("a", "b")]
+    page = read_page(compare_page(runs, [], []))
+    assert page.cells("comparison")["gain"] == ["n/a", "n/a"]
+    assert "The runs share no held-out score" in page.text
+
+
+def test_comparison_goes_to_outputs_and_tells_runs_of_one_name_apart(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(tmp_path / folder / "run", steps=0) for folder in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    index = write_report(runs)
+    assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
+    assert read_page(index.read_text(encoding="utf-8")).cells("comparison")["run"] == ["a/run", "b/run"]
+
+
+def test_no_run_directory_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, reason in ((tmp_path / "absent", "is not a directory"), (tmp_path / "empty", "is no run directory")):
+        with pytest.raises(DataError, match=reason):
+            write_report([path])
+        assert main([str(path)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {path} {reason}")
+        assert message.count("\n") == 1
+        assert not (path / "report").exists()
+    with pytest.raises(DataError, match="no run directory is given"):
+        write_report([])
+
+
+def test_command_prints_the_path_of_the_page(
+    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "run", steps=0)
+    assert main([str(run_dir)]) == 0
+    assert capsys.readouterr().out.strip() == str(run_dir / "report" / "index.html")
+    assert main([str(run_dir), "--out", str(tmp_path / "here")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "here" / "index.html")
+    assert (tmp_path / "here" / "accuracy_rollouts.png").stat().st_size > 1000
+
+
+def test_details_are_closed_until_opened(finished_run: Path) -> None:
+    html = run_page(load_run(finished_run), [])
+    assert html.count("<details>") == 2
+    assert "<details open" not in html
+
+
+def test_importing_the_report_loads_neither_matplotlib_nor_the_trainer() -> None:
+    code = "import sys, recipe.prepo.report; print(sorted({'matplotlib', 'verl', 'ray', 'torch'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

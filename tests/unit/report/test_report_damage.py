@@ -1,0 +1,178 @@
+"""The report of unfinished, damaged and odd run directories: it says what is missing and draws the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.prepo.report import audit_figures, figures, style, write_report
+from recipe.prepo.report.load import load_run
+from recipe.prepo.report.page import run_page
+
+METRIC_FIGURES = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy", "step_time"}
+SINGLE = METRIC_FIGURES | {"window", "perplexity_pass_rate", "weights"}
+MakeRun = Callable[..., Path]
+ReadPage = Callable[[str], Any]
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pixels: these tests ask which pictures are drawn, not what is on them."""
+    monkeypatch.setattr(style, "DPI", 40)
+
+
+@pytest.fixture
+def run_dir(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run to damage."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "not_drawn"),
+    [
+        ("audit/selection.jsonl", {"window", "perplexity_pass_rate"}),
+        ("audit/rollouts.jsonl", {"weights", "perplexity_pass_rate"}),
+        ("metrics.jsonl", METRIC_FIGURES),
+    ],
+)
+def test_missing_file_is_named_and_the_rest_drawn(
+    run_dir: Path, read_page: ReadPage, missing: str, not_drawn: set[str]
+) -> None:
+    (run_dir / missing).unlink()
+    (run_dir / "report").mkdir()
+    for name in SINGLE:
+        (run_dir / "report" / f"{name}.png").write_bytes(b"an earlier picture")
+    page = read_page(write_report([run_dir]).read_text(encoding="utf-8"))
+    assert f"{missing} is missing" in page.text
+    assert set(page.images) == SINGLE - not_drawn
+    assert all("Not drawn" in page.figures[name] for name in not_drawn)
+    left = {path.stem: path.read_bytes() for path in (run_dir / "report").glob("*.png")}
+    assert left == page.images, "an earlier picture stayed"
+
+
+def test_missing_config_leaves_the_numbers(run_dir: Path, read_page: ReadPage) -> None:
+    (run_dir / "config.yaml").unlink()
+    page = read_page(run_page(load_run(run_dir), []))
+    assert "config.yaml is missing" in page.text
+    rows = page.cells("summary")
+    assert rows["Steps done"] == ["6 of an unknown number"]
+    assert rows["Selection rule"] == ["n/a"]
+    assert rows["Rollouts generated"] == ["96"]
+
+
+def test_metrics_that_are_nan_null_or_absent_are_said(
+    run_dir: Path, read_page: ReadPage, write_lines: Callable[..., None]
+) -> None:
+    lines = read_lines(run_dir / "metrics.jsonl")
+    for line in lines:
+        line["data"].pop("prepo/entropy_nats/mean", None)
+        line["data"].pop("prepo/rollouts_total/max", None)
+    lines[3]["data"]["critic/score/mean"] = math.nan
+    lines[4]["data"]["critic/score/mean"] = None
+    write_lines(run_dir / "metrics.jsonl", lines)
+    run = load_run(run_dir)
+    page = read_page(run_page(run, figures.metric_drawings([run])))
+    assert "critic/score/mean (2 times)" in page.text
+    assert "prepo/entropy_nats/mean is not logged" in page.figures["entropy"]
+    assert "drawn against steps instead" in page.figures["accuracy_rollouts"]
+    assert set(page.images) == METRIC_FIGURES - {"entropy", "step_time"}
+    assert page.cells("summary")["Rollouts generated"] == ["n/a"]
+    assert run.series("critic/score/mean")[0].tolist() == [1, 2, 5, 6]
+
+
+def test_a_run_still_going_is_reported_up_to_its_cut_line(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage
+) -> None:
+    run_dir = make_run(tmp_path / "run", planned=12)
+    with (run_dir / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 7, "data": {"critic/sco')
+    page = read_page(run_page(load_run(run_dir), []))
+    assert page.cells("summary")["Steps done"] == ["6 of 12"]
+    assert "6 of 12 steps are logged" in page.text
+    assert "metrics.jsonl: the last line is cut off" in page.text
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "audit/selection.jsonl", "audit/rollouts.jsonl"])
+def test_damaged_lines_are_counted_and_left_out(run_dir: Path, name: str) -> None:
+    whole = load_run(run_dir)
+    lines = (run_dir / name).read_text().splitlines()
+    damaged = ["not json", "[1, 2]", '{"data": {}}', '{"step": true, "data": {}}', "[" * 100_000, '{"step": 1e400}']
+    (run_dir / name).write_text("\n".join([lines[0], *damaged, *lines[1:]]) + "\n")
+    run = load_run(run_dir)
+    assert run.notes == [f"{name}: damaged lines left out: 6, the first is line 2"]
+    assert (run.metrics, run.selections, run.rollouts) == (whole.metrics, whole.selections, whole.rollouts)
+
+
+def test_a_validation_logged_again_on_resume_joins_its_step(run_dir: Path) -> None:
+    with (run_dir / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 4, "data": {"val-core/math500/acc/mean@2": 0.75}}\n')
+    run = load_run(run_dir)
+    assert list(run.metrics) == [0, 1, 2, 3, 4, 5, 6]
+    assert run.metrics[4]["val-core/math500/acc/mean@2"] == 0.75
+    assert run.metrics[4]["prepo/rollouts_total/max"] == 64
+    assert run.notes == ["metrics.jsonl: steps logged twice with unlike values (the later line is taken): 1"]
+
+
+def test_config_is_never_executed(run_dir: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+    (run_dir / "config.yaml").write_text(f'a: !!python/object/apply:pathlib.Path.touch ["{trace}"]\n')
+    assert "config.yaml is not readable" in load_run(run_dir).notes[0]
+    assert not trace.exists()
+
+
+def test_text_that_a_plot_could_misread_is_drawn_as_text(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage
+) -> None:
+    sets = ("$\\frac{$", "_hidden", "a\nb", "<b>&amp;", "lone \ud800 surrogate", "x" * 500)
+    page = read_page(write_report([make_run(tmp_path / "run", steps=0, sets=sets)]).read_text(encoding="utf-8"))
+    assert "accuracy_rollouts" in page.images
+    assert "<b>&amp;/acc/mean@2" in page.cells("held_out")
+
+
+def test_rule_without_scores_is_said_instead_of_drawn(tmp_path: Path, make_run: MakeRun) -> None:
+    run = load_run(make_run(tmp_path / "u", rule="uniform", scored=False))
+    window, scatter = audit_figures.window_path(run), audit_figures.perplexity_pass_rate(run)
+    assert (window.png, scatter.png) == (None, None)
+    assert "(uniform) scores no candidate" in window.caption
+
+
+def test_equal_weights_are_said_instead_of_drawn(run_dir: Path, write_lines: Callable[..., None]) -> None:
+    path = run_dir / "audit" / "rollouts.jsonl"
+    write_lines(path, [line | {"weight": 1.0} for line in read_lines(path)])
+    drawing = audit_figures.weights(load_run(run_dir))
+    assert drawing.png is None
+    assert "All 96 weights are 1" in drawing.caption
+
+
+def test_rewards_other_than_0_and_1_are_not_called_a_pass_rate(run_dir: Path, write_lines: Callable[..., None]) -> None:
+    path = run_dir / "audit" / "rollouts.jsonl"
+    assert "mean reward" not in audit_figures.perplexity_pass_rate(load_run(run_dir)).caption
+    write_lines(path, [line | {"reward": line["reward"] - 0.5} for line in read_lines(path)])
+    assert "the mean reward is shown" in audit_figures.perplexity_pass_rate(load_run(run_dir)).caption
+
+
+def test_a_run_of_a_single_step_is_drawn_whole(tmp_path: Path, make_run: MakeRun) -> None:
+    index = write_report([make_run(tmp_path / "single", steps=1, planned=1)])
+    assert {path.stem for path in index.parent.glob("*.png")} == SINGLE
+
+
+def test_a_run_with_only_the_first_validation_shows_it(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
+    page = read_page(write_report([make_run(tmp_path / "only", steps=0)]).read_text(encoding="utf-8"))
+    assert set(page.images) == {"accuracy_rollouts"}
+    assert page.cells("held_out")["openai/gsm8k/acc/mean@2"] == ["0.2500", "0.2500", "+0.0000", "0 → 0"]
+
+
+def test_a_long_noisy_run_says_that_its_lines_are_running_means(tmp_path: Path, make_run: MakeRun) -> None:
+    run = load_run(make_run(tmp_path / "long", steps=80, planned=80, candidates=5, chosen=1))
+    assert "running mean over up to 5 steps" in figures.entropy([run]).caption
+    assert style.smoothing_width(30) == 1
