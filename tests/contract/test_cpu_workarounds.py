@@ -1,0 +1,256 @@
+"""The CPU platform touches nothing unless it is chosen, and each of its workarounds still mends what stock code breaks.
+
+Four fresh processes import the real libraries and report what they saw as JSON; no server and no Ray is started.
+When a test about stock behaviour fails after an upgrade, its workaround can go.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+
+# Everything that patching could change: where the code of each function and method of these packages comes from.
+FINGERPRINT = """
+import importlib.metadata, inspect, json, sys
+import torch
+import verl.trainer.ppo.v1
+import verl.workers.engine
+import vllm.model_executor.layers.utils
+from verl.plugin.platform.platform_manager import PlatformRegistry, _detect_platform_name
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.workers.engine.base import EngineRegistry
+
+def origin(value):
+    code = getattr(inspect.unwrap(value), "__code__", None)
+    wrapped = getattr(value, "__wrapped__", None) is not None
+    return f"{code.co_filename}:{code.co_firstlineno}:{wrapped}" if code else None
+
+def functions(holder, prefix, depth):
+    for name, value in sorted(vars(holder).items()):
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        if inspect.isfunction(value):
+            yield f"{prefix}.{name}", origin(value)
+        elif depth and inspect.isclass(value) and value.__module__ == getattr(holder, "__name__", None):
+            yield from functions(value, f"{prefix}.{name}", 0)
+
+watched = ("verl", "vllm", "torch.distributed.distributed_c10d", "torch.nn.functional", "importlib")
+modules = {n: m for n, m in sorted(sys.modules.items()) if n == "torch.distributed" or n.startswith(watched)}
+print("JSON" + json.dumps({
+    "functions": {n: dict(functions(m, n, 1)) for n, m in modules.items()},
+    "platforms": PlatformRegistry.registered_names(),
+    "engines": {m: {b: sorted(map(str, keys)) for b, keys in by.items()} for m, by in EngineRegistry._engines.items()},
+    "trainers": {name: f"{cls.__module__}.{cls.__name__}" for name, cls in TRAINER_REGISTRY.items()},
+    "init_process_group": torch.distributed.init_process_group is torch.distributed.distributed_c10d.init_process_group,
+    "detected": _detect_platform_name(),
+    "ours": sorted(n for n in sys.modules if n.startswith("recipe.prepo.cpu.")),
+}))
+"""
+
+# The same trials with and without the workarounds. "first" tells what is imported before verl, as in vLLM's workers.
+TRIALS = """
+import importlib.metadata, json, os, sys, threading, asyncio, uuid
+if sys.argv[1] == "vllm first":
+    import vllm.model_executor.layers.utils
+import torch
+import verl
+if sys.argv[1] == "stock":
+    import recipe.prepo.cpu.platform
+from recipe.prepo.cpu import workarounds
+
+def outcome(trial):
+    try:
+        return trial()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+results = {"vllm version": outcome(lambda: importlib.metadata.version("vllm"))}
+if sys.argv[1] == "stock":
+    workarounds.answer_for_vllm_distribution()  # without it, verl's vLLM modules cannot even be imported
+results["other version"] = outcome(lambda: importlib.metadata.version("no-such-distribution"))
+
+def groups():
+    rendezvous = f"file://{sys.argv[2]}/rendezvous"
+    torch.distributed.init_process_group(backend="cpu:gloo,cpu:gloo", init_method=rendezvous, rank=0, world_size=1)
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    torch.distributed.destroy_process_group()
+    return total.item()
+
+results["groups"] = outcome(groups)
+
+import verl.workers.engine
+from verl.workers.engine.base import EngineRegistry
+for backend in ("fsdp", "fsdp2"):
+    results[backend] = outcome(lambda: EngineRegistry.get_engine_cls("language_model", backend).__name__)
+
+import vllm.model_executor.layers.utils as layer_utils
+layer = torch.nn.Linear(64, 64)
+layer_utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+results["weight kept"] = layer.weight.numel() == 64 * 64
+
+def second_load():
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(64))
+        layer.bias.zero_()
+    x = torch.randn(3, 64)
+    return torch.equal(layer_utils.cpu_unquantized_gemm(layer, x, layer.weight, layer.bias), x)
+
+results["second load"] = outcome(second_load)
+
+from verl.workers.rollout.vllm_rollout import bucketed_weight_transfer as transfer
+handle = f"ipc://{sys.argv[2]}/weights.sock"
+sent = [("a", torch.arange(6.0).view(2, 3)), ("b", torch.full((5,), 7, dtype=torch.int32))]
+sender = transfer.BucketedWeightSender(handle, bucket_size_mb=1, use_shm=True)
+thread = threading.Thread(target=lambda: asyncio.run(sender.async_send_weights(iter(sent))), daemon=True)
+thread.start()
+receiver = transfer.BucketedWeightReceiver(handle, torch.device("cpu"), use_shm=True)
+kept, lasts = [], []
+
+def on_bucket(weights, is_last):
+    start = receiver.buffer.data_ptr()
+    kept.extend((n, t, start <= t.data_ptr() < start + receiver.buffer.numel()) for n, t in weights)
+    lasts.append(is_last)
+
+results["receive"] = outcome(lambda: receiver.receive_weights(on_bucket))
+results["views"] = [view for _, _, view in kept]
+if results["receive"] is None:
+    thread.join(30)
+    results["sender ended"] = not thread.is_alive()
+    results["values"] = [(n, t.dtype == w.dtype and torch.equal(t, w)) for (n, t, _), (_, w) in zip(kept, sent)]
+    results["lasts"] = lasts
+elif receiver.socket is not None:
+    receiver.socket.send(b"")  # lets the sender unlink its shared memory
+    thread.join(30)
+
+from recipe.prepo.cpu.platform import CpuIndex
+from verl.plugin.platform.platform_manager import _detect_platform_name, get_platform
+from verl.utils.device import get_device_id, get_device_name
+index = get_device_id()
+results["index"] = [str(torch.ones(1).to(index).device), f"{get_device_name()}:{index}", isinstance(index, CpuIndex)]
+results["platform"] = type(get_platform()).__name__
+del os.environ["VERL_PLATFORM"]
+results["detected"] = _detect_platform_name()
+print("JSON" + json.dumps(results), flush=True)
+os._exit(0)
+"""
+
+
+@functools.cache
+def report(script: str, *arguments: str, plugins: str, platform: str | None) -> dict[str, Any]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VERL_")}
+    chosen = {} if platform is None else {"VERL_PLATFORM": platform}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={
+            **kept,
+            **chosen,
+            "VERL_USE_EXTERNAL_PLUGINS": plugins,
+            "VLLM_TARGET_DEVICE": "cpu",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(PROJECT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("JSON")]
+    assert lines, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("JSON"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def untouched() -> dict[str, Any]:
+    return report(FINGERPRINT, plugins="none", platform=None)
+
+
+@pytest.fixture(scope="module")
+def with_plugin() -> dict[str, Any]:
+    return report(FINGERPRINT, plugins="auto", platform=None)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return report(TRIALS, "stock", str(tmp_path_factory.mktemp("stock")), plugins="none", platform="cpu")
+
+
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return report(TRIALS, "vllm first", str(tmp_path_factory.mktemp("mended")), plugins="auto", platform="cpu")
+
+
+def test_without_the_platform_no_function_of_the_libraries_changes(untouched: Any, with_plugin: Any) -> None:
+    common = set(untouched["functions"]) & set(with_plugin["functions"])
+    assert {"verl.trainer.ppo.v1.trainer_base", "torch.distributed", "importlib.metadata"} <= common
+    assert "vllm.model_executor.layers.utils" in common
+    differing = {name for name in common if untouched["functions"][name] != with_plugin["functions"][name]}
+    assert differing == set()
+    assert with_plugin["init_process_group"]
+
+
+def test_without_the_platform_registries_are_stock(untouched: Any, with_plugin: Any) -> None:
+    assert with_plugin["platforms"] == untouched["platforms"]
+    assert with_plugin["engines"] == untouched["engines"]
+    assert with_plugin["detected"] == untouched["detected"] != "cpu"
+    assert with_plugin["ours"] == []
+
+
+def test_plugin_adds_its_trainers_and_nothing_else(untouched: Any, with_plugin: Any) -> None:
+    added = {name: where for name, where in with_plugin["trainers"].items() if name not in untouched["trainers"]}
+    assert added.pop("prepo_sync") == "recipe.prepo.adapters.trainers.PrepoTrainerSync"
+    assert all(name.startswith("prepo_") for name in added)
+    assert set(untouched["trainers"]) <= set(with_plugin["trainers"])
+
+
+def test_vllm_distribution_has_another_name_on_the_cpu(stock: Any, mended: Any) -> None:
+    assert stock["vllm version"].startswith("PackageNotFoundError")
+    assert mended["vllm version"][0].isdigit()
+    assert mended["other version"].startswith("PackageNotFoundError")
+
+
+def test_a_device_named_twice_is_refused(stock: Any, mended: Any) -> None:
+    assert "Error" in str(stock["groups"])
+    assert mended["groups"] == 1.0
+
+
+@pytest.mark.parametrize("backend", ["fsdp", "fsdp2"])
+def test_engine_is_not_registered_for_the_cpu(backend: str, stock: Any, mended: Any) -> None:
+    assert stock[backend].startswith("ValueError: No engine registered for device='cpu'")
+    assert mended[backend] == "FSDPEngineWithLMHead"
+
+
+def test_linear_weights_are_dropped_after_the_first_load(stock: Any, mended: Any) -> None:
+    assert stock["weight kept"] is False
+    assert stock["second load"] is not True
+    assert mended["weight kept"] is True
+    assert mended["second load"] is True
+
+
+def test_received_weights_are_views_of_a_buffer_that_goes_away(stock: Any, mended: Any) -> None:
+    assert stock["views"] == [True, True]
+    assert stock["receive"].startswith("BufferError")
+    assert mended["views"] == [False, False]
+    assert mended["receive"] is None
+    assert mended["values"] == [["a", True], ["b", True]]
+    assert mended["lasts"] == [True]
+    assert mended["sender ended"]
+
+
+def test_device_index_works_in_both_of_verls_ways(stock: Any, mended: Any) -> None:
+    assert mended["index"] == stock["index"] == ["cpu", "cpu:0", True]
+    assert mended["platform"] == "PlatformCPU"
+
+
+def test_cpu_is_never_detected_only_chosen(stock: Any, mended: Any) -> None:
+    assert "cpu" not in (stock["detected"], mended["detected"])

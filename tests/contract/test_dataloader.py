@@ -1,0 +1,95 @@
+"""What a step draws from the data: stock verl's batches under neutral rules, |B| candidates a step under the others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils import hf_tokenizer
+
+from recipe.prepo.adapters.fields import messages_of
+from recipe.prepo.adapters.run_logs import RunLogs
+from recipe.prepo.adapters.trainers import PrepoTrainerSync
+from recipe.prepo.config import read_config
+from recipe.prepo.doctor import compose_config
+from recipe.prepo.errors import ConfigError
+
+OVERRIDES = [
+    "experiment=tiny_cpu",
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+    "data.filter_overlong_prompts=false",
+]
+
+
+def make_trainer(trainer_class: type, run_dir: Path, *overrides: str) -> PPOTrainerSync:
+    """A trainer up to its dataloader: no Ray, no model. Candidates are not scored."""
+    config = compose_config([*OVERRIDES, *overrides, f"trainer.default_local_dir={run_dir}"])
+    trainer = trainer_class(config)
+    trainer.tokenizer = hf_tokenizer(config.actor_rollout_ref.model.path)
+    trainer.processor = None
+    trainer._init_dataloader()
+    trainer.global_steps = 1
+    trainer._logs = RunLogs(run_dir, resume_step=0, audit=True)
+    return trainer
+
+
+def candidates_of(run_dir: Path) -> list[list[str]]:
+    """Prompt ids of each choice's candidates."""
+    lines = (run_dir / "audit" / "selection.jsonl").read_text().splitlines()
+    return [[candidate["prompt_id"] for candidate in json.loads(line)["candidates"]] for line in lines]
+
+
+def test_neutral_rules_draw_the_batches_of_stock_verl(tmp_path: Path) -> None:
+    stock = make_trainer(PPOTrainerSync, tmp_path / "stock", "trainer.v1.trainer_mode=sync")
+    neutral = make_trainer(PrepoTrainerSync, tmp_path / "neutral", "prepo/selection=all", "prepo/weighting=none")
+    for _ in range(5):
+        ours, theirs = neutral._next_train_batch(), stock._next_train_batch()
+        assert set(ours.keys()) == set(theirs.keys())
+        assert messages_of(ours) == messages_of(theirs)
+        assert len(ours) == 8
+    assert neutral.total_training_steps == stock.total_training_steps
+    assert neutral.steps_per_epoch == stock.steps_per_epoch
+
+
+@pytest.mark.parametrize("selection", ["uniform", "ppl_schedule"])
+def test_steps_epochs_and_horizon_follow_from_the_candidates(tmp_path: Path, selection: str) -> None:
+    overrides = [f"prepo/selection={selection}", "trainer.total_training_steps=null", "trainer.total_epochs=3"]
+    trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
+    # 3,000 prompts, |B| = 5 * 8 = 40 a step.
+    assert trainer.steps_per_epoch == 75
+    assert trainer.total_training_steps == 225
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 225
+    assert trainer.config.data.train_batch_size == 8
+    assert trainer.trainer_mode == "sync"
+
+
+def test_an_epoch_of_uniform_steps_draws_every_candidate_once(tmp_path: Path) -> None:
+    trainer = make_trainer(PrepoTrainerSync, tmp_path, "prepo/selection=uniform")
+    for _ in range(75):
+        assert len(trainer._next_train_batch()) == 8
+    steps = candidates_of(tmp_path)
+    drawn = [prompt_id for step in steps for prompt_id in step]
+    assert len(steps) == 75
+    assert len(drawn) == len(set(drawn)) == 3000
+
+
+def test_a_data_set_that_filtering_makes_too_small_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 30 prompts.*\|B\| = 40"):
+        make_trainer(PrepoTrainerSync, tmp_path, "data.train_max_samples=30")
+
+
+def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Path) -> None:
+    overrides = ["prepo/selection=uniform", "algorithm.filter_groups.enable=true"]
+    trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
+    assert trainer.config.data.gen_batch_size == 1
+    assert len(trainer._next_train_batch(3)) == 3
+    assert [len(drawn) for drawn in candidates_of(tmp_path)] == [15]
+
+
+def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:
+    config = read_config(OmegaConf.to_container(compose_config(OVERRIDES), resolve=True))
+    assert (config.num_selected, config.num_candidates, config.rollouts_per_prompt) == (8, 40, 8)

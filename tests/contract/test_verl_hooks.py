@@ -1,0 +1,174 @@
+"""What this recipe overrides, calls or mends in verl 0.9.1 is there, and says when a mend can go."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+from verl.experimental.agent_loop import agent_loop
+from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync, get_trainer_cls, trainer_base
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils import tensordict_utils
+from verl.utils.debug import marked_timer
+from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+from verl.workers.rollout.llm_server import LLMServerClient
+
+from recipe.prepo.adapters.mixin import POLL_INTERVAL_S, PrepoMixin
+from recipe.prepo.adapters.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
+from recipe.prepo.adapters.scoring import PromptTokenizer
+from recipe.prepo.adapters.trainers import PrepoTrainerSync
+from recipe.prepo.environment import VERL_VERSION
+
+MODEL = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
+CHATS = {
+    "short": [{"role": "user", "content": "1+1?"}],
+    "system": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is ½ × 4?\n\n二"}],
+    "long": [{"role": "user", "content": "Ann has 3 apples and buys 4 more. " * 20}],
+    "special": [{"role": "user", "content": "<|im_start|>assistant <|endoftext|> "}],
+    "turns": [
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "and 3 more?"},
+    ],
+}
+
+# Hook of verl -> its parameters besides self.
+TRAINER_HOOKS = {
+    "__init__": ["config"],
+    "_build_replay_buffer": [],
+    "_init_dataloader": [],
+    "_next_train_batch": ["num_prompts"],
+    "_compute_advantage": ["batch", "metrics"],
+    "_save_checkpoint": [],
+    "_load_checkpoint": [],
+    "get_llm_client": [],
+}
+
+
+def parameters(function: Any) -> list[str]:
+    """Names without ``self`` and without the one that Ray adds to an actor's methods."""
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "_ray_trace_ctx")]
+
+
+def plain_worker() -> Any:
+    return vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
+
+
+def test_version_is_the_one_that_the_hooks_were_written_for() -> None:
+    assert version("verl") == VERL_VERSION
+
+
+@pytest.mark.parametrize("name", TRAINER_HOOKS)
+def test_trainer_hook_is_as_expected(name: str) -> None:
+    assert parameters(getattr(PPOTrainer, name)) == TRAINER_HOOKS[name]
+    assert name not in vars(PPOTrainerSync), "the mixin's super() call would meet another method first"
+
+
+def test_every_method_that_the_mixin_overrides_is_a_checked_hook() -> None:
+    own = {name for name, value in vars(PrepoMixin).items() if inspect.isfunction(value)}
+    assert own & set(dir(PPOTrainer)) - set(dir(object)) - {"__init__"} == set(TRAINER_HOOKS) - {
+        "__init__",
+        "get_llm_client",
+    }
+    assert not own & {"fit", "step", "_step_once"}
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINER_HOOKS if name in vars(PrepoMixin)])
+def test_override_takes_what_verl_gives(name: str) -> None:
+    assert parameters(getattr(PrepoMixin, name)) == TRAINER_HOOKS[name]
+
+
+def test_trainer_is_registered_when_verl_is_imported() -> None:
+    assert get_trainer_cls("prepo_sync") is PrepoTrainerSync
+    assert PrepoTrainerSync.__mro__[1:3] == (PrepoMixin, PPOTrainerSync)
+
+
+def test_trainer_reads_the_attributes_that_the_mixin_uses() -> None:
+    source = inspect.getsource(trainer_base)
+    for name in ("global_steps", "total_training_steps", "timing_raw", "train_dataset", "tokenizer", "logger"):
+        assert re.search(rf"self\.{name}\b", source), name
+    assert "actor_rollout_wg" in source
+
+
+def test_mode_is_still_compared_with_a_literal() -> None:
+    """When none is left, PrepoMixin.verl_mode can go: verl then asks the class, not the name."""
+    compared = re.findall(r'self\.trainer_mode [!=]= "sync"', inspect.getsource(trainer_base))
+    assert len(compared) == 6
+    assert PrepoTrainerSync.verl_mode == "sync"
+
+
+def test_replay_buffer_still_polls_too_slowly() -> None:
+    """When verl reads the interval from the configuration, or waits for an event, the mend can go."""
+    assert inspect.signature(ReplayBuffer).parameters["poll_interval"].default == 2.0
+    assert "time.sleep(self.poll_interval)" in inspect.getsource(ReplayBuffer)
+    assert "poll_interval" not in inspect.getsource(PPOTrainer._build_replay_buffer)
+    assert POLL_INTERVAL_S < 2.0
+
+
+def test_agent_loop_hook_is_as_expected() -> None:
+    assert parameters(plain_worker()._run_agent_loop) == [
+        "sampling_params",
+        "trajectory",
+        "agent_name",
+        "trace",
+        "kwargs",
+    ]
+    assert "self._run_agent_loop(\n" in inspect.getsource(plain_worker()._run_prompt)
+    assert "session_id=i, **prompt" in inspect.getsource(plain_worker()._run_prompt)
+    assert '"__rollout_n__"' in inspect.getsource(plain_worker()._run_prompt)
+    assert issubclass(PrepoAgentLoopWorker, plain_worker())
+
+
+def test_agent_loop_manager_lets_the_worker_class_be_replaced() -> None:
+    assert "self.agent_loop_workers_class" in inspect.getsource(agent_loop.AgentLoopManager._init_agent_loop_workers)
+    assert "self.agent_loop_workers_class = AgentLoopWorkerTQ" in inspect.getsource(AgentLoopManagerTQ.__init__)
+    assert issubclass(PrepoAgentLoopManager, AgentLoopManagerTQ)
+
+
+def test_calls_into_verl_are_as_expected() -> None:
+    generate = inspect.signature(LLMServerClient.generate)
+    generate.bind(None, request_id="x", prompt_ids=[1], sampling_params={})
+    assert inspect.iscoroutinefunction(LLMServerClient.generate)
+    builder = inspect.signature(create_continuous_token_builder)
+    builder.bind(None, hf_model_type="qwen2", chat_template_kwargs={})
+    inspect.signature(marked_timer).bind("prompt_scoring", {})
+    assert parameters(tensordict_utils.index_select_tensor_dict) == ["batch", "indices"]
+    assert parameters(tensordict_utils.list_of_dict_to_tensordict) == ["list_of_dicts"]
+    inspect.signature(tensordict_utils.assign_non_tensor_stack).bind({}, "key", [1])
+
+
+def test_entropies_come_from_the_old_log_prob_pass() -> None:
+    source = inspect.getsource(PPOTrainer._compute_old_log_prob)
+    assert "calculate_entropy" in source
+    assert "bypass_mode" in source
+    step = inspect.getsource(PPOTrainer._step_once)
+    assert step.index("_compute_old_log_prob(") < step.index("_compute_advantage(") < step.index("_update_actor(")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("limit", [1, 16, 128, 4096])
+def test_scored_tokens_are_those_of_the_rollout(name: str, limit: int, tokenizer: Any) -> None:
+    """The agent loop builds the tokens with verl's builder and keeps the last ``rollout.prompt_length`` of them."""
+    ours = PromptTokenizer(tokenizer, model_path=str(MODEL), chat_template_kwargs={}, max_prompt_tokens=limit)
+    builder = create_continuous_token_builder(tokenizer, hf_model_type="qwen2", chat_template_kwargs={})
+    whole = list(builder.build_initial_tokens(CHATS[name]))
+    assert ours(CHATS[name]) == whole[-limit:]
+    assert len(ours(CHATS[name])) == min(limit, len(whole))
+    template = tokenizer.apply_chat_template(CHATS[name], add_generation_prompt=True, return_dict=False)
+    assert whole == list(template)
+
+
+def test_agent_loop_still_cuts_on_the_left() -> None:
+    cut = inspect.getsource(agent_loop.AgentLoopBase._cap_text_prompt_length)
+    assert re.search(r"prompt_ids\[-\s*\w*\.?\w*prompt_length\s*:\]", cut)

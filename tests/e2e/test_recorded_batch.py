@@ -1,0 +1,151 @@
+"""The advantage hook on one recorded batch in a real TransferQueue: stock verl beside this recipe's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+from recipe.prepo.adapters.run_logs import RunLogs
+from recipe.prepo.adapters.trainers import PrepoTrainerSync
+from recipe.prepo.doctor import compose_config
+from recipe.prepo.errors import NumericsError
+from recipe.prepo.state.controller import Controller, RunIdentity
+
+pytestmark = pytest.mark.e2e
+# Group of each rollout (ragged), its reward, tokens, tokens that are a tool's, and whether it is a padding row.
+ROWS = [
+    ("a", 1.0, 3, 0, False),
+    ("a", 0.0, 5, 2, False),
+    ("a", 1.0, 1, 0, False),
+    ("b", 0.0, 4, 0, False),
+    ("b", 1.0, 2, 2, False),  # an empty response: not one token is the policy's own
+    ("c", 1.0, 6, 0, False),
+    ("pad", 0.0, 1, 1, True),
+]
+
+
+@pytest.fixture(scope="module")
+def transfer_queue() -> Iterator[None]:
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    config = compose_config(["experiment=tiny_cpu"]).transfer_queue
+    config.enable = True
+    tq.init(config)
+    yield
+    tq.close()
+    ray.shutdown()
+
+
+def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:
+    generator = torch.Generator().manual_seed(0)
+    keys, fields, tags = [], [], []
+    for i, (uid, reward, num_tokens, num_tool, is_padding) in enumerate(ROWS):
+        mask = torch.ones(num_tokens, dtype=torch.int64)
+        mask[:num_tool] = 0
+        scores = torch.zeros(num_tokens)
+        scores[-1] = reward
+        entropy = torch.rand(num_tokens, generator=generator) + 0.1
+        if is_padding:
+            entropy += 100.0
+        if i == 5:
+            entropy[0] = entropy_of_last
+        keys.append(f"{uid}_{i}_0")
+        tags.append({"is_padding": is_padding, "prompt_len": 4})
+        fields.append(
+            {
+                "uid": uid,
+                "extra_info": {"prompt_id": f"prompt-{uid}"},
+                "response_mask": mask,
+                "rm_scores": scores,
+                "entropy": entropy,
+                "old_log_probs": -torch.rand(num_tokens, generator=generator),
+                "rollout_log_probs": -torch.rand(num_tokens, generator=generator),
+            }
+        )
+    tq.kv_batch_put(keys=keys, partition_id=partition, fields=list_of_dict_to_tensordict(fields), tags=tags)
+    return KVBatchMeta(partition_id=partition, keys=keys, tags=tags)
+
+
+def stock_trainer() -> PPOTrainerSync:
+    trainer = object.__new__(PPOTrainerSync)
+    trainer.config = compose_config(["experiment=tiny_cpu"])
+    return trainer
+
+
+def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
+    trainer = object.__new__(PrepoTrainerSync)
+    trainer.config = compose_config(["experiment=tiny_cpu", f"prepo/weighting={weighting}"])
+    trainer.global_steps = 3
+    trainer.prepo = SimpleNamespace(temperature=1.0)
+    trainer.controller = Controller(
+        {
+            group: OmegaConf.to_container(trainer.config.prepo[group])
+            for group in ("selection", "weighting", "budget", "temperature")
+        },
+        identity=RunIdentity(seed=0, num_selected=3, num_candidates=3, data_sha256=""),
+        rollouts_per_prompt=2,
+        base_temperature=1.0,
+    )
+    trainer._logs = RunLogs(run_dir, resume_step=0, audit=True)
+    return trainer
+
+
+def advantages(trainer: PPOTrainerSync, batch: KVBatchMeta) -> list[torch.Tensor]:
+    trainer._compute_advantage(batch, {})
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
+    return list(data["advantages"].unbind())
+
+
+def test_without_weighting_the_advantages_are_stock_verls_bit_for_bit(transfer_queue: None, tmp_path: Path) -> None:
+    stock = advantages(stock_trainer(), put_batch("stock"))
+    mine = advantages(prepo_trainer(tmp_path, "none"), put_batch("none"))
+    assert all(torch.equal(a, b) for a, b in zip(stock, mine, strict=True))
+    assert sum(float(row.abs().sum()) for row in stock) > 0
+
+
+def test_weights_come_from_own_tokens_of_real_rows_over_the_whole_batch(transfer_queue: None, tmp_path: Path) -> None:
+    batch = put_batch("weighted")
+    stock = advantages(stock_trainer(), batch)
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="weighted", select_fields=["entropy", "response_mask"])
+    entropies = []
+    for entropy, mask in zip(data["entropy"].unbind(), data["response_mask"].unbind(), strict=True):
+        own = entropy[mask.bool()]
+        entropies.append(float(own.mean()) if len(own) else 0.0)
+    weights = np.array(entropies[:-1]) / np.mean(entropies[:-1])
+    assert weights[4] == 0.0
+    assert np.isfinite(weights).all()
+
+    metrics: dict[str, float] = {}
+    trainer = prepo_trainer(tmp_path, "relative_entropy")
+    trainer._compute_advantage(batch, metrics)
+    data = tq.kv_batch_get(keys=batch.keys, partition_id="weighted", select_fields=["advantages"])
+    mine = list(data["advantages"].unbind())
+    for i, weight in enumerate(weights):
+        torch.testing.assert_close(mine[i], stock[i] * weight, rtol=1e-5, atol=1e-6)
+    assert torch.equal(mine[-1], stock[-1])
+    assert metrics["prepo/weight/mean"] == pytest.approx(1.0)
+    assert metrics["prepo/weight/min"] == 0.0
+    # Group c has one rollout: its rewards are all equal, as it is alone.
+    assert metrics["prepo/zero_advantage_frac/mean"] == pytest.approx(1 / 3)
+    assert metrics["prepo/response_tokens_total/max"] == 3 + 3 + 1 + 4 + 0 + 6
+
+
+def test_a_non_finite_entropy_names_the_prompt_and_stops_before_the_update(
+    transfer_queue: None, tmp_path: Path
+) -> None:
+    batch = put_batch("broken", entropy_of_last=float("nan"))
+    with pytest.raises(NumericsError, match=r"step 3.*prompt-c.*nan"):
+        prepo_trainer(tmp_path, "relative_entropy")._compute_advantage(batch, {})
+    with pytest.raises(Exception, match="advantages"):
+        tq.kv_batch_get(keys=batch.keys, partition_id="broken", select_fields=["advantages"])["advantages"]
+    assert not (tmp_path / "audit" / "rollouts.jsonl").read_text()

@@ -1,0 +1,284 @@
+"""The controller: a step's life, its metrics, its audit lines, and a resume that makes the same choices."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.notation import Candidates, RolloutBatch
+from recipe.prepo.rules.registry import REGISTRIES
+from recipe.prepo.state.audit import rollout_lines, selection_line
+from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
+
+OPTIONS: dict[str, dict[str, Any]] = {"ppl_schedule": {"progress_end": 1.0}}
+IDENTITY = RunIdentity(seed=5, num_selected=4, num_candidates=20, data_sha256="d" * 64)
+
+
+def make(identity: RunIdentity = IDENTITY, **names: str) -> Controller:
+    chosen = {"selection": "uniform", "weighting": "relative_entropy", "budget": "fixed", "temperature": "constant"}
+    rules = {group: {"name": name, **OPTIONS.get(name, {})} for group, name in {**chosen, **names}.items()}
+    return Controller(rules, identity=identity, rollouts_per_prompt=3, base_temperature=0.7)
+
+
+def pool(step: int, size: int = 20) -> Candidates:
+    rng = np.random.default_rng(step)
+    return Candidates(tuple(f"é{step}-{i}" for i in range(size)), rng.random(size), np.full(size, 9))
+
+
+def batch(rewards: list[float], entropy: list[float] | None = None) -> RolloutBatch:
+    size = len(rewards)
+    return RolloutBatch(
+        prompt_ids=[f"p{i // 3}" for i in range(size)],
+        group_R=np.arange(size) // 3,
+        reward_R=np.array(rewards, dtype=np.float64),
+        num_tokens_R=np.full(size, 10),
+        entropy_nats_R=None if entropy is None else np.array(entropy, dtype=np.float64),
+    )
+
+
+def run_step(controller: Controller, step: int, total_steps: int = 40) -> tuple[list[str], dict[str, float]]:
+    candidates = pool(step, controller.num_candidates_for(4))
+    decision = controller.select(candidates, num_selected=4, step=step, total_steps=total_steps)
+    rollouts = batch([float((step + i) % 3 == 0) for i in range(12)], [0.1 * (i + 1) for i in range(12)])
+    metrics = controller.finish_step(rollouts, controller.weigh(rollouts, step=step))
+    return [candidates.prompt_ids[i] for i in decision.selection.indices_P], metrics
+
+
+ALL_RULES = [(group, name) for group, registry in REGISTRIES.items() for name in registry]
+
+
+@pytest.mark.parametrize(("group", "name"), ALL_RULES)
+def test_ten_choices_after_a_resume_are_those_of_the_straight_run(group: str, name: str) -> None:
+    straight = make(**{group: name})
+    for step in range(1, 8):
+        run_step(straight, step)
+    saved = json.loads(json.dumps(straight.state_dict()))
+    resumed = make(**{group: name})
+    resumed.load_state_dict(saved)
+    assert [run_step(straight, s) for s in range(8, 18)] == [run_step(resumed, s) for s in range(8, 18)]
+
+
+def test_saved_state_does_not_follow_the_run() -> None:
+    controller = make()
+    run_step(controller, 1)
+    state = controller.state_dict()
+    before = json.dumps(state)
+    run_step(controller, 2)
+    assert json.dumps(state) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (replace(IDENTITY, seed=6), "seed"),
+        (replace(IDENTITY, num_selected=5), "num_selected"),
+        (replace(IDENTITY, num_candidates=21), "num_candidates"),
+        (replace(IDENTITY, data_sha256="e" * 64), "data_sha256"),
+    ],
+)
+def test_state_of_another_run_is_refused_by_name(changed: RunIdentity, named: str) -> None:
+    with pytest.raises(StateError, match=rf"run\.{named}="):
+        make(changed).load_state_dict(make().state_dict())
+
+
+def test_state_of_another_rule_or_option_is_refused_by_name() -> None:
+    with pytest.raises(StateError, match=r"prepo\.selection\.name='uniform', this run has 'low_ppl'"):
+        make(selection="low_ppl").load_state_dict(make().state_dict())
+    saved = make(selection="ppl_schedule").state_dict()
+    saved["options"]["selection"]["progress_end"] = 0.5
+    with pytest.raises(StateError, match=r"progress_end=0\.5, this run has 1\.0"):
+        make(selection="ppl_schedule").load_state_dict(saved)
+
+
+def _without(*path: str) -> Callable[[dict[str, Any]], None]:
+    def damage(state: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            state = state[key]
+        del state[path[-1]]
+
+    return damage
+
+
+def _with(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def damage(state: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = value
+
+    return damage
+
+
+DAMAGES = {
+    "no identity": _without("identity"),
+    "no totals": _without("totals"),
+    "no rule": _without("rules", "weighting"),
+    "no generator": _without("rules", "selection", "generator"),
+    "key of a later release": _with("prompt_table", value={}),
+    "identity is a list": _with("identity", value=["seed"]),
+    "options are a text": _with("options", "selection", value="uniform"),
+    "rule state is null": _with("rules", "selection", value=None),
+    "state for a rule without": _with("rules", "weighting", value={"mean": 1.0}),
+    "generator of another kind": _with("rules", "selection", "generator", "bit_generator", value="MT19937"),
+    "generator with a text": _with("rules", "selection", "generator", "state", "inc", value="x"),
+    "generator below zero": _with("rules", "selection", "generator", "state", "state", value=-1),
+    "generator too large": _with("rules", "selection", "generator", "has_uint32", value=2**70),
+    "total is a text": _with("totals", "rollouts", value="many"),
+    "total is infinite": _with("totals", "rollouts", value=math.inf),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damaged_state_is_a_state_error(damage: Callable[[dict[str, Any]], None]) -> None:
+    saved = copy.deepcopy(make().state_dict())
+    damage(saved)
+    with pytest.raises(StateError):
+        make().load_state_dict(saved)
+
+
+def test_metrics_of_a_step() -> None:
+    controller = make(selection="ppl_schedule")
+    candidates = pool(1)
+    controller.select(candidates, num_selected=4, step=3, total_steps=5)
+    rollouts = batch([1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1], [1.0] * 6 + [3.0] * 6)
+    metrics = controller.finish_step(rollouts, controller.weigh(rollouts, step=3))
+    window = np.sort(np.exp(candidates.nll_nats_C))[8:12]
+    assert metrics == pytest.approx(
+        {
+            "prepo/progress/mean": 0.5,
+            "prepo/candidates/sum": 20.0,
+            "prepo/selected/sum": 4.0,
+            "prepo/window_start/mean": 8.0,
+            "prepo/ppl_candidates/mean": candidates.ppl_C.mean(),
+            "prepo/ppl_candidates/min": candidates.ppl_C.min(),
+            "prepo/ppl_candidates/max": candidates.ppl_C.max(),
+            "prepo/ppl_selected/mean": window.mean(),
+            "prepo/ppl_selected/min": window.min(),
+            "prepo/ppl_selected/max": window.max(),
+            "prepo/weight/mean": 1.0,
+            "prepo/weight/min": 0.5,
+            "prepo/weight/max": 1.5,
+            "prepo/entropy_nats/mean": 2.0,
+            "prepo/zero_advantage_frac/mean": 0.5,
+            "prepo/all_correct_frac/mean": 0.25,
+            "prepo/all_wrong_frac/mean": 0.25,
+            "prepo/temperature/mean": 0.7,
+            "prepo/rollouts/sum": 12.0,
+            "prepo/rollouts_total/max": 12.0,
+            "prepo/response_tokens_total/max": 120.0,
+        }
+    )
+
+
+def test_responses_that_were_thrown_away_count_as_rollouts() -> None:
+    controller = make()
+    for size in (4, 2):
+        controller.select(pool(1), num_selected=size, step=1, total_steps=5)
+    metrics = controller.finish_step(batch([1.0, 0.0, 1.0], [1.0, 1.0, 1.0]), np.ones(3))
+    assert metrics["prepo/rollouts/sum"] == metrics["prepo/rollouts_total/max"] == 18.0
+    assert metrics["prepo/selected/sum"] == 6.0
+    again = controller.finish_step(batch([1.0], [1.0]), np.ones(1))
+    assert again["prepo/rollouts/sum"] == 0.0
+    assert again["prepo/rollouts_total/max"] == 18.0
+    assert again["prepo/response_tokens_total/max"] == 40.0
+
+
+def test_step_whose_rollouts_all_failed_still_has_metrics() -> None:
+    controller = make()
+    controller.select(pool(1), num_selected=4, step=1, total_steps=5)
+    nothing = batch([], [])
+    metrics = controller.finish_step(nothing, controller.weigh(nothing, step=1))
+    assert metrics["prepo/rollouts/sum"] == 12.0
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_calls_of_one_step_are_numbered_from_zero() -> None:
+    controller = make()
+    calls = [controller.select(pool(1), num_selected=4, step=1, total_steps=5).call for _ in range(3)]
+    controller.finish_step(batch([1.0], [1.0]), np.ones(1))
+    assert [*calls, controller.select(pool(2), num_selected=4, step=2, total_steps=5).call] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("nll", [math.nan, math.inf, 800.0])
+def test_perplexity_that_is_not_finite_stops_with_the_prompt(nll: float) -> None:
+    values = np.zeros(20)
+    values[7] = nll
+    candidates = Candidates(tuple(f"id{i}" for i in range(20)), values, np.full(20, 9))
+    with pytest.raises(NumericsError, match=r"step 3: .*'id7'.*1 of 20"):
+        make(selection="ppl_schedule").select(candidates, num_selected=4, step=3, total_steps=9)
+
+
+def test_entropy_that_is_not_finite_stops_with_the_prompt() -> None:
+    with pytest.raises(NumericsError, match=r"step 2: .*rollout entropy.*'p1'"):
+        make().weigh(batch([0.0] * 6, [1.0] * 4 + [math.nan, 1.0]), step=2)
+
+
+def test_candidates_follow_the_ratio_for_any_size() -> None:
+    assert [make().num_candidates_for(n) for n in (1, 3, 4, 8)] == [5, 15, 20, 40]
+    assert [make(selection="all").num_candidates_for(n) for n in (1, 4)] == [1, 4]
+    odd = make(replace(IDENTITY, num_selected=3, num_candidates=4))
+    assert [odd.num_candidates_for(n) for n in range(1, 7)] == [max(n, round(n * 4 / 3)) for n in range(1, 7)]
+
+
+def test_selection_line_has_every_agreed_field() -> None:
+    controller = make(selection="ppl_schedule")
+    candidates = pool(1)
+    decision = controller.select(candidates, num_selected=4, step=3, total_steps=5)
+    line = json.loads(json.dumps(selection_line(decision)))
+    order = sorted(range(20), key=lambda i: (line["candidates"][i]["ppl"], line["candidates"][i]["prompt_id"]))
+    start = math.floor(line["progress"] * (20 - line["num_selected"]))
+    assert (line["step"], line["call"], line["rule"], line["temperature"]) == (3, 0, "ppl_schedule", 0.7)
+    assert line["window_start"] == start == 8
+    assert [c["prompt_id"] for c in line["candidates"]] == list(candidates.prompt_ids)
+    assert [c["nll_nats"] for c in line["candidates"]] == candidates.nll_nats_C.tolist()
+    assert [c["ppl"] for c in line["candidates"]] == pytest.approx(np.exp(candidates.nll_nats_C), rel=1e-15)
+    assert {c["num_tokens"] for c in line["candidates"]} == {9}
+    assert line["selected"] == [candidates.prompt_ids[i] for i in order[start : start + 4]]
+    assert {s["prompt_id"] for s in line["skipped"]} == set(candidates.prompt_ids) - set(line["selected"])
+    assert line["rollout_n"] == dict.fromkeys(line["selected"], 3)
+
+
+def test_selection_line_without_scores_or_window_has_nulls() -> None:
+    decision = make().select(Candidates(("a", "b", "c", "d")), num_selected=4, step=1, total_steps=5)
+    line = selection_line(decision)
+    assert line["window_start"] is None
+    assert line["candidates"][0] == {"prompt_id": "a", "nll_nats": None, "num_tokens": None, "ppl": None}
+
+
+def test_rollout_lines_have_every_agreed_field_in_full_precision() -> None:
+    third = 1 / 3
+    lines = rollout_lines(
+        batch([1.0, 0.0], [third, 0.0]),
+        step=4,
+        rollout_R=np.array([0, 1]),
+        weight_R=np.array([2.0, 0.0]),
+        advantage_R=np.array([third, -third]),
+        advantage_weighted_R=np.array([2 * third, -0.0]),
+        temperature=0.7,
+    )
+    expected = {
+        "step": 4,
+        "prompt_id": "p0",
+        "rollout": 0,
+        "reward": 1.0,
+        "num_tokens": 10,
+        "entropy_nats": third,
+        "weight": 2.0,
+        "advantage": third,
+        "advantage_weighted": 2 * third,
+        "temperature": 0.7,
+    }
+    assert json.loads(json.dumps(lines))[0] == expected
+    assert len(lines) == 2
+
+
+def test_fingerprint_sees_order_borders_and_alphabet() -> None:
+    sets = [["a", "b"], ["b", "a"], ["ab"], ["a\nb"], ['a"\n"b'], ["é"], ["e"], []]
+    assert len({data_fingerprint(ids) for ids in sets}) == len(sets)

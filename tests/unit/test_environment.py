@@ -1,0 +1,173 @@
+"""What surrounds a run: versions, devices, data and model folders."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from recipe.prepo.config import PrepoConfig
+from recipe.prepo.cpu import cpu_environment, is_cpu_platform
+from recipe.prepo.environment import check_all, check_device, check_model, check_verl_version, has_gpu, project_root
+from recipe.prepo.errors import ConfigError, DataError
+from recipe.prepo.rows import build_row
+
+PREPO = PrepoConfig(
+    rules={},
+    num_selected=2,
+    num_candidates=10,
+    rollouts_per_prompt=8,
+    temperature=1.0,
+    seed=0,
+    audit=True,
+    scorer="rollout",
+    score_prompts=True,
+    seed_rollouts=False,
+)
+
+
+def rows_file(folder: Path, name: str, size: int) -> str:
+    rows = [
+        build_row(
+            data_source="d", question=f"{i}?", ground_truth=str(i), prompt_id=f"{name}/{i}", split="train", index=i
+        )
+        for i in range(size)
+    ]
+    path = folder / f"{name}.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    return str(path)
+
+
+def config_for(folder: Path, num_rows: int, **data: Any) -> dict[str, Any]:
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    files = {"train_files": rows_file(folder, "train", num_rows), "val_files": [rows_file(folder, "val", 1)]}
+    return {
+        "data": {**files, **data},
+        "actor_rollout_ref": {"model": {"path": str(model)}},
+        "trainer": {"total_epochs": 3, "total_training_steps": None},
+    }
+
+
+def tool(folder: Path, text: str) -> None:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_other_verl_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "verl-0.10.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.metadata.version("verl") == "0.10.0"
+    with pytest.raises(ConfigError, match=r"verl 0\.9\.1, found 0\.10\.0.*pip install verl==0\.9\.1"):
+        check_verl_version()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("exit 0", True), ("exit 9", False)])
+def test_gpu_is_what_the_vendors_tool_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
+) -> None:
+    tool(tmp_path, text)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert has_gpu() is expected
+
+
+def test_hanging_vendor_tool_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], **_options: Any) -> None:
+        raise subprocess.TimeoutExpired(command, 30)
+
+    tool(tmp_path, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert has_gpu() is False
+
+
+def test_gpu_run_without_a_gpu_names_the_cpu_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config: dict[str, Any] = {"trainer": {"device": "cuda"}, "ray_kwargs": {"ray_init": None}}
+    with pytest.raises(ConfigError, match=r"trainer\.device=cuda.*bash run_qwen\.sh experiment=tiny_cpu.*RAY_ADDRESS"):
+        check_device(config)
+    check_device({**config, "ray_kwargs": {"ray_init": {"address": "auto"}}})
+    check_device({**config, "trainer": {"device": "cpu"}})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_device(config)
+
+
+def model_config(path: Any) -> dict[str, Any]:
+    return {"actor_rollout_ref": {"model": {"path": path}}}
+
+
+def test_model_folder_and_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    assert str(tmp_path) in check_model(model_config(str(tmp_path)))
+    assert "Qwen/Qwen2.5-Math-1.5B" in check_model(model_config("Qwen/Qwen2.5-Math-1.5B"))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert "local" in check_model(model_config(f"~/{tmp_path.name}"))
+
+
+@pytest.mark.parametrize("path", ["/not/there", "./model", "~/model", "../a/b", "model", "a/b/c", "", None])
+def test_model_path_that_is_not_there(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"actor_rollout_ref\.model\.path="):
+        check_model(model_config(path))
+
+
+def test_model_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        check_model(model_config(str(tmp_path)))
+
+
+def test_steps_are_counted_in_candidates(tmp_path: Path) -> None:
+    config = config_for(tmp_path, 25)
+    assert check_all(config, PREPO).total_steps == 6
+    config["trainer"]["total_training_steps"] = 4
+    assert check_all(config, PREPO).total_steps == 4
+
+
+def test_steps_are_those_of_the_rows_that_are_used(tmp_path: Path) -> None:
+    found = check_all(config_for(tmp_path, 25, train_max_samples=12), PREPO)
+    assert found.total_steps == 3
+    assert "12 training prompts, 1 steps an epoch" in found.lines[-1]
+
+
+def test_too_few_rows_for_a_step(tmp_path: Path) -> None:
+    config = config_for(tmp_path, 25, train_max_samples=9)
+    with pytest.raises(ConfigError, match=r"9 prompts.*\|B\| = 10"):
+        check_all(config, PREPO)
+
+
+@pytest.mark.parametrize("name", ["train_files", "val_files"])
+@pytest.mark.parametrize("value", [None, []])
+def test_no_data_files(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{name}"):
+        check_all(config_for(tmp_path, 10, **{name: value}), PREPO)
+
+
+@pytest.mark.parametrize("name", ["train_files", "val_files"])
+def test_missing_data_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.parquet"):
+        check_all(config_for(tmp_path, 10, **{name: ["nowhere.parquet"]}), PREPO)
+
+
+def test_cpu_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    assert not is_cpu_platform()
+    found = cpu_environment()
+    assert (found["OMP_NUM_THREADS"], found["VERL_PLATFORM"]) == ("3", "cpu")
+    monkeypatch.setenv("VERL_PLATFORM", " CPU ")
+    assert is_cpu_platform()
+
+
+def test_project_root_holds_the_assets() -> None:
+    assert (project_root() / "assets" / "mini-math-qwen2" / "config.json").is_file()

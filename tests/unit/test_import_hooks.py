@@ -1,0 +1,110 @@
+"""Callbacks after an import: called once, when the module is whole, however it came to be imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from recipe.prepo.import_hooks import after_import
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def write(folder: Path, name: str, text: str = "VALUE = 1\n") -> None:
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    importlib.invalidate_caches()
+
+
+def test_called_at_once_for_a_module_that_is_there(folder: Path) -> None:
+    write(folder, "hooked_now")
+    module = importlib.import_module("hooked_now")
+    seen: list[ModuleType] = []
+    after_import("hooked_now", seen.append)
+    assert seen == [module]
+
+
+def test_called_once_after_a_later_import_of_the_whole_module(folder: Path) -> None:
+    write(folder, "hooked_later")
+    seen: list[int] = []
+    after_import("hooked_later", lambda module: seen.append(module.VALUE))
+    assert seen == []
+    importlib.import_module("hooked_later")
+    importlib.import_module("hooked_later")
+    assert seen == [1]
+
+
+def test_callbacks_run_in_order_and_see_earlier_changes(folder: Path) -> None:
+    write(folder, "hooked_twice")
+    seen: list[int] = []
+    after_import("hooked_twice", lambda module: setattr(module, "VALUE", 2))
+    after_import("hooked_twice", lambda module: seen.append(module.VALUE))
+    assert importlib.import_module("hooked_twice").VALUE == 2
+    assert seen == [2]
+
+
+def test_submodule_is_hooked_without_importing_its_package_early(folder: Path) -> None:
+    (folder / "hooked_package").mkdir()
+    (folder / "hooked_package" / "__init__.py").touch()
+    (folder / "hooked_package" / "part.py").write_text("VALUE = 3\n", encoding="utf-8")
+    importlib.invalidate_caches()
+    seen: list[int] = []
+    after_import("hooked_package.part", lambda module: seen.append(module.VALUE))
+    assert "hooked_package" not in sys.modules
+    from hooked_package.part import VALUE  # type: ignore[import-not-found]
+
+    assert [VALUE] == seen == [3]
+
+
+def test_looking_for_a_module_without_importing_it_keeps_the_callback(folder: Path) -> None:
+    """Libraries probe for optional modules with find_spec before they import them."""
+    write(folder, "hooked_probe")
+    seen: list[ModuleType] = []
+    after_import("hooked_probe", seen.append)
+    assert importlib.util.find_spec("hooked_probe") is not None
+    assert seen == []
+    assert [importlib.import_module("hooked_probe")] == seen
+
+
+def test_import_that_fails_first_keeps_the_callback(folder: Path) -> None:
+    write(folder, "hooked_failing", "raise ImportError('not yet')\n")
+    seen: list[ModuleType] = []
+    after_import("hooked_failing", seen.append)
+    with pytest.raises(ImportError, match="not yet"):
+        importlib.import_module("hooked_failing")
+    write(folder, "hooked_failing", "MENDED = True\n")
+    assert [importlib.import_module("hooked_failing")] == seen
+
+
+def test_module_that_is_missing_at_first_keeps_the_callback(folder: Path) -> None:
+    seen: list[ModuleType] = []
+    after_import("hooked_missing", seen.append)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("hooked_missing")
+    write(folder, "hooked_missing")
+    assert [importlib.import_module("hooked_missing")] == seen
+
+
+def test_failing_callback_reaches_every_importer(folder: Path) -> None:
+    """A module without the change that was asked for must not slip in on the second try."""
+    write(folder, "hooked_refused")
+
+    def refuse(_module: ModuleType) -> None:
+        raise RuntimeError("cannot mend this module")
+
+    after_import("hooked_refused", refuse)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="cannot mend"):
+            importlib.import_module("hooked_refused")

@@ -1,0 +1,94 @@
+"""The progress display, as it follows the metrics that a run writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recipe.prepo.progress import describe_step, progress_bar
+from recipe.prepo.state.jsonl import StepLog
+
+
+def write(log: StepLog, *steps: int) -> None:
+    for step in steps:
+        log.append([{"step": step, "data": {"critic/score/mean": step / 10}}])
+
+
+def shown(text: str) -> list[str]:
+    return [line.split(":")[0] for line in text.splitlines() if line.startswith("step ")]
+
+
+def test_step_in_words() -> None:
+    numbers = {
+        "critic/score/mean": 0.5,
+        "prepo/progress/mean": None,
+        "prepo/zero_advantage_frac/mean": 0.0,
+        "prepo/rollouts_total/max": 1234567.0,
+        "val-core/mini_math/acc/mean@2": 0.25,
+        "val-core/mini_math/acc/best@2/mean": 0.75,
+    }
+    assert describe_step(numbers) == "reward 0.500, zero-advantage 0%, rollouts 1,234,567, held-out 0.250"
+    assert describe_step({}) == ""
+
+
+def test_every_step_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(tmp_path, 3):
+        log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+        write(log, 0, 1, 2, 3)
+        log.close()
+    out = capsys.readouterr().out
+    assert shown(out) == ["step 0/3", "step 1/3", "step 2/3", "step 3/3"]
+    assert "step 2/3: reward 0.200\n" in out
+
+
+def test_run_without_a_file_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(tmp_path / "nowhere", 3):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_line_that_is_still_being_written_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(tmp_path, 3):
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n{"step": 2, "da', encoding="utf-8")
+    assert shown(capsys.readouterr().out) == ["step 1/3"]
+
+
+def test_resumed_run_shows_only_the_steps_that_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+    write(first, 0, 1, 2, 3)
+    first.close()
+    with progress_bar(tmp_path, 5):
+        resumed = StepLog(tmp_path / "metrics.jsonl", resume_step=2)
+        write(resumed, 3, 4)
+        resumed.close()
+    assert shown(capsys.readouterr().out) == ["step 3/5", "step 4/5"]
+
+
+def test_run_that_starts_over_shows_its_first_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+    write(first, 0, 1, 2, 3)
+    first.close()
+    with progress_bar(tmp_path, 5):
+        again = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+        write(again, 0, 1)
+        again.close()
+    assert shown(capsys.readouterr().out) == ["step 0/5", "step 1/5"]
+
+
+@pytest.mark.parametrize("line", ["not json\n", '{"no": "step"}\n'])
+def test_strange_line_never_takes_the_run_down(tmp_path: Path, line: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(line, encoding="utf-8")
+    done = False
+    with progress_bar(tmp_path, 5):
+        done = True
+    assert done
+
+
+def test_failing_run_shows_its_steps_and_its_own_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"), progress_bar(tmp_path, 5):
+        log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+        write(log, 1)
+        log.close()
+        raise RuntimeError("out of memory")
+    assert shown(capsys.readouterr().out) == ["step 1/5"]

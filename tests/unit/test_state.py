@@ -1,0 +1,220 @@
+"""What a run leaves on disk: state files that are refused when damaged, logs in which each step stands once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recipe.prepo.errors import StateError
+from recipe.prepo.state.checkpoint import FILE_NAME, load_state, save_state, write_atomically
+from recipe.prepo.state.jsonl import StepLog
+
+PAYLOAD: dict[str, Any] = {"big": 2**127 + 1, "third": 1 / 3, "ü": ["é", None, True], "nested": {"b": 1, "a": {}}}
+
+
+def test_state_round_trip_is_exact(tmp_path: Path) -> None:
+    path = save_state(tmp_path / "global_step_3", PAYLOAD)
+    assert path == tmp_path / "global_step_3" / FILE_NAME
+    assert load_state(path.parent) == PAYLOAD
+    save_state(path.parent, {"second": 2})
+    assert load_state(path.parent) == {"second": 2}
+    assert os.listdir(path.parent) == [FILE_NAME]
+
+
+def _document(tmp_path: Path, **changes: Any) -> str:
+    document = json.loads(save_state(tmp_path, PAYLOAD).read_text(encoding="utf-8"))
+    return json.dumps({**document, **changes})
+
+
+def damaged(tmp_path: Path, kind: str) -> bytes:
+    text = save_state(tmp_path, PAYLOAD).read_text(encoding="utf-8")
+    return {
+        "empty": b"",
+        "half": text[: len(text) // 2].encode(),
+        "last brace gone": text.rstrip()[:-1].encode(),
+        "binary": b"\x80\x04\x95pickle\xff",
+        "zeros": b"\0" * 200,
+        "not an object": b"[1, 2]",
+        "other format": _document(tmp_path, format="other").encode(),
+        "other version": _document(tmp_path, version=2).encode(),
+        "version as text": _document(tmp_path, version="1").encode(),
+        "no checksum": _document(tmp_path, sha256=None).encode(),
+        "payload is a list": _document(tmp_path, payload=[]).encode(),
+        "one value edited": text.replace('"b": 1', '"b": 2').encode(),
+        "one key added": _document(tmp_path, payload={**PAYLOAD, "more": 0}).encode(),
+        "integer as float": text.replace('"b": 1', '"b": 1.0').encode(),
+        "a number of 5,000 digits": text.replace('"b": 1', '"b": 1' + "0" * 5000).encode(),
+    }[kind]
+
+
+KINDS = """empty;half;last brace gone;binary;zeros;not an object;other format;other version;version as text;no checksum;
+payload is a list;one value edited;one key added;integer as float;a number of 5,000 digits"""
+
+
+@pytest.mark.parametrize("kind", [kind.strip() for kind in KINDS.split(";")])
+def test_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -> None:
+    content = damaged(tmp_path, kind)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(content)
+    with pytest.raises(StateError) as error:
+        load_state(tmp_path)
+    assert str(path) in str(error.value)
+    assert "trainer.resume_mode" in str(error.value)
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == [FILE_NAME]
+
+
+def test_other_version_is_named(tmp_path: Path) -> None:
+    text = _document(tmp_path, version=7)
+    (tmp_path / FILE_NAME).write_text(text, encoding="utf-8")
+    with pytest.raises(StateError, match="state version 7, this release reads version 1"):
+        load_state(tmp_path)
+
+
+def test_missing_state_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="is not there"):
+        load_state(tmp_path / "global_step_9")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_failed_write_keeps_the_old_content(tmp_path: Path, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, failing, fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from recipe.prepo.state.checkpoint import save_state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_state(Path(sys.argv[1]), {"table": ["x" * 100] * 1000})
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+def test_disk_that_fills_up_keeps_the_old_state(tmp_path: Path) -> None:
+    save_state(tmp_path, PAYLOAD)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], env=environment, timeout=60, check=False)
+    assert child.returncode == 27  # EFBIG
+    assert load_state(tmp_path) == PAYLOAD
+    assert os.listdir(tmp_path) == [FILE_NAME]
+
+
+def steps_in(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def log_steps(path: Path, steps: list[int], resume_step: int = 0) -> None:
+    log = StepLog(path, resume_step=resume_step)
+    for step in steps:
+        log.append([{"step": step, "call": call, "data": {"é": step / 3}} for call in range(2)])
+    log.close()
+
+
+def test_resumed_log_holds_each_step_once(tmp_path: Path) -> None:
+    path = tmp_path / "audit" / "log.jsonl"
+    log_steps(path, [1, 2, 3, 4, 5])
+    log_steps(path, [4, 5, 6], resume_step=3)
+    assert steps_in(path) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    assert os.listdir(path.parent) == ["log.jsonl"]
+
+
+def test_resume_beyond_the_log_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log_steps(path, [0, 1, 2])
+    log = StepLog(path, resume_step=9)
+    assert log.last_step == 2
+    log.close()
+    assert steps_in(path) == [0, 0, 1, 1, 2, 2]
+
+
+def test_resume_without_a_log_starts_one(tmp_path: Path) -> None:
+    log_steps(tmp_path / "log.jsonl", [8], resume_step=7)
+    assert steps_in(tmp_path / "log.jsonl") == [8, 8]
+
+
+@pytest.mark.parametrize("lost", range(1, 30))
+def test_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, lost: int) -> None:
+    """The last step runs again. A line may be torn inside a letter, or lack nothing but its line end."""
+    path = tmp_path / "log.jsonl"
+    log = StepLog(path, resume_step=0)
+    log.append([{"step": 1, "prompt_id": "a"}, {"step": 2, "prompt_id": "ééééé"}])
+    log.close()
+    content = path.read_bytes()
+    path.write_bytes(content[:-lost])
+    log = StepLog(path, resume_step=1)
+    log.append([{"step": 2, "prompt_id": "again"}])
+    log.close()
+    assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == [1, 2]
+
+
+def test_line_without_its_end_does_not_swallow_the_next_one(tmp_path: Path) -> None:
+    """The checkpoint of step 2 stands, and its line was cut just before the line end."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}', encoding="utf-8")
+    log = StepLog(path, resume_step=2)
+    log.append([{"step": 3}])
+    log.close()
+    assert steps_in(path) in ([1, 2, 3], [1, 3])
+
+
+def test_starting_over_keeps_earlier_files_under_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for first in (10, 20, 30):
+        log_steps(path, [first])
+    assert steps_in(tmp_path / "metrics.1.jsonl") == [10, 10]
+    assert steps_in(tmp_path / "metrics.2.jsonl") == [20, 20]
+    assert steps_in(path) == [30, 30]
+
+
+def test_empty_file_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    log_steps(tmp_path / "log.jsonl", [1])
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+
+
+def test_lines_are_readable_while_the_log_is_open(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.jsonl", resume_step=0)
+    log.append([{"step": 1}])
+    assert steps_in(tmp_path / "log.jsonl") == [1]
+    log.close()
+
+
+def test_numpy_values_keep_their_precision_and_texts_their_one_line(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.jsonl", resume_step=0)
+    line = {"step": np.int64(3), "x": np.float64(0.1), "many": np.arange(2), "text": "a\r\nb\u2028é"}
+    log.append([line])
+    log.close()
+    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    assert text.count("\n") == 1
+    assert json.loads(text) == {"step": 3, "x": 0.1, "many": [0, 1], "text": "a\r\nb\u2028é"}
+    assert log.last_step == 3
+
+
+def test_object_that_is_no_json_is_our_bug_and_writes_nothing(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "log.jsonl", resume_step=0)
+    with pytest.raises(TypeError, match="object"):
+        log.append([{"step": 1}, {"step": 2, "bad": object()}])
+    log.close()
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == ""
