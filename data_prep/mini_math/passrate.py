@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from data_prep.mini_math.task import TASKS, Problem, Split, extract_answer, sample_pool
+from recipe.prepo.errors import DataError
 
 MAX_RESPONSE_TOKENS = 48
 _PROMPTS_PER_BATCH = 50
@@ -104,7 +105,7 @@ def report(table: pd.DataFrame) -> str:
         f"- Spearman(perplexity, pass rate): {ranks['perplexity'].corr(ranks['pass_rate']):.3f}",
     ]
     scales = sorted(table["scale"].unique())
-    lines += ["", "Mean pass rate / mean perplexity by cell:", ""]
+    lines += ["", "Mean pass rate / mean prompt perplexity by cell:", ""]
     lines += ["| operations | " + " | ".join(f"operands to {scale}" for scale in scales) + " |"]
     lines += ["|---" * (len(scales) + 1) + "|"]
     cells = table.groupby(["num_ops", "scale"])[["pass_rate", "perplexity"]].mean()
@@ -129,11 +130,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    if not (args.model / "config.json").is_file():
+        parser.error(
+            f"--model {args.model} holds no model (no config.json); make one with "
+            f"`python -m data_prep.mini_math.pretrain --out {args.model}`"
+        )
+    if args.num_samples < 1:
+        parser.error(f"--num-samples {args.num_samples}: give at least 1")
+    try:
+        problems = sample_pool(args.num_prompts, split=args.split, seed=args.seed, task=args.task)
+    except DataError as error:
+        parser.error(f"--num-prompts: {error}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    problems = sample_pool(args.num_prompts, split=args.split, seed=args.seed, task=args.task)
     print(report(measure(model, tokenizer, problems, num_samples=args.num_samples)))
 
 

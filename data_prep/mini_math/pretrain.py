@@ -29,6 +29,7 @@ from transformers import (
 
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document
 from data_prep.mini_math.tokenizer import MODEL_MAX_LENGTH, train_tokenizer
+from recipe.prepo.errors import ConfigError
 
 Arch = Literal["qwen2", "llama"]
 _IGNORE_INDEX = -100
@@ -49,6 +50,11 @@ class Recipe:
     hidden_size: int = 128
     num_layers: int = 3
     style: CorpusStyle = dataclasses.field(default_factory=CorpusStyle)
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "learning_rate", "num_layers"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give a positive number")
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> PreTrainedModel:
@@ -186,16 +192,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    recipe = dataclasses.replace(
-        default,
-        arch=args.arch,
-        seed=args.seed,
-        num_steps=args.steps,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        num_layers=args.layers,
-        style=CorpusStyle(args.direct_frac, args.slip_frac, args.expressions_frac),
-    )
+    try:
+        recipe = Recipe(
+            arch=args.arch,
+            seed=args.seed,
+            num_steps=args.steps,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            num_layers=args.layers,
+            style=CorpusStyle(args.direct_frac, args.slip_frac, args.expressions_frac),
+        )
+    except ConfigError as error:
+        parser.error(str(error))
     tokenizer = build_tokenizer(recipe)
     model = build_model(tokenizer, recipe)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)

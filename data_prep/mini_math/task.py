@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 from data_prep.mini_math import phrases
-from recipe.prepo.errors import DataError
+from recipe.prepo.errors import ConfigError, DataError
 
 Task = Literal["words", "expressions"]
 Split = Literal["train", "test", "dev"]
@@ -91,6 +91,11 @@ class CorpusStyle:
     """Probability that a step is wrong or skipped, or that a direct answer is wrong."""
     expressions_frac: float = 0.2
     """Share of documents that pose a running calculation instead of a word problem."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not 0.0 <= value <= 1.0:
+                raise ConfigError(f"{name} is {value}, but it is a share of documents or steps; give 0 to 1")
 
 
 def split_of(question: str) -> Split:

@@ -66,7 +66,7 @@ def train(config: DictConfig) -> None:
         )
         run_ppo(config, task_runner_class=TaskRunnerV1)
     except Exception:
-        print("the run failed; the workers' logs are in Ray's log folder: /tmp/ray/session_latest/logs", file=sys.stderr)
+        print("the run failed; the workers' own logs are in /tmp/ray/session_latest/logs", file=sys.stderr)
         raise
     finally:
         ray.shutdown()
@@ -78,10 +78,23 @@ def run(config: DictConfig) -> None:
     with readable_errors():
         total_steps = prepare(config)
         run_dir = Path(config.trainer.default_local_dir)
-        print(f"run       {run_dir}\nstarting Ray, the actor and the rollout servers …", flush=True)
-        with progress_bar(run_dir, total_steps):
-            train(config)
+        print(f"run       {run_dir}", flush=True)
+        if config.trainer.resume_mode == "auto" and last_checkpoint(run_dir) >= total_steps:
+            print(
+                f"nothing to train: the checkpoint there is at step {last_checkpoint(run_dir)} of {total_steps}. For "
+                f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
+            )
+        else:
+            print("starting Ray, the actor and the rollout servers …", flush=True)
+            with progress_bar(run_dir, total_steps):
+                train(config)
         print(closing_summary(run_dir))
+
+
+def last_checkpoint(run_dir: Path) -> int:
+    """Step of the latest checkpoint in a run directory, 0 when there is none."""
+    latest = run_dir / "latest_checkpointed_iteration.txt"
+    return int(latest.read_text()) if latest.exists() else 0
 
 
 @contextmanager

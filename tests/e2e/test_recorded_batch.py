@@ -86,6 +86,7 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     trainer = object.__new__(PrepoTrainerSync)
     trainer.config = compose_config(["experiment=tiny_cpu", f"prepo/weighting={weighting}"])
     trainer.global_steps = 3
+    trainer.timing_raw = {}
     trainer.prepo = SimpleNamespace(temperature=1.0)
     trainer.controller = Controller(
         {

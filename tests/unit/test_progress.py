@@ -10,9 +10,9 @@ from recipe.prepo.progress import describe_step, progress_bar
 from recipe.prepo.state.jsonl import StepLog
 
 
-def write(log: StepLog, *steps: int) -> None:
+def write(log: StepLog, *steps: int, scale: float = 0.1) -> None:
     for step in steps:
-        log.append([{"step": step, "data": {"critic/score/mean": step / 10}}])
+        log.append([{"step": step, "data": {"critic/score/mean": step * scale}}])
 
 
 def shown(text: str) -> list[str]:
@@ -58,9 +58,10 @@ def test_resumed_run_shows_only_the_steps_that_it_runs(tmp_path: Path, capsys: p
     first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
     write(first, 0, 1, 2, 3)
     first.close()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2", encoding="utf-8")
     with progress_bar(tmp_path, 5):
         resumed = StepLog(tmp_path / "metrics.jsonl", resume_step=2)
-        write(resumed, 3, 4)
+        write(resumed, 3, 4, scale=0.2)
         resumed.close()
     assert shown(capsys.readouterr().out) == ["step 3/5", "step 4/5"]
 

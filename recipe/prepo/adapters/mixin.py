@@ -19,7 +19,7 @@ from recipe.prepo.adapters import fields
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.config import PrepoConfig, check_data_size, read_config
-from recipe.prepo.notation import Candidates
+from recipe.prepo.notation import Candidates, FloatArray
 from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
@@ -39,14 +39,16 @@ class PrepoMixin(_Trainer):
     verl_mode: str
 
     def __init__(self, config: DictConfig) -> None:
-        self._user_config: Any = OmegaConf.to_container(config, resolve=True)
-        self.prepo: PrepoConfig = read_config(self._user_config)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        self._user_config = plain
+        self.prepo: PrepoConfig = read_config(plain)
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places, so it must read its own name.
             config.trainer.v1.trainer_mode = self.verl_mode
             if not _refills_single_prompts(config, self.verl_mode):
                 # One dataloader fetch is one step's candidates: none is ever left over.
                 config.data.gen_batch_size = self.prepo.num_candidates
+        self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
         super().__init__(config)
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
@@ -98,15 +100,14 @@ class PrepoMixin(_Trainer):
         """Draw candidates, choose among them, and hand on the chosen ones. Every mode fetches prompts here."""
         num_selected = num_prompts or self.prepo.num_selected
         batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
-        decision = self.controller.select(
-            self._candidates(batch),
-            num_selected=num_selected,
-            step=self.global_steps,
-            total_steps=self.total_training_steps,
-        )
-        self._logs.audit_selection(lambda: selection_line(decision))
-        batch = fields.take_rows(batch, decision.selection.indices_P)
-        fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
+        candidates = self._candidates(batch)
+        with marked_timer("prompt_selection", self.timing_raw):
+            decision = self.controller.select(
+                candidates, num_selected=num_selected, step=self.global_steps, total_steps=self.total_training_steps
+            )
+            self._logs.audit_selection(lambda: selection_line(decision))
+            batch = fields.take_rows(batch, decision.selection.indices_P)
+            fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
         return batch
 
     def _candidates(self, batch: TensorDict) -> Candidates:
@@ -120,10 +121,16 @@ class PrepoMixin(_Trainer):
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Weigh verl's advantages with the entropies that its old-log-prob pass left; no further forward pass."""
-        step: int = self.global_steps
-        trained = fields.read_rollouts(batch, with_entropy=not self._bypasses_old_log_prob())
-        weight_R = self.controller.weigh(trained.rollouts, step=step)
+        with marked_timer("rollout_weighting", self.timing_raw):
+            trained = fields.read_rollouts(batch, with_entropy=not self._bypasses_old_log_prob())
+            weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
         batch = super()._compute_advantage(batch, metrics)
+        with marked_timer("rollout_weighting", self.timing_raw):
+            batch = self._apply_weights(batch, trained, weight_R)
+            metrics.update(self.controller.finish_step(trained.rollouts, weight_R))
+        return batch
+
+    def _apply_weights(self, batch: KVBatchMeta, trained: fields.TrainedRollouts, weight_R: FloatArray) -> KVBatchMeta:
         advantages = before = fields.read_advantages(batch)
         if not self.controller.weighting.is_identity:
             advantages = fields.weighted(before, trained.rows_R, weight_R)
@@ -131,7 +138,7 @@ class PrepoMixin(_Trainer):
         self._logs.audit_rollouts(
             lambda: rollout_lines(
                 trained.rollouts,
-                step=step,
+                step=self.global_steps,
                 rollout_R=trained.rollout_R,
                 weight_R=weight_R,
                 advantage_R=fields.scalar_advantages(before, trained),
@@ -139,7 +146,6 @@ class PrepoMixin(_Trainer):
                 temperature=self.prepo.temperature,
             )
         )
-        metrics.update(self.controller.finish_step(trained.rollouts, weight_R))
         return batch
 
     def _bypasses_old_log_prob(self) -> bool:

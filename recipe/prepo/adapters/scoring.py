@@ -76,7 +76,7 @@ class RolloutScorer:
                     request_id=uuid.uuid4().hex,
                     prompt_ids=token_ids,
                     # vLLM must generate one token; prompt_logprobs=0 returns the prompt's own tokens only.
-                    sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0},
+                    sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "detokenize": False},
                 )
             log_probs = output.extra_fields.get("prompt_logprobs")
             if log_probs is None or len(log_probs) != len(token_ids):

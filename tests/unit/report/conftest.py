@@ -95,7 +95,7 @@ def make_run(
     root.mkdir(parents=True)
     (root / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     names = [f"val-core/{source}/acc/mean@2" for source in sets]
-    metrics: list[dict] = [{"step": 0, "data": {name: 0.25 for name in names}}]
+    metrics: list[dict] = [{"step": 0, "data": dict.fromkeys(names, 0.25)}]
     selection, rollouts = [], []
     for step in range(1, steps + 1):
         progress = (step - 1) / max(planned - 1, 1)
@@ -133,7 +133,7 @@ def make_run(
             "timing_s/update_actor": 2.0, "timing_s/update_weights": 0.4, "timing_s/step": 9.0,
         }  # fmt: skip
         if step % max(1, planned // 6) == 0:
-            data |= {name: 0.25 + lift * step for name in names} | {
+            data |= dict.fromkeys(names, 0.25 + lift * step) | {
                 "timing_s/testing": 3.0,
                 "timing_s/save_checkpoint": 0.7,
             }
