@@ -15,6 +15,7 @@ from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 SCORERS = ("rollout", "actor")
 SCORE_CANDIDATES = ("auto", "always")
+MAX_RATIO = 1e6
 TRAINER_MODES = ("prepo_sync",)
 OPTIONS = ("candidate_ratio", "seed", "audit", "scorer", "score_candidates", "seed_rollouts")
 
@@ -67,22 +68,17 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         ConfigError: says what is wrong, why, and which override mends it.
     """
     prepo = value_at(config, "prepo")
+    if not isinstance(prepo, Mapping):
+        raise ConfigError(f"prepo={prepo!r} must be a section; its keys stand in conf/prepo.yaml.")
     _check_keys(prepo)
     seed = _integer(prepo["seed"], "prepo.seed", at_least=0)
-    rules = {group: dict(prepo[group]) for group in REGISTRIES}
+    rules = {group: _rule_options(prepo[group], group) for group in REGISTRIES}
     built = {group: build_rule(group, options, seed=seed) for group, options in rules.items()}
     selection, weighting = built["selection"], built["weighting"]
     assert isinstance(selection, SelectionRule) and isinstance(weighting, WeightingRule)
 
     num_selected = _integer(value_at(config, "data.train_batch_size"), "data.train_batch_size", at_least=1)
     num_candidates = _num_candidates(prepo["candidate_ratio"], num_selected, selection.uses_candidates)
-    rollout = value_at(config, "actor_rollout_ref.rollout")
-    temperature = float(rollout["temperature"])
-    if not temperature > 0:
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.temperature={temperature}: group-relative advantages need rollouts that "
-            f"differ, so the temperature must be above 0. Set actor_rollout_ref.rollout.temperature=1.0."
-        )
     for name, known in (("scorer", SCORERS), ("score_candidates", SCORE_CANDIDATES)):
         if prepo[name] not in known:
             raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
@@ -93,13 +89,15 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         rules=rules,
         num_selected=num_selected,
         num_candidates=num_candidates,
-        rollouts_per_prompt=_integer(rollout["n"], "actor_rollout_ref.rollout.n", at_least=1),
-        temperature=temperature,
+        rollouts_per_prompt=_integer(
+            value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
+        ),
+        temperature=_temperature(value_at(config, "actor_rollout_ref.rollout.temperature")),
         seed=seed,
-        audit=bool(prepo["audit"]),
+        audit=_switch(prepo["audit"], "prepo.audit"),
         scorer=prepo["scorer"],
         score_prompts=selection.needs_scores or prepo["score_candidates"] == "always",
-        seed_rollouts=bool(prepo["seed_rollouts"]),
+        seed_rollouts=_switch(prepo["seed_rollouts"], "prepo.seed_rollouts"),
     )
 
 
@@ -133,12 +131,37 @@ def _integer(value: Any, name: str, *, at_least: int) -> int:
     return value
 
 
+def _rule_options(value: Any, group: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        names = ", ".join(f"prepo/{group}={name}" for name in sorted(REGISTRIES[group]))
+        raise ConfigError(
+            f"prepo.{group}={value!r} must be a section with a name and its options. Choose a rule with a slash: "
+            f"{names}."
+        )
+    return dict(value)
+
+
+def _switch(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r} must be true or false. Set {name}=true or {name}=false.")
+    return value
+
+
+def _temperature(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.temperature={value!r}: group-relative advantages need rollouts that differ, "
+            f"so the temperature must be a finite number above 0. Set actor_rollout_ref.rollout.temperature=1.0."
+        )
+    return float(value)
+
+
 def _num_candidates(ratio: Any, num_selected: int, uses_candidates: bool) -> int:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1.0 <= ratio < float("inf"):
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1.0 <= ratio <= MAX_RATIO:
         raise ConfigError(
             f"prepo.candidate_ratio={ratio!r}: |B| = ratio * K must be at least K = {num_selected} "
             f"(data.train_batch_size), since K prompts are chosen from |B| candidates, so the ratio must be a number "
-            f"of at least 1. Set prepo.candidate_ratio=5 (the paper's 20%), or 1 to keep every candidate."
+            f"from 1 to {MAX_RATIO:g}. Set prepo.candidate_ratio=5 (the paper's 20%), or 1 to keep every candidate."
         )
     return round(num_selected * ratio) if uses_candidates else num_selected
 

@@ -35,7 +35,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
             config = compose("prepo", overrides=list(overrides))
             OmegaConf.to_container(config, resolve=True)
             return config
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"the overrides do not compose: {error}") from error
 
 

@@ -18,6 +18,7 @@ from recipe.prepo.errors import ConfigError
 from recipe.prepo.rows import validate_files
 
 VERL_VERSION = "0.9.1"
+TOOL_TIMEOUT_S = 30
 CPU_COMMAND = "bash run_qwen.sh experiment=tiny_cpu"
 
 
@@ -57,8 +58,13 @@ def has_gpu() -> bool:
     """Whether this machine shows an NVIDIA or AMD GPU or an Ascend NPU."""
     for command in ("nvidia-smi", "rocm-smi", "npu-smi"):
         path = shutil.which(command)
-        if path and subprocess.run([path], capture_output=True, timeout=30, check=False).returncode == 0:
-            return True
+        if not path:
+            continue
+        try:
+            if subprocess.run([path], capture_output=True, timeout=TOOL_TIMEOUT_S, check=False).returncode == 0:
+                return True
+        except (OSError, subprocess.TimeoutExpired):
+            continue
     return False
 
 
@@ -84,7 +90,7 @@ def _paths(value: Any) -> list[str]:
 
 
 def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
-    """Check the data files against the row contract, and that they can fill a step; returns the training rows.
+    """Check the data files against the row contract, and that they can fill a step; returns the training rows used.
 
     Raises:
         DataError, ConfigError: names the file, the row and the field, or the override.
@@ -96,7 +102,8 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
     num_rows = validate_files(files["train_files"])
     validate_files(files["val_files"])
     limit = value_at(config, "data").get("train_max_samples", -1)
-    check_data_size(min(num_rows, limit) if limit and limit > 0 else num_rows, prepo)
+    num_rows = min(num_rows, limit) if limit and limit > 0 else num_rows
+    check_data_size(num_rows, prepo)
     return num_rows
 
 

@@ -17,22 +17,27 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[Callback]] = {}
+        self._looking_for: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        callbacks = self.waiting.pop(fullname, None)
-        if callbacks is None:
+        if fullname not in self.waiting or fullname in self._looking_for:
             return None
-        spec = importlib.util.find_spec(fullname)
+        self._looking_for.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._looking_for.discard(fullname)
         if spec is None or spec.loader is None:
             return spec
         stock_exec = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             stock_exec(module)
-            for callback in callbacks:
+            for callback in self.waiting[fullname]:
                 callback(module)
+            del self.waiting[fullname]  # only now: an import that fails is tried again with its callbacks
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -86,7 +86,8 @@ def run(config: DictConfig) -> None:
             )
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
-            with progress_bar(run_dir, total_steps):
+            first_step = last_checkpoint(run_dir) if config.trainer.resume_mode == "auto" else 0
+            with progress_bar(run_dir, total_steps, first_step=first_step):
                 train(config)
         print(closing_summary(run_dir))
 

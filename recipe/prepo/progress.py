@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from recipe.prepo.state.jsonl import read_lines
 
 POLL_INTERVAL_S = 0.5
 
@@ -60,33 +61,23 @@ class _Display:
 
 
 class _Follower(threading.Thread):
-    def __init__(self, path: Path, total_steps: int) -> None:
+    """Shows the lines that this run writes: a run, also a resumed one, begins with a file of its own."""
+
+    def __init__(self, path: Path, total_steps: int, first_step: int) -> None:
         super().__init__(daemon=True, name="prepo-progress")
         self._path = path
         self._done = threading.Event()
-        # Lines of an earlier part of this run are not new; a run that starts over replaces the file.
-        self._last_step = max((step for step, _ in self._new_lines(-1)), default=-1)
-        self._inode = path.stat().st_ino if path.exists() else None
-        self._display = _Display(total_steps, max(0, self._last_step))
-
-    def _new_lines(self, after_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        if not self._path.exists():
-            return
-        with open(self._path, encoding="utf-8") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    return  # still being written
-                entry = json.loads(line)
-                if entry["step"] > after_step:
-                    yield entry["step"], entry["data"]
+        self._old_file = _identity(path)
+        self._last_step = first_step or -1  # the validation before a first step is step 0
+        self._display = _Display(total_steps, first_step)
 
     def _show_new(self) -> None:
-        if self._path.exists() and self._path.stat().st_ino != self._inode:
-            self._inode = self._path.stat().st_ino
-            self._last_step = -1
-        for step, numbers in self._new_lines(self._last_step):
-            self._last_step = step
-            self._display.show(step, numbers)
+        if _identity(self._path) == self._old_file:
+            return
+        for line in read_lines(self._path):
+            if line["step"] > self._last_step:
+                self._last_step = line["step"]
+                self._display.show(line["step"], line["data"])
 
     def run(self) -> None:
         while not self._done.wait(POLL_INTERVAL_S):
@@ -99,13 +90,21 @@ class _Follower(threading.Thread):
         self._display.close()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells one file from the next of the same name."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
-def progress_bar(run_dir: Path, total_steps: int) -> Iterator[None]:
-    """Show the progress of the run in ``run_dir`` while the body runs.
+def progress_bar(run_dir: Path, total_steps: int, *, first_step: int = 0) -> Iterator[None]:
+    """Show the progress of the run in ``run_dir`` while the body runs; a resumed run goes on from ``first_step``.
 
     Where the run directory is on a file system that the driver does not see, nothing moves; the run is not affected.
     """
-    follower = _Follower(run_dir / "metrics.jsonl", total_steps)
+    follower = _Follower(run_dir / "metrics.jsonl", total_steps, first_step)
     follower.start()
     try:
         yield

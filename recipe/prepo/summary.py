@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from recipe.prepo.report import write_report
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` in order; a torn last line is left out."""
-    lines = []
-    with open(run_dir / "metrics.jsonl", encoding="utf-8") as file:
-        for line in file:
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return lines
+from recipe.prepo.state.jsonl import read_lines
 
 
 def validation_accuracies(lines: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
@@ -33,7 +21,9 @@ def validation_accuracies(lines: list[dict[str, Any]]) -> dict[str, list[tuple[i
 
 def closing_summary(run_dir: Path) -> str:
     """What the run did and where its files are; draws the report on the way."""
-    lines = read_metrics(run_dir)
+    if not (run_dir / "metrics.jsonl").exists():
+        return f"\nrun directory  {run_dir}, on the node where the trainer ran: this machine does not see it"
+    lines = list(read_lines(run_dir / "metrics.jsonl"))
     steps = [line for line in lines if "prepo/rollouts_total/max" in line["data"]]
     text = ["", f"run directory  {run_dir}"]
     if steps:
@@ -50,5 +40,8 @@ def closing_summary(run_dir: Path) -> str:
             f"held-out       {name}: {first:.3f} (step {first_step}) -> {final:.3f} (step {last_step}), "
             f"{final - first:+.3f}"
         )
-    text.append(f"report         {write_report([run_dir])}")
+    try:
+        text.append(f"report         {write_report([run_dir])}")
+    except Exception as error:  # a finished training must not end in failure because of a figure
+        text.append(f"report         not drawn ({error!r}); again with: python -m recipe.prepo.report {run_dir}")
     return "\n".join(text)

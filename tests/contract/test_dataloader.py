@@ -22,6 +22,7 @@ OVERRIDES = [
     "data.train_batch_size=8",
     "actor_rollout_ref.actor.ppo_mini_batch_size=8",
     "data.filter_overlong_prompts=false",
+    "data.train_max_samples=3000",
 ]
 
 
@@ -65,6 +66,13 @@ def test_steps_epochs_and_horizon_follow_from_the_candidates(tmp_path: Path, sel
     assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 225
     assert trainer.config.data.train_batch_size == 8
     assert trainer.trainer_mode == "sync"
+
+
+def test_the_schedule_ends_with_the_last_epoch(tmp_path: Path) -> None:
+    overrides = ["trainer.total_training_steps=1000", "trainer.total_epochs=2"]
+    trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
+    assert trainer.total_training_steps == 150
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 150
 
 
 def test_an_epoch_of_uniform_steps_draws_every_candidate_once(tmp_path: Path) -> None:

@@ -58,8 +58,7 @@ def test_resumed_run_shows_only_the_steps_that_it_runs(tmp_path: Path, capsys: p
     first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
     write(first, 0, 1, 2, 3)
     first.close()
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2", encoding="utf-8")
-    with progress_bar(tmp_path, 5):
+    with progress_bar(tmp_path, 5, first_step=2):
         resumed = StepLog(tmp_path / "metrics.jsonl", resume_step=2)
         write(resumed, 3, 4, scale=0.2)
         resumed.close()

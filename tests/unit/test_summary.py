@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.summary import closing_summary, read_metrics, validation_accuracies
+from recipe.prepo.state.jsonl import read_lines
+from recipe.prepo.summary import closing_summary, validation_accuracies
 
 ACC = "val-core/mini_math/acc/mean@2"
 LINES: list[dict[str, Any]] = [
@@ -37,12 +38,12 @@ def write(run_dir: Path, text: str) -> None:
 @pytest.mark.parametrize("torn", ["", '{"step": 3, "da', '{"step": 3}'])
 def test_torn_last_line_is_left_out(tmp_path: Path, torn: str) -> None:
     write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES) + torn)
-    assert read_metrics(tmp_path)[:3] == LINES
+    assert list(read_lines(tmp_path / "metrics.jsonl"))[:3] == LINES
 
 
 def test_line_torn_inside_a_letter_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "data": {}}\n{"step": 2, "data": {"val-core/\xc3')
-    assert read_metrics(tmp_path) == [{"step": 1, "data": {}}]
+    assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "data": {}}]
 
 
 def test_validation_curves_hold_each_mean_and_skip_nulls() -> None:

@@ -67,6 +67,7 @@ class PrepoMixin(_Trainer):
         finally:
             data.train_batch_size = self.prepo.num_selected
         check_data_size(len(self.train_dataset), self.prepo)
+        self._end_with_the_data()
         extra_info = self.train_dataset.dataframe["extra_info"]
         self.controller = Controller(
             self.prepo.rules,
@@ -79,6 +80,14 @@ class PrepoMixin(_Trainer):
             rollouts_per_prompt=self.prepo.rollouts_per_prompt,
             base_temperature=self.prepo.temperature,
         )
+
+    def _end_with_the_data(self) -> None:
+        """verl stops at the last epoch; the schedule, the learning rate and the last checkpoint must end there too."""
+        steps = self.steps_per_epoch * self.config.trainer.total_epochs
+        if self.total_training_steps > steps:
+            self.total_training_steps: int = steps
+            with open_dict(self.config):
+                self.config.actor_rollout_ref.actor.optim.total_training_steps = steps * self.parameter_sync_step
 
     def _make_scorer(self) -> None:
         config = self.config

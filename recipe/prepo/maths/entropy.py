@@ -16,7 +16,8 @@ def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[A
         mask_R_T: per rollout, 1 where the policy generated the token, 0 for tool tokens and padding, shape [T_i].
 
     Returns:
-        ``(1/|o_i|) * sum_t H_t``, shape [R], float64. A rollout without a single token of its own has entropy 0.
+        ``(1/|o_i|) * sum_t H_t``, shape [R], float64. A rollout without a single token of its own has entropy 0. An
+        entropy is never negative: what rounding in single precision puts below 0 (about -1e-5) becomes 0.
 
     >>> sequence_entropy_nats([[0.5, 1.5, 9.0], [2.0]], [[1, 1, 0], [0]]).tolist()
     [1.0, 0.0]
@@ -24,7 +25,8 @@ def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[A
     means = []
     for entropy_T, mask_T in zip(entropy_R_T, mask_R_T, strict=True):
         kept_T = np.asarray(entropy_T, dtype=np.float64)[np.asarray(mask_T).astype(bool)]
-        means.append(float(kept_T.mean()) if kept_T.size else 0.0)
+        mean = float(kept_T.mean()) if kept_T.size else 0.0
+        means.append(0.0 if mean < 0.0 else mean)  # keeps nan, which callers must refuse
     return np.array(means, dtype=np.float64)
 
 

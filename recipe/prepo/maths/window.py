@@ -26,7 +26,7 @@ def training_progress(step: int, total_steps: int) -> float:
 
 
 def window_start(progress: float, num_candidates: int, num_selected: int) -> int:
-    """First rank of the window, ``l(rho) = floor(rho * (|B| - K))``.
+    """First rank of the window, ``l(rho) = floor(rho * (|B| - K))``, in double precision.
 
     >>> [window_start(rho, 160, 32) for rho in (0.0, 0.5, 1.0)]
     [0, 64, 128]

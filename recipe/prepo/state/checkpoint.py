@@ -65,7 +65,7 @@ def load_state(folder: Path) -> dict[str, Any]:
             f"{path} is not there: this checkpoint was not written by this recipe, so a resumed run could not make "
             f"the same choices. {START_OVER}"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise StateError(f"{path} is truncated or edited ({error}). {START_OVER}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StateError(f"{path} is not a state file of this recipe (format {FORMAT!r} expected). {START_OVER}")

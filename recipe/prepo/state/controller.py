@@ -157,7 +157,7 @@ class Controller:
         metrics["prepo/zero_advantage_frac/mean"] = outcomes.zero_advantage_frac
         metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
         metrics["prepo/all_wrong_frac/mean"] = outcomes.all_wrong_frac
-        if rollouts.entropy_nats_R is not None:
+        if rollouts.entropy_nats_R is not None and len(rollouts):
             metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
         return metrics
 
@@ -176,8 +176,11 @@ class Controller:
         Raises:
             StateError: the state is of another data set, size, seed or rule, or its keys are not the expected ones.
         """
+        keys = ("identity", "options", "totals", "rules")
+        if set(state) != set(keys):
+            raise StateError(f"the saved state has the keys {sorted(state)}, this release expects {sorted(keys)}")
         try:
-            identity, options, totals, rules = (state[key] for key in ("identity", "options", "totals", "rules"))
+            identity, options, totals, rules = (state[key] for key in keys)
             _require_same("run", identity, vars(self.identity))
             for group, mine in self._options.items():
                 _require_same(f"prepo.{group}", options[group], mine)
@@ -185,7 +188,7 @@ class Controller:
                 rule.load_state_dict(rules[group])
             self.rollouts_total = int(totals["rollouts"])
             self.response_tokens_total = int(totals["response_tokens"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             if isinstance(error, StateError):
                 raise
             raise StateError(f"the saved state cannot be read: {type(error).__name__}: {error}") from error
@@ -209,6 +212,8 @@ def _ppl(decision: Decision) -> FloatArray:
 
 
 def _summary(name: str, values: FloatArray) -> dict[str, float]:
+    if not values.size:  # every rollout of the step failed
+        return {}
     return {
         f"{name}/mean": float(values.mean()),
         f"{name}/min": float(values.min()),

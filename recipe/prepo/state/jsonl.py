@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,11 @@ class StepLog:
         if not self.path.exists():
             return
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(self.path, encoding="utf-8") as old, open(temporary, "w", encoding="utf-8") as new:
-            for line in old:
-                try:
-                    step = json.loads(line)["step"]
-                except json.JSONDecodeError:
-                    break  # a torn line can only be the last one
-                if step <= resume_step:
-                    new.write(line)
-                    self.last_step = max(self.last_step, step)
+        with open(temporary, "w", encoding="utf-8") as new:
+            for line in read_lines(self.path):
+                if line["step"] <= resume_step:
+                    new.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    self.last_step = max(self.last_step, line["step"])
         os.replace(temporary, self.path)
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -60,6 +56,21 @@ class StepLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log in order, up to the first one that is torn or still being written."""
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                return
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                return
+            yield entry
 
 
 def _free_name(path: Path) -> Path:
