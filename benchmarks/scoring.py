@@ -22,6 +22,9 @@ OVERRIDES = [
     "trainer.default_local_dir=outputs/bench/runs/scoring",
     "trainer.resume_mode=disable",
     "prepo.audit=false",
+    # K = 32, so |B| = 160 candidates.
+    "data.train_batch_size=32",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=32",
 ]
 
 

@@ -18,7 +18,8 @@ set -euo pipefail
 readonly VERL_VERSION=0.9.1 TORCH_VERSION=2.13.0 MIN_FREE_GIB=6
 readonly TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
-readonly ROOT HELPER="$ROOT/scripts/probe_env.py" VENV="$ROOT/.venv" LOCK="$ROOT/requirements-cpu.lock" LOG="$ROOT/.setup/setup.log"
+readonly ROOT HELPER="$ROOT/scripts/probe_env.py" LOCK="$ROOT/requirements-cpu.lock"
+readonly VENV="$ROOT/.venv" LOG="$ROOT/.setup/setup.log"
 readonly MARKS="$VENV/.prepo-setup" # one file for each finished phase; its presence says that .venv is ours
 
 exec 3>&2 # for people, also from inside a phase, whose own output goes to the log
@@ -165,8 +166,7 @@ find_python() {
         "Install one (for example python3.11 and python3.11-venv), or activate an environment that has one."
 }
 
-# Without compiling 29,000 files, most of which nobody imports: that was two thirds of the processor time.
-pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile "$@"; }
+pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
 
 # The CPU build sorts as 2.13.0+cpu. Local wheels first, then pip's configured index, then PyTorch's own.
 install_torch() {
@@ -198,7 +198,7 @@ install_lock() {
 }
 
 check_imports() {
-    (cd / && "$VENV/bin/python" -c 'import torch, pandas, pyarrow, ray, tensordict, transformers, transfer_queue, vllm, verl')
+    (cd / && "$VENV/bin/python" -c 'import pandas, ray, tensordict, torch, transfer_queue, transformers, verl, vllm')
 }
 
 make_venv() {
@@ -212,8 +212,11 @@ make_venv() {
     fi
     if [[ ! -f "$VENV/pyvenv.cfg" ]] || ! marked torch "$(venv_key)"; then
         find_python
-        [[ ! -e "$VENV" ]] || say "removing a .venv that is half made, out of date or was moved"
-        rm -rf -- "$VENV"
+        if [[ -e "$VENV" ]]; then
+            say "removing a .venv that is half made, out of date or was moved"
+            mv -- "$VENV" "$ROOT/.setup/old-venv.$$" # in one step: a killed removal must not leave half of it here
+        fi
+        rm -rf -- "$ROOT"/.setup/old-venv.*
         free_kib="$(df -Pk -- "$ROOT" | awk 'NR == 2 { print $4 }')"
         ((free_kib >= MIN_FREE_GIB * 1024 * 1024)) ||
             die "the environment needs $MIN_FREE_GIB GiB, and $ROOT has $((free_kib / 1024 / 1024)) GiB free"
@@ -238,7 +241,10 @@ make_venv() {
 PLATFORM=auto DEV=0 PRINT_PYTHON=0 PY=""
 while (($#)); do
     case $1 in
-        --platform) PLATFORM="${2:-}" && shift ;;
+        --platform)
+            PLATFORM="${2:-}"
+            (($# == 1)) || shift
+            ;;
         --platform=*) PLATFORM="${1#*=}" ;;
         --dev) DEV=1 ;;
         --print-python) PRINT_PYTHON=1 ;;

