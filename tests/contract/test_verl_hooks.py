@@ -160,7 +160,7 @@ def tokenizer() -> Any:
 @pytest.mark.parametrize("limit", [1, 16, 128, 4096])
 def test_scored_tokens_are_those_of_the_rollout(name: str, limit: int, tokenizer: Any) -> None:
     """The agent loop builds the tokens with verl's builder and keeps the last ``rollout.prompt_length`` of them."""
-    ours = PromptTokenizer(tokenizer, model_path=str(MODEL), chat_template_kwargs={}, max_prompt_tokens=limit)
+    ours = PromptTokenizer(tokenizer, model_type="qwen2", chat_template_kwargs={}, max_prompt_tokens=limit)
     builder = create_continuous_token_builder(tokenizer, hf_model_type="qwen2", chat_template_kwargs={})
     whole = list(builder.build_initial_tokens(CHATS[name]))
     assert ours(CHATS[name]) == whole[-limit:]

@@ -36,9 +36,14 @@ class Run:
 
 
 def launch(
-    directory: Path, overrides: list[str], *, module: str = "recipe.prepo.main", extra_environment: dict | None = None
+    directory: Path,
+    overrides: list[str],
+    *,
+    module: str = "recipe.prepo.main",
+    extra_environment: dict | None = None,
+    expect: int = 0,
 ) -> Run:
-    """Run a training to its end; on an exit status that is not 0, show the end of what it printed."""
+    """Run a training to its end; on another exit status than expected, show the end of what it printed."""
     command = [sys.executable, "-m", *module.split(), *overrides, f"trainer.default_local_dir={directory}"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "VERL_PLATFORM")}
     done = subprocess.run(
@@ -50,5 +55,5 @@ def launch(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-6000:]}"
+    assert done.returncode == expect, f"exit status {done.returncode}\n{done.stdout[-6000:]}"
     return Run(directory, done.stdout)

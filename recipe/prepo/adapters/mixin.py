@@ -13,7 +13,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
+from verl.workers.config import HFModelConfig
 
 from recipe.prepo.adapters import fields
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
@@ -91,9 +93,10 @@ class PrepoMixin(_Trainer):
 
     def _make_scorer(self) -> None:
         config = self.config
+        model: HFModelConfig = omega_conf_to_dataclass(config.actor_rollout_ref.model)
         self._tokenize = PromptTokenizer(
-            self.tokenizer,
-            model_path=config.actor_rollout_ref.model.path,
+            model.tokenizer,
+            model_type=model.hf_config.model_type,
             chat_template_kwargs=OmegaConf.to_container(config.data.get("apply_chat_template_kwargs", {})),
             max_prompt_tokens=config.actor_rollout_ref.rollout.prompt_length,
         )

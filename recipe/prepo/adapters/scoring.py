@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from transformers import AutoConfig
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
@@ -34,13 +33,12 @@ class PromptTokenizer:
 
     Args:
         tokenizer: the policy's tokenizer.
-        model_path: model folder or hub id; its ``model_type`` chooses verl's token builder.
+        model_type: Hugging Face ``model_type``, which chooses verl's token builder.
         chat_template_kwargs: ``data.apply_chat_template_kwargs``.
         max_prompt_tokens: prompts above it lose their beginning, as in the agent loop.
     """
 
-    def __init__(self, tokenizer: Any, *, model_path: str, chat_template_kwargs: Any, max_prompt_tokens: int) -> None:
-        model_type = getattr(AutoConfig.from_pretrained(model_path), "model_type", None)
+    def __init__(self, tokenizer: Any, *, model_type: str, chat_template_kwargs: Any, max_prompt_tokens: int) -> None:
         self._builder = create_continuous_token_builder(
             tokenizer, hf_model_type=model_type, chat_template_kwargs=chat_template_kwargs
         )
