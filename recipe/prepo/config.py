@@ -83,6 +83,9 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         if prepo[name] not in known:
             raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
     _check_trainer(config)
+    score_prompts = selection.needs_scores or prepo["score_candidates"] == "always"
+    if score_prompts:
+        _check_scoring(config, prepo["scorer"])
     if weighting.needs_entropy:
         _check_entropy(config, rules["weighting"]["name"])
     return PrepoConfig(
@@ -96,7 +99,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         seed=seed,
         audit=_switch(prepo["audit"], "prepo.audit"),
         scorer=prepo["scorer"],
-        score_prompts=selection.needs_scores or prepo["score_candidates"] == "always",
+        score_prompts=score_prompts,
         seed_rollouts=_switch(prepo["seed_rollouts"], "prepo.seed_rollouts"),
     )
 
@@ -176,6 +179,22 @@ def _check_trainer(config: Mapping[str, Any]) -> None:
         )
     if not value_at(config, "trainer.use_v1"):
         raise ConfigError("trainer.use_v1=False: this recipe extends verl's V1 trainer. Set trainer.use_v1=True.")
+
+
+def _check_scoring(config: Mapping[str, Any], scorer: str) -> None:
+    rollout = value_at(config, "actor_rollout_ref.rollout")
+    if scorer == "rollout" and rollout.get("name") != "vllm":
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.name={rollout.get('name')!r}: prompts can be scored through vLLM servers only. "
+            f"Set prepo.scorer=actor, or actor_rollout_ref.rollout.name=vllm."
+        )
+    agent_loop = (rollout.get("agent") or {}).get("default_agent_loop", "single_turn_agent")
+    if agent_loop != "single_turn_agent":
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop!r} may put tools into the prompt, so that "
+            f"the scored prompt would not be the one that is rolled out. Set it to single_turn_agent, or choose "
+            f"without scores: prepo/selection=uniform."
+        )
 
 
 def _check_entropy(config: Mapping[str, Any], rule: str) -> None:

@@ -151,11 +151,16 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
     steps_per_epoch = num_rows // prepo.num_candidates
     trainer = value_at(config, "trainer")
     steps = steps_per_epoch * trainer["total_epochs"]
-    return Findings(
-        lines=(
-            f"verl      {VERL_VERSION}",
-            f"model     {model}",
-            f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch",
-        ),
-        total_steps=min(steps, trainer["total_training_steps"] or steps),
-    )
+    wanted = trainer["total_training_steps"] or steps
+    lines = [
+        f"verl      {VERL_VERSION}",
+        f"model     {model}",
+        f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch",
+        f"steps     {min(steps, wanted)}",
+    ]
+    if wanted > steps:
+        lines[-1] += (
+            f" (not trainer.total_training_steps={wanted}: trainer.total_epochs={trainer['total_epochs']} ends before; "
+            f"raise it for more)"
+        )
+    return Findings(tuple(lines), total_steps=min(steps, wanted))

@@ -38,15 +38,34 @@ def prepare(config: DictConfig) -> int:
     check_device(plain)
     found = check_all(plain, prepo)
     print("\n".join(found.lines), flush=True)
+    OmegaConf.resolve(config)  # the workers' environment has not what the configuration refers to
     with open_dict(config):
-        # Workers may run in other folders than the driver.
-        config.trainer.default_local_dir = str(Path(config.trainer.default_local_dir).absolute())
+        make_paths_absolute(config)
+        if os.environ.get("RAY_ADDRESS"):
+            for option in ("num_cpus", "num_gpus", "include_dashboard"):
+                config.ray_kwargs.ray_init.pop(option, None)  # the cluster that is joined has its own
         if config.trainer.device == CPU_PLATFORM:
             environment = cpu_environment()
             os.environ.update(environment)
             ray_init = config.ray_kwargs.ray_init
             ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
     return found.total_steps
+
+
+def make_paths_absolute(config: DictConfig) -> None:
+    """Workers may run in other folders than the driver; hub ids and remote paths stay as they are."""
+
+    def absolute(path: Any) -> Any:
+        return str(Path(path).absolute()) if isinstance(path, str) and Path(path).exists() else path
+
+    trainer, model = config.trainer, config.actor_rollout_ref.model
+    trainer.default_local_dir = str(Path(trainer.default_local_dir).absolute())
+    trainer.resume_from_path = absolute(trainer.resume_from_path)
+    for name in ("path", "tokenizer_path", "hf_config_path"):
+        model[name] = absolute(model.get(name))
+    for name in ("train_files", "val_files"):
+        files = config.data[name]
+        config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
 
 
 def train(config: DictConfig) -> None:
@@ -79,14 +98,15 @@ def run(config: DictConfig) -> None:
         total_steps = prepare(config)
         run_dir = Path(config.trainer.default_local_dir)
         print(f"run       {run_dir}", flush=True)
-        if config.trainer.resume_mode == "auto" and last_checkpoint(run_dir) >= total_steps:
+        resumes, validates_only = config.trainer.resume_mode == "auto", config.trainer.val_only
+        if resumes and not validates_only and last_checkpoint(run_dir) >= total_steps:
             print(
                 f"nothing to train: the checkpoint there is at step {last_checkpoint(run_dir)} of {total_steps}. For "
                 f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
             )
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
-            first_step = last_checkpoint(run_dir) if config.trainer.resume_mode == "auto" else 0
+            first_step = last_checkpoint(run_dir) if resumes else 0
             with progress_bar(run_dir, total_steps, first_step=first_step):
                 train(config)
         print(closing_summary(run_dir))
@@ -95,7 +115,8 @@ def run(config: DictConfig) -> None:
 def last_checkpoint(run_dir: Path) -> int:
     """Step of the latest checkpoint in a run directory, 0 when there is none."""
     latest = run_dir / "latest_checkpointed_iteration.txt"
-    return int(latest.read_text()) if latest.exists() else 0
+    step = int(latest.read_text()) if latest.exists() else 0
+    return step if (run_dir / f"global_step_{step}").is_dir() else 0
 
 
 @contextmanager

@@ -114,7 +114,7 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "more candidates than rows": (
         lambda _: ["prepo.candidate_ratio=1000"],
-        ["3000 prompts", "32000", "train_batch_size"],
+        ["6000 prompts", "16000", "train_batch_size"],
     ),
     "row without prompt_id": (lambda f: [changed_rows(f, set_prompt_id(None))], ["changed.parquet", "3", "prompt_id"]),
     "prompt_id twice": (

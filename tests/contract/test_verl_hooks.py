@@ -19,7 +19,7 @@ from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.adapters.mixin import POLL_INTERVAL_S, PrepoMixin
+from recipe.prepo.adapters.mixin import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, PrepoMixin
 from recipe.prepo.adapters.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
 from recipe.prepo.adapters.scoring import PromptTokenizer
 from recipe.prepo.adapters.trainers import PrepoTrainerSync
@@ -108,7 +108,7 @@ def test_replay_buffer_still_polls_too_slowly() -> None:
     assert inspect.signature(ReplayBuffer).parameters["poll_interval"].default == 2.0
     assert "time.sleep(self.poll_interval)" in inspect.getsource(ReplayBuffer)
     assert "poll_interval" not in inspect.getsource(PPOTrainer._build_replay_buffer)
-    assert POLL_INTERVAL_S < 2.0
+    assert CPU_POLL_INTERVAL_S < GPU_POLL_INTERVAL_S < 2.0
 
 
 def test_agent_loop_hook_is_as_expected() -> None:

@@ -137,7 +137,7 @@ def test_steps_are_counted_in_candidates(tmp_path: Path) -> None:
 def test_steps_are_those_of_the_rows_that_are_used(tmp_path: Path) -> None:
     found = check_all(config_for(tmp_path, 25, train_max_samples=12), PREPO)
     assert found.total_steps == 3
-    assert "12 training prompts, 1 steps an epoch" in found.lines[-1]
+    assert "12 training prompts, 1 steps an epoch" in found.lines[-2]
 
 
 def test_too_few_rows_for_a_step(tmp_path: Path) -> None:
@@ -171,3 +171,11 @@ def test_cpu_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_project_root_holds_the_assets() -> None:
     assert (project_root() / "assets" / "mini-math-qwen2" / "config.json").is_file()
+
+
+def test_steps_that_the_epochs_cut_off_are_told(tmp_path: Path) -> None:
+    config = config_for(tmp_path, 25)
+    config["trainer"]["total_training_steps"] = 1000
+    found = check_all(config, PREPO)
+    assert "not trainer.total_training_steps=1000" in found.lines[-1]
+    assert found.lines[-1].startswith(f"steps     {found.total_steps} ")

@@ -21,6 +21,7 @@ from recipe.prepo.adapters import fields
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.config import PrepoConfig, check_data_size, read_config
+from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.notation import Candidates, FloatArray
 from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.checkpoint import load_state, save_state
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 else:
     _Trainer = object
 
-# verl 0.9.1's ReplayBuffer polls every 2 s, which is a floor under every short step.
-POLL_INTERVAL_S = 0.05
+# verl 0.9.1's ReplayBuffer polls every 2 s, which is a floor under every short step. A poll lists every key, so the
+# long steps of a GPU run, with many more keys, are polled less often.
+CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S = 0.05, 0.25
 
 
 class PrepoMixin(_Trainer):
@@ -57,7 +59,7 @@ class PrepoMixin(_Trainer):
 
     def _build_replay_buffer(self) -> Any:
         replay_buffer = super()._build_replay_buffer()
-        replay_buffer.poll_interval = POLL_INTERVAL_S
+        replay_buffer.poll_interval = CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S
         return replay_buffer
 
     def _init_dataloader(self) -> None:
@@ -89,7 +91,8 @@ class PrepoMixin(_Trainer):
         if self.total_training_steps > steps:
             self.total_training_steps: int = steps
             with open_dict(self.config):
-                self.config.actor_rollout_ref.actor.optim.total_training_steps = steps * self.parameter_sync_step
+                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
+                    optim.total_training_steps = steps * self.parameter_sync_step
 
     def _make_scorer(self) -> None:
         config = self.config

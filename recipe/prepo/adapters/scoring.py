@@ -26,6 +26,7 @@ TokenIds = list[int]
 
 SCORE_PARTITION = "prepo_score"
 MAX_CONCURRENT_REQUESTS = 4096
+MAX_ACTOR_TOKENS = 8192
 
 
 class PromptTokenizer:
@@ -110,7 +111,16 @@ class ActorScorer:
         tq.kv_batch_put(keys=keys, partition_id=SCORE_PARTITION, fields=fields, tags=tags)
         try:
             batch = KVBatchMeta(partition_id=SCORE_PARTITION, keys=keys, tags=tags)
-            batch.extra_info.update({"calculate_entropy": False, "compute_loss": False, "temperature": 1.0})
+            batch.extra_info.update(
+                {
+                    "calculate_entropy": False,
+                    "compute_loss": False,
+                    "temperature": 1.0,
+                    # Small micro-batches: the rollout servers hold their memory while prompts are scored.
+                    "use_dynamic_bsz": True,
+                    "max_token_len_per_gpu": max(MAX_ACTOR_TOKENS, *(len(row) for row in rows)),
+                }
+            )
             self._compute_log_prob(batch)
             data = tq.kv_batch_get(keys=keys, partition_id=SCORE_PARTITION, select_fields=["log_probs"])
             log_probs = data["log_probs"].unbind()
