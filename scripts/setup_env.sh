@@ -105,7 +105,7 @@ use_active() {
     if [[ "$platform" == gpu ]]; then
         [[ "$P_VERL" == "$VERL_VERSION" ]] ||
             die "the active environment ($P_EXE) has verl $P_VERL; this recipe hooks into verl $VERL_VERSION and no" \
-                "other version. Mend it: $P_EXE -m pip install 'verl[vllm]==$VERL_VERSION'"
+                "other version. Mend it: $P_EXE -m pip install 'verl[vllm,fsdp]==$VERL_VERSION'"
         [[ -z "$lack" ]] ||
             die "the active environment ($P_EXE) lacks $lack. Mend it: $P_EXE -m pip install -e '$ROOT[gpu]'"
         if [[ "$P_PROJECT" == no ]]; then

@@ -137,7 +137,7 @@ def test_a_wrong_verl_on_a_gpu_machine_names_both_versions_and_the_command(
         assert done.returncode == 2
         assert done.stdout == ""
         assert "has verl 0.8.0" in done.stderr
-        assert f"{sys.executable} -m pip install 'verl[vllm]==0.9.1'" in done.stderr
+        assert f"{sys.executable} -m pip install 'verl[vllm,fsdp]==0.9.1'" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
@@ -290,6 +290,6 @@ def test_versions_agree_wherever_they_are_pinned() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     pins = dict(re.findall(r"(VERL|TORCH)_VERSION=([0-9.]+)", script))
     assert f'"verl=={pins["VERL"]}"' in project
-    assert f'"verl[vllm]=={pins["VERL"]}"' in project
+    assert f'"verl[vllm,fsdp]=={pins["VERL"]}"' in project
     assert f'"torch=={pins["TORCH"]}"' in project
     assert f"\nverl=={pins['VERL']}\n" in (ROOT / "requirements-cpu.lock").read_text()
