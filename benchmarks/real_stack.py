@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
+from recipe.prepo.main import choose_platform
 
 # verl's own interval of 2 s would hide every cost below it; both sides of a comparison get this one.
 POLL_INTERVAL_S = 0.05
@@ -24,11 +23,8 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
         body: runs inside the task runner, where the trainer lives; its result must be JSON-able.
     """
     config = compose_config(overrides)
-    environment = cpu_environment() if config.trainer.device == "cpu" else {}
-    os.environ.update(environment)
     with open_dict(config):
-        ray_init = config.ray_kwargs.ray_init
-        ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+        choose_platform(config)
 
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo

@@ -18,9 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.prepo.config import read_config
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.environment import check_all, has_gpu, set_paths
-from recipe.prepo.errors import ConfigError, PrepoError
-
-EXIT_BAD_INPUT = 2
+from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

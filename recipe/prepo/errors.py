@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+EXIT_BAD_INPUT = 2
+"""Exit status of a command that stops with one of these errors."""
+
 
 class PrepoError(Exception):
     """Base of every error that this recipe raises on purpose."""

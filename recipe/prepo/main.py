@@ -20,11 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.config import read_config
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.environment import check_all, check_device, set_paths
-from recipe.prepo.errors import PrepoError
+from recipe.prepo.errors import EXIT_BAD_INPUT, PrepoError
 from recipe.prepo.progress import progress_bar
 from recipe.prepo.summary import closing_summary
-
-EXIT_BAD_INPUT = 2
 
 
 def prepare(config: DictConfig) -> int:
@@ -44,12 +42,17 @@ def prepare(config: DictConfig) -> int:
         if os.environ.get("RAY_ADDRESS"):
             for option in ("num_cpus", "num_gpus", "include_dashboard"):
                 config.ray_kwargs.ray_init.pop(option, None)  # the cluster that is joined has its own
-        if config.trainer.device == CPU_PLATFORM:
-            environment = cpu_environment()
-            os.environ.update(environment)
-            ray_init = config.ray_kwargs.ray_init
-            ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+        choose_platform(config)
     return found.total_steps
+
+
+def choose_platform(config: DictConfig) -> None:
+    """Tell this process and every worker when the run is one for the CPU; must come before verl is imported."""
+    if config.trainer.device == CPU_PLATFORM:
+        environment = cpu_environment()
+        os.environ.update(environment)
+        ray_init = config.ray_kwargs.ray_init
+        ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
 
 
 def make_paths_absolute(config: DictConfig) -> None:
@@ -98,15 +101,14 @@ def run(config: DictConfig) -> None:
         total_steps = prepare(config)
         run_dir = Path(config.trainer.default_local_dir)
         print(f"run       {run_dir}", flush=True)
-        resumes, validates_only = config.trainer.resume_mode == "auto", config.trainer.val_only
-        if resumes and not validates_only and last_checkpoint(run_dir) >= total_steps:
+        first_step = last_checkpoint(run_dir) if config.trainer.resume_mode == "auto" else 0
+        if first_step >= total_steps and not config.trainer.val_only:
             print(
-                f"nothing to train: the checkpoint there is at step {last_checkpoint(run_dir)} of {total_steps}. For "
+                f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
                 f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
             )
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
-            first_step = last_checkpoint(run_dir) if resumes else 0
             with progress_bar(run_dir, total_steps, first_step=first_step):
                 train(config)
         print(closing_summary(run_dir))
