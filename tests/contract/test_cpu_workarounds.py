@@ -7,6 +7,7 @@ When a test about stock behaviour fails after an upgrade, its workaround can go.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 PROJECT = Path(__file__).parents[2]
 
@@ -259,3 +261,13 @@ def test_device_index_works_in_both_of_verls_ways(stock: Any, mended: Any) -> No
 
 def test_cpu_is_never_detected_only_chosen(stock: Any, mended: Any) -> None:
     assert "cpu" not in (stock["detected"], mended["detected"])
+
+
+def test_vllm_rewinds_generators_in_a_way_that_a_cpu_cannot() -> None:
+    """Why runs with seeds need ``enable_chunked_prefill=False`` on a CPU; see ``recipe.prepo.config._check_seeds``."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.origin is not None
+    runner = Path(spec.origin).parent / "v1" / "worker" / "gpu_model_runner.py"
+    assert "gen.set_offset(gen.get_offset() - 4)" in runner.read_text(encoding="utf-8")
+    with pytest.raises(RuntimeError, match="does not use offset"):
+        torch.Generator().get_offset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,25 +12,34 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_run import SimulatedRun, all_options, every_combination, run_facts
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
 from recipe.prepo.notation import Candidates, RolloutBatch
-from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
-from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, TEMPERATURE, WEIGHTING, build_rule
-from recipe.prepo.state.controller import Controller, RunIdentity
+from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, SHAPING, TEMPERATURE, WEIGHTING, build_rule
 
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 ALL = [(group, name) for group, registry in REGISTRIES.items() for name in registry]
-BASES = {"selection": SelectionRule, "weighting": WeightingRule, "budget": BudgetRule, "temperature": TemperatureRule}
+BASES = {
+    "selection": SelectionRule,
+    "weighting": WeightingRule,
+    "budget": BudgetRule,
+    "temperature": TemperatureRule,
+    "shaping": ShapingRule,
+}
 REDUCTIONS = {"mean": "weighted_avg", "min": "min", "max": "max", "sum": "sum"}
+IDS = [f"p{i}" for i in range(40)]
 
 
 def options(group: str, name: str) -> dict[str, Any]:
     return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
-def make(group: str, name: str, seed: int = 0) -> Any:
-    return build_rule(group, options(group, name), seed=seed)
+def make(group: str, name: str, seed: int = 0, **facts: Any) -> Any:
+    rule = build_rule(group, options(group, name), seed=seed)
+    rule.bind(run_facts(IDS, **facts))
+    return rule
 
 
 def pool(seed: int, size: int) -> Candidates:
@@ -136,7 +145,8 @@ def test_only_identity_weightings_give_all_ones(name: str) -> None:
 @given(num_prompts=st.integers(1, 40), per_prompt=st.integers(1, 16))
 def test_budgets_sum_to_the_total_and_leave_no_prompt_out(name: str, num_prompts: int, per_prompt: int) -> None:
     ids = tuple(f"p{i}" for i in range(num_prompts))
-    rollout_n_P = make("budget", name).allocate(ids, rollouts_per_prompt=per_prompt)
+    rule = make("budget", name, rollouts_per_prompt=per_prompt)
+    rollout_n_P = rule.allocate(ids, rollouts_per_prompt=per_prompt)
     assert rollout_n_P.shape == (num_prompts,)
     assert rollout_n_P.dtype == np.int64
     assert rollout_n_P.sum() == num_prompts * per_prompt
@@ -149,35 +159,25 @@ def test_temperature_is_positive_and_starts_at_the_configured_one(name: str, bas
     assert make("temperature", name).temperature(base) == base
 
 
-def controllers() -> list[dict[str, str]]:
-    default = {"selection": "ppl_schedule", "weighting": "none", "budget": "fixed", "temperature": "constant"}
-    return [{**default, group: name} for group, name in ALL]
+@pytest.mark.parametrize("name", SHAPING)
+def test_shaping_keeps_zeros_and_signs(name: str) -> None:
+    batch = rollouts([1.0] * 9)
+    shaped_R = make("shaping", name).shape(batch)
+    assert shaped_R.shape == (9,)
+    assert ((shaped_R > 0.0) == (batch.reward_R > 0.0)).all()
+    assert batch.reward_R.tolist() == rollouts([1.0] * 9).reward_R.tolist()  # the raw ones stay
 
 
-def run_steps(names: dict[str, str]) -> list[dict[str, float]]:
-    controller = Controller(
-        {group: options(group, name) for group, name in names.items()},
-        identity=RunIdentity(seed=0, num_selected=3, num_candidates=9, data_sha256="x"),
-        rollouts_per_prompt=3,
-        base_temperature=1.0,
-    )
-    steps = []
-    for step in (1, 2):
-        controller.select(pool(step, controller.num_candidates_for(3)), num_selected=3, step=step, total_steps=2)
-        batch = rollouts([0.5 * step + 0.25 * i for i in range(9)], [float(i < 4 * step) for i in range(9)])
-        steps.append(controller.finish_step(batch, controller.weigh(batch, step=step)))
-    assert json.loads(json.dumps(controller.state_dict())) == controller.state_dict()
-    return steps
-
-
-@pytest.mark.parametrize("names", controllers(), ids=["-".join(names.values()) for names in controllers()])
+@pytest.mark.parametrize("names", every_combination(), ids=lambda names: "-".join(names.values()))
 def test_metrics_reduce_in_verl_as_they_are_named(names: dict[str, str]) -> None:
-    steps = run_steps(names)
+    run = SimulatedRun(all_options(**names))
+    steps = [run.step(step)["metrics"] for step in range(1, 5)]
     aggregator = MetricsAggregator()
     for step in steps:
-        aggregator.add_step_metrics(step, sample_count=9)
+        assert all(math.isfinite(value) for value in step.values())
+        aggregator.add_step_metrics(step, sample_count=16)
     reduced = aggregator.get_aggregated_metrics()
-    for name in steps[0]:
+    for name in set(steps[0]) & set(steps[1]):
         ending = name.rsplit("/", 1)[-1]
         assert aggregator._get_aggregation_type(name) == REDUCTIONS[ending], name
         values = [step[name] for step in steps]
@@ -193,9 +193,8 @@ prepo/temperature/mean prepo/rollouts/sum prepo/rollouts_total/max prepo/respons
 
 
 def test_every_agreed_metric_is_there_by_its_name() -> None:
-    default = {"selection": "ppl_schedule", "weighting": "relative_entropy"}
-    [first, _] = run_steps({**default, "budget": "fixed", "temperature": "constant"})
-    assert set(AGREED.split()) <= set(first)
+    run = SimulatedRun(all_options(selection="ppl_schedule", weighting="relative_entropy"))
+    assert set(AGREED.split()) <= set(run.step(1)["metrics"])
 
 
 def test_stateless_rules_refuse_foreign_state() -> None:

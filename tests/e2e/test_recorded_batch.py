@@ -12,6 +12,7 @@ import ray
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
+from simulated_run import run_facts
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
@@ -20,6 +21,7 @@ from recipe.prepo.adapters.run_logs import RunLogs
 from recipe.prepo.adapters.trainers import PrepoTrainerSync
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import NumericsError
+from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.state.controller import Controller, RunIdentity
 
 pytestmark = pytest.mark.e2e
@@ -89,14 +91,12 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     trainer.timing_raw = {}
     trainer.prepo = SimpleNamespace(temperature=1.0)
     trainer.controller = Controller(
-        {
-            group: OmegaConf.to_container(trainer.config.prepo[group])
-            for group in ("selection", "weighting", "budget", "temperature")
-        },
+        {group: OmegaConf.to_container(trainer.config.prepo[group]) for group in REGISTRIES},
         identity=RunIdentity(seed=0, num_selected=3, num_candidates=3, data_sha256=""),
-        rollouts_per_prompt=2,
+        run=run_facts([f"prompt-{uid}" for uid in "abc"], rollouts_per_prompt=2),
         base_temperature=1.0,
     )
+    trainer.replay_buffer = None
     trainer._logs = RunLogs(run_dir, resume_step=0, audit=True)
     return trainer
 

@@ -7,30 +7,32 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from simulated_run import SimulatedRun, all_options, every_combination, run_facts
 
 from recipe.prepo.errors import NumericsError, StateError
 from recipe.prepo.notation import Candidates, RolloutBatch
-from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.state.audit import rollout_lines, selection_line
+from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
 
-OPTIONS: dict[str, dict[str, Any]] = {"ppl_schedule": {"progress_end": 1.0}}
+IDS = [f"p{i}" for i in range(200)]
 IDENTITY = RunIdentity(seed=5, num_selected=4, num_candidates=20, data_sha256="d" * 64)
 
 
-def make(identity: RunIdentity = IDENTITY, **names: str) -> Controller:
-    chosen = {"selection": "uniform", "weighting": "relative_entropy", "budget": "fixed", "temperature": "constant"}
-    rules = {group: {"name": name, **OPTIONS.get(name, {})} for group, name in {**chosen, **names}.items()}
-    return Controller(rules, identity=identity, rollouts_per_prompt=3, base_temperature=0.7)
+def make(identity: RunIdentity = IDENTITY, *, total_steps: int = 5, **names: str) -> Controller:
+    rules = all_options(**{"weighting": "relative_entropy", **names})
+    facts = run_facts(IDS, rollouts_per_prompt=3, total_steps=total_steps)
+    return Controller(rules, identity=identity, run=facts, base_temperature=0.7)
 
 
 def pool(step: int, size: int = 20) -> Candidates:
     rng = np.random.default_rng(step)
-    return Candidates(tuple(f"é{step}-{i}" for i in range(size)), rng.random(size), np.full(size, 9))
+    return Candidates(tuple(f"p{5 * step + i}" for i in range(size)), rng.random(size), np.full(size, 9))
 
 
 def batch(rewards: list[float], entropy: list[float] | None = None) -> RolloutBatch:
@@ -44,35 +46,44 @@ def batch(rewards: list[float], entropy: list[float] | None = None) -> RolloutBa
     )
 
 
-def run_step(controller: Controller, step: int, total_steps: int = 40) -> tuple[list[str], dict[str, float]]:
-    candidates = pool(step, controller.num_candidates_for(4))
-    decision = controller.select(candidates, num_selected=4, step=step, total_steps=total_steps)
-    rollouts = batch([float((step + i) % 3 == 0) for i in range(12)], [0.1 * (i + 1) for i in range(12)])
-    metrics = controller.finish_step(rollouts, controller.weigh(rollouts, step=step))
-    return [candidates.prompt_ids[i] for i in decision.selection.indices_P], metrics
-
-
-ALL_RULES = [(group, name) for group, registry in REGISTRIES.items() for name in registry]
-
-
-@pytest.mark.parametrize(("group", "name"), ALL_RULES)
-def test_ten_choices_after_a_resume_are_those_of_the_straight_run(group: str, name: str) -> None:
-    straight = make(**{group: name})
+@pytest.mark.parametrize("names", every_combination(), ids=lambda names: "-".join(names.values()))
+def test_ten_steps_after_a_resume_are_those_of_the_straight_run(names: dict[str, str], tmp_path: Path) -> None:
+    """Every combination of rules: choices, group sizes, temperatures, weights, shaped rewards and metrics."""
+    straight = SimulatedRun(all_options(**names), seed=3)
     for step in range(1, 8):
-        run_step(straight, step)
-    saved = json.loads(json.dumps(straight.state_dict()))
-    resumed = make(**{group: name})
-    resumed.load_state_dict(saved)
-    assert [run_step(straight, s) for s in range(8, 18)] == [run_step(resumed, s) for s in range(8, 18)]
+        straight.step(step)
+    save_state(tmp_path, straight.controller.state_dict())
+    resumed = SimulatedRun(all_options(**names), seed=3)
+    resumed.controller.load_state_dict(load_state(tmp_path))
+    resumed.position = straight.position  # verl keeps the place in the data
+    ahead = [straight.step(step) for step in range(8, 18)]
+    assert [resumed.step(step) for step in range(8, 18)] == ahead
+
+
+def test_simulated_run_exercises_what_the_rules_can_do() -> None:
+    """The test above would say little if nothing were skipped, ragged, heated or shaped in it."""
+    run = SimulatedRun(
+        all_options(selection="greso", budget="difficulty", temperature="entropy_target", shaping="length_bias")
+    )
+    steps = [run.step(step) for step in range(1, 18)]
+    assert sum(len(skipped) for record in steps for skipped in record["skipped"]) > 20
+    assert any(len(record["chosen"]) > 1 for record in steps)
+    assert {n for record in steps for sizes in record["rollout_n"] for n in sizes} > {2, 4, 6}
+    assert len({t for record in steps for t in record["temperature"]}) > 10
+    assert any(0.0 < reward < 1.0 for record in steps for reward in record["shaped"])
 
 
 def test_saved_state_does_not_follow_the_run() -> None:
-    controller = make()
-    run_step(controller, 1)
-    state = controller.state_dict()
-    before = json.dumps(state)
-    run_step(controller, 2)
-    assert json.dumps(state) == before
+    names = {"selection": "greso", "budget": "difficulty", "temperature": "entropy_target", "shaping": "length_bias"}
+    run = SimulatedRun(all_options(**names))
+    for step in range(1, 6):
+        run.step(step)
+    state = run.controller.state_dict()
+    before = repr(state)
+    for step in range(6, 10):
+        run.step(step)
+    assert repr(state) == before
+    assert repr(run.controller.state_dict()) != before
 
 
 @pytest.mark.parametrize(
@@ -146,15 +157,17 @@ def test_damaged_state_is_a_state_error(damage: Callable[[dict[str, Any]], None]
 def test_metrics_of_a_step() -> None:
     controller = make(selection="ppl_schedule")
     candidates = pool(1)
-    controller.select(candidates, num_selected=4, step=3, total_steps=5)
+    controller.select(candidates, num_selected=4, step=3)
     rollouts = batch([1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 0, 1], [1.0] * 6 + [3.0] * 6)
-    metrics = controller.finish_step(rollouts, controller.weigh(rollouts, step=3))
+    metrics = controller.finish_step(rollouts, controller.weigh(rollouts, step=3), step=3)
     window = np.sort(np.exp(candidates.nll_nats_C))[8:12]
     assert metrics == pytest.approx(
         {
             "prepo/progress/mean": 0.5,
             "prepo/candidates/sum": 20.0,
             "prepo/selected/sum": 4.0,
+            "prepo/skipped_frac/mean": 0.8,
+            "prepo/discarded_rollouts/sum": 0.0,
             "prepo/window_start/mean": 8.0,
             "prepo/ppl_candidates/mean": candidates.ppl_C.mean(),
             "prepo/ppl_candidates/min": candidates.ppl_C.min(),
@@ -180,30 +193,50 @@ def test_metrics_of_a_step() -> None:
 def test_responses_that_were_thrown_away_count_as_rollouts() -> None:
     controller = make()
     for size in (4, 2):
-        controller.select(pool(1), num_selected=size, step=1, total_steps=5)
-    metrics = controller.finish_step(batch([1.0, 0.0, 1.0], [1.0, 1.0, 1.0]), np.ones(3))
+        controller.select(pool(1), num_selected=size, step=1)
+    metrics = controller.finish_step(batch([1.0, 0.0, 1.0], [1.0, 1.0, 1.0]), np.ones(3), step=1)
     assert metrics["prepo/rollouts/sum"] == metrics["prepo/rollouts_total/max"] == 18.0
     assert metrics["prepo/selected/sum"] == 6.0
-    again = controller.finish_step(batch([1.0], [1.0]), np.ones(1))
+    again = controller.finish_step(batch([1.0], [1.0]), np.ones(1), step=1)
     assert again["prepo/rollouts/sum"] == 0.0
     assert again["prepo/rollouts_total/max"] == 18.0
     assert again["prepo/response_tokens_total/max"] == 40.0
 
 
+def test_groups_that_were_thrown_away_count_in_shares_and_tokens() -> None:
+    controller = make()
+    controller.select(pool(1), num_selected=4, step=1)
+    trained, thrown = batch([1.0, 0.0, 1.0], [1.0] * 3), batch([1.0] * 3 + [0.0] * 6)
+    metrics = controller.finish_step(trained, np.ones(3), step=1, discarded=[thrown, thrown])
+    assert metrics["prepo/zero_advantage_frac/mean"] == pytest.approx(6 / 7)
+    assert metrics["prepo/all_correct_frac/mean"] == pytest.approx(2 / 7)
+    assert metrics["prepo/all_wrong_frac/mean"] == pytest.approx(4 / 7)
+    assert metrics["prepo/discarded_rollouts/sum"] == 18.0
+    assert metrics["prepo/response_tokens_total/max"] == 210.0
+
+
+def test_shaped_rewards_decide_the_zero_advantage_share_and_nothing_else() -> None:
+    trained = batch([1.0] * 3 + [0.0] * 3, [1.0] * 6)
+    shaped_R = np.array([0.5, 0.6, 0.7, 0.0, 0.0, 0.0])
+    metrics = make().finish_step(trained, np.ones(6), step=1, shaped_R=shaped_R)
+    assert metrics["prepo/zero_advantage_frac/mean"] == 0.5
+    assert metrics["prepo/all_correct_frac/mean"] == metrics["prepo/all_wrong_frac/mean"] == 0.5
+
+
 def test_step_whose_rollouts_all_failed_still_has_metrics() -> None:
     controller = make()
-    controller.select(pool(1), num_selected=4, step=1, total_steps=5)
+    controller.select(pool(1), num_selected=4, step=1)
     nothing = batch([], [])
-    metrics = controller.finish_step(nothing, controller.weigh(nothing, step=1))
+    metrics = controller.finish_step(nothing, controller.weigh(nothing, step=1), step=1)
     assert metrics["prepo/rollouts/sum"] == 12.0
     assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_calls_of_one_step_are_numbered_from_zero() -> None:
     controller = make()
-    calls = [controller.select(pool(1), num_selected=4, step=1, total_steps=5).call for _ in range(3)]
-    controller.finish_step(batch([1.0], [1.0]), np.ones(1))
-    assert [*calls, controller.select(pool(2), num_selected=4, step=2, total_steps=5).call] == [0, 1, 2, 0]
+    calls = [controller.select(pool(1), num_selected=4, step=1).call for _ in range(3)]
+    controller.finish_step(batch([1.0], [1.0]), np.ones(1), step=1)
+    assert [*calls, controller.select(pool(2), num_selected=4, step=2).call] == [0, 1, 2, 0]
 
 
 @pytest.mark.parametrize("nll", [math.nan, math.inf, 800.0])
@@ -212,7 +245,7 @@ def test_perplexity_that_is_not_finite_stops_with_the_prompt(nll: float) -> None
     values[7] = nll
     candidates = Candidates(tuple(f"id{i}" for i in range(20)), values, np.full(20, 9))
     with pytest.raises(NumericsError, match=r"step 3: .*'id7'.*1 of 20"):
-        make(selection="ppl_schedule").select(candidates, num_selected=4, step=3, total_steps=9)
+        make(selection="ppl_schedule").select(candidates, num_selected=4, step=3)
 
 
 def test_entropy_that_is_not_finite_stops_with_the_prompt() -> None:
@@ -230,7 +263,7 @@ def test_candidates_follow_the_ratio_for_any_size() -> None:
 def test_selection_line_has_every_agreed_field() -> None:
     controller = make(selection="ppl_schedule")
     candidates = pool(1)
-    decision = controller.select(candidates, num_selected=4, step=3, total_steps=5)
+    decision = controller.select(candidates, num_selected=4, step=3)
     line = json.loads(json.dumps(selection_line(decision)))
     order = sorted(range(20), key=lambda i: (line["candidates"][i]["ppl"], line["candidates"][i]["prompt_id"]))
     start = math.floor(line["progress"] * (20 - line["num_selected"]))
@@ -246,7 +279,7 @@ def test_selection_line_has_every_agreed_field() -> None:
 
 
 def test_selection_line_without_scores_or_window_has_nulls() -> None:
-    decision = make().select(Candidates(("a", "b", "c", "d")), num_selected=4, step=1, total_steps=5)
+    decision = make().select(Candidates(("a", "b", "c", "d")), num_selected=4, step=1)
     line = selection_line(decision)
     assert line["window_start"] is None
     assert line["candidates"][0] == {"prompt_id": "a", "nll_nats": None, "num_tokens": None, "ppl": None}
@@ -261,7 +294,7 @@ def test_rollout_lines_have_every_agreed_field_in_full_precision() -> None:
         weight_R=np.array([2.0, 0.0]),
         advantage_R=np.array([third, -third]),
         advantage_weighted_R=np.array([2 * third, -0.0]),
-        temperature=0.7,
+        base_temperature=0.7,
     )
     expected = {
         "step": 4,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def damaged(tmp_path: Path, kind: str) -> bytes:
         "zeros": b"\0" * 200,
         "not an object": b"[1, 2]",
         "other format": _document(tmp_path, format="other").encode(),
-        "other version": _document(tmp_path, version=2).encode(),
-        "version as text": _document(tmp_path, version="1").encode(),
+        "other version": _document(tmp_path, version=3).encode(),
+        "version as text": _document(tmp_path, version="2").encode(),
         "no checksum": _document(tmp_path, sha256=None).encode(),
         "payload is a list": _document(tmp_path, payload=[]).encode(),
         "one value edited": text.replace('"b": 1', '"b": 2').encode(),
@@ -74,7 +76,7 @@ def test_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -
 def test_other_version_is_named(tmp_path: Path) -> None:
     text = _document(tmp_path, version=7)
     (tmp_path / FILE_NAME).write_text(text, encoding="utf-8")
-    with pytest.raises(StateError, match="state version 7, this release reads version 1"):
+    with pytest.raises(StateError, match="state version 7, this release reads version 2"):
         load_state(tmp_path)
 
 
@@ -218,3 +220,117 @@ def test_object_that_is_no_json_is_our_bug_and_writes_nothing(tmp_path: Path) ->
         log.append([{"step": 1}, {"step": 2, "bad": object()}])
     log.close()
     assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == ""
+
+
+RUN = np.arange(-3, 4, dtype=np.int32)
+ARRAYS = {"rules": {"selection": {"run": RUN, "p": [0.5, 0.25]}, "budget": {"rank": np.ones(5)}}}
+
+
+def the_arrays(folder: Path) -> Path:
+    (path,) = folder.glob("*.npz")
+    return path
+
+
+def test_arrays_come_back_with_their_types(tmp_path: Path) -> None:
+    save_state(tmp_path, ARRAYS)
+    found = load_state(tmp_path)
+    assert found["rules"]["selection"]["run"].dtype == np.int32
+    assert found["rules"]["selection"]["run"].tolist() == list(range(-3, 4))
+    assert found["rules"]["selection"]["p"] == [0.5, 0.25]
+    assert found["rules"]["budget"]["rank"].tolist() == [1.0] * 5
+
+
+def test_second_state_leaves_no_array_of_the_first(tmp_path: Path) -> None:
+    save_state(tmp_path, ARRAYS)
+    first = the_arrays(tmp_path)
+    save_state(tmp_path, {"array": np.zeros(3)})
+    assert the_arrays(tmp_path) != first
+    save_state(tmp_path, PAYLOAD)
+    assert os.listdir(tmp_path) == [FILE_NAME]
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.savez(file, run=array)
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[150] ^= 1
+    path.write_bytes(content)
+
+
+PICKLED = np.array([{"a": 1}], dtype=object)
+ARRAY_DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "gone": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "one bit": flip_bit,
+    "of another state": lambda path: write_array(path, np.zeros(7)),
+    "a pickle": lambda path: write_array(path, PICKLED),
+}
+
+
+@pytest.mark.parametrize("damage", ARRAY_DAMAGES.values(), ids=ARRAY_DAMAGES.keys())
+def test_damaged_arrays_are_refused_and_left_as_they_are(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    save_state(tmp_path, ARRAYS)
+    path = the_arrays(tmp_path)
+    damage(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(StateError) as error:
+        load_state(tmp_path)
+    assert path.name in str(error.value)
+    assert "trainer.resume_mode" in str(error.value)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_pickled_array_is_refused_even_with_the_right_checksum(tmp_path: Path) -> None:
+    path = save_state(tmp_path, ARRAYS)
+    arrays = the_arrays(tmp_path)
+    write_array(arrays, PICKLED)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["arrays"]["sha256"] = hashlib.sha256(arrays.read_bytes()).hexdigest()
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(StateError, match="allow_pickle=False"):
+        load_state(tmp_path)
+
+
+def test_array_file_outside_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    save_state(tmp_path / "other", ARRAYS)
+    path = save_state(tmp_path / "mine", ARRAYS)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    the_arrays(tmp_path / "mine").unlink()
+    document["arrays"]["file"] = str(the_arrays(tmp_path / "other"))
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(StateError, match="cannot be read"):
+        load_state(tmp_path / "mine")
+
+
+def test_objects_are_never_saved_as_arrays(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="would be pickled"):
+        save_state(tmp_path, {"a": np.array([None])})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_state_with_arrays_survives_a_write_that_fails_anywhere(
+    tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state(tmp_path, ARRAYS)
+    stock, calls = os.replace, []
+
+    def fail(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        stock(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        if failing <= 3:
+            with pytest.raises(OSError, match="No space left"):
+                save_state(tmp_path, {"array": np.zeros(3)})
+            assert load_state(tmp_path)["rules"]["budget"]["rank"].tolist() == [1.0] * 5
+        else:  # three renames in all
+            save_state(tmp_path, {"array": np.zeros(3)})
+            assert load_state(tmp_path)["array"].tolist() == [0.0] * 3

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ from recipe.prepo.errors import DataError
 from recipe.prepo.maths.entropy import sequence_entropy_nats
 from recipe.prepo.notation import FloatArray, IntArray, RolloutBatch
 
+TRAIN_PARTITION = "train"
 ROLLOUT_N = "__rollout_n__"
+# A column of the prompts, which verl's agent loop copies to their rollouts, and which its FSDP engine reads by row.
+TEMPERATURE = "temperature"
 
 
 def _rows(column: Any) -> list[Any]:
@@ -57,10 +61,26 @@ def take_rows(batch: TensorDict, indices: IntArray) -> TensorDict:
     return tu.index_select_tensor_dict(batch, torch.as_tensor(indices))
 
 
+def concatenated(batches: list[TensorDict]) -> TensorDict:
+    """Prompt rows of several draws, in order."""
+    return batches[0] if len(batches) == 1 else tu.concat_tensordict(batches)
+
+
 def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> None:
     """Give each prompt its group size; uniform nominal sizes leave the batch as stock verl's."""
     if (rollout_n_P != nominal).any():
         tu.assign_non_tensor_stack(batch, ROLLOUT_N, [int(n) for n in rollout_n_P])
+
+
+def set_temperature(batch: TensorDict, temperature: float) -> None:
+    """Give each prompt its sampling temperature, which then travels with every one of its rollouts."""
+    batch[TEMPERATURE] = torch.full((len(batch),), temperature, dtype=torch.float32)
+
+
+def drop_batch_temperature(meta: KVBatchMeta) -> None:
+    """Forget the one temperature that verl puts over a whole batch, so that each row's own is read."""
+    if meta.partition_id == TRAIN_PARTITION:
+        meta.extra_info.pop(TEMPERATURE, None)
 
 
 def _dense(column: torch.Tensor) -> list[np.ndarray]:
@@ -80,13 +100,15 @@ class TrainedRollouts:
     rows_R: IntArray
     masks_R_T: list[np.ndarray]
     prompt_len_R: IntArray
+    temperature_R: FloatArray | None
 
 
-def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool) -> TrainedRollouts:
-    """Fetch rewards, masks and entropies of a training batch, over all data-parallel ranks."""
+def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bool = False) -> TrainedRollouts:
+    """Fetch rewards, masks, entropies and temperatures of a training batch, over all data-parallel ranks."""
     rows = [i for i, tag in enumerate(meta.tags) if not tag.get("is_padding", False)]
     keys = [meta.keys[i] for i in rows]
-    names = ["uid", "extra_info", "response_mask", "rm_scores"] + (["entropy"] if with_entropy else [])
+    names = ["uid", "extra_info", "response_mask", "rm_scores"]
+    names += ["entropy"] * with_entropy + [TEMPERATURE] * with_temperature
     data = tq.kv_batch_get(keys=keys, partition_id=meta.partition_id, select_fields=names)
     masks_R_T = [mask.astype(bool) for mask in _dense(data["response_mask"])]
     uids = _rows(data["uid"])
@@ -104,6 +126,46 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool) -> TrainedRollouts:
         rows_R=np.array(rows, dtype=np.int64),
         masks_R_T=masks_R_T,
         prompt_len_R=np.array([int(meta.tags[i]["prompt_len"]) for i in rows], dtype=np.int64),
+        temperature_R=np.array([float(t) for t in data[TEMPERATURE]]) if with_temperature else None,
+    )
+
+
+def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
+    """Rewards and lengths of finished rollouts that are about to be thrown away.
+
+    Args:
+        tags: key -> tag of each rollout.
+    """
+    keys = list(tags)
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
+    group = {uid: i for i, uid in enumerate(dict.fromkeys(key.split("_")[0] for key in keys))}
+    return RolloutBatch(
+        prompt_ids=[_prompt_id(info) for info in _rows(data["extra_info"])],
+        group_R=np.array([group[key.split("_")[0]] for key in keys], dtype=np.int64),
+        reward_R=np.array([scores.sum() for scores in _dense(data["rm_scores"])]),
+        num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
+    )
+
+
+@contextmanager
+def shaped_rewards(meta: KVBatchMeta, rows_R: IntArray, shaped_R: FloatArray) -> Iterator[None]:
+    """Within the block the batch's rewards are ``shaped_R``; afterwards the raw ones stand there again."""
+    raw = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=["rm_scores"])["rm_scores"]
+    rows = list(raw.unbind())
+    for row, shaped in zip(rows_R.tolist(), shaped_R.tolist(), strict=True):
+        total = float(rows[row].sum())
+        if total != 0.0:  # 0 stays 0
+            rows[row] = rows[row] * (shaped / total)
+    _write_rewards(meta, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
+    try:
+        yield
+    finally:
+        _write_rewards(meta, raw)
+
+
+def _write_rewards(meta: KVBatchMeta, rewards: torch.Tensor) -> None:
+    tq.kv_batch_put(
+        keys=meta.keys, partition_id=meta.partition_id, fields=TensorDict({"rm_scores": rewards}, batch_size=len(meta))
     )
 
 

@@ -18,11 +18,15 @@ from verl.utils.debug import marked_timer
 from verl.workers.config import HFModelConfig
 
 from recipe.prepo.adapters import fields
+from recipe.prepo.adapters.replay import AccountingReplayBuffer, build_replay_buffer
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
+from recipe.prepo.adapters.temperature import read_temperatures_by_row
 from recipe.prepo.config import PrepoConfig, check_data_size, read_config
 from recipe.prepo.cpu import is_cpu_platform
-from recipe.prepo.notation import Candidates, FloatArray
+from recipe.prepo.maths.prompt_index import PromptIndex
+from recipe.prepo.maths.skipping import Refill
+from recipe.prepo.notation import Candidates, Decision, FloatArray, RunFacts
 from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
@@ -52,15 +56,31 @@ class PrepoMixin(_Trainer):
             if not _refills_single_prompts(config, self.verl_mode):
                 # One dataloader fetch is one step's candidates: none is ever left over.
                 config.data.gen_batch_size = self.prepo.num_candidates
+            if self.prepo.skips_prompts:
+                # verl's machinery for groups without reward variance; it also fetches prompts one by one then.
+                config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
+                config.data.gen_batch_size = 1
         self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
         super().__init__(config)
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def _build_replay_buffer(self) -> Any:
-        replay_buffer = super()._build_replay_buffer()
-        replay_buffer.poll_interval = CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S
-        return replay_buffer
+        """verl's own buffer for its mode, which also accounts for what it throws away."""
+        if (self.config.trainer.v1.sampler.get("custom_sampler") or {}).get("path"):
+            return super()._build_replay_buffer()
+        return build_replay_buffer(
+            self.config,
+            trainer_mode=self.trainer_mode,
+            filter_groups_metric=self._resolve_filter_groups_metric(),
+            refill_fn=self._add_prompts_to_generate,
+            max_rollouts=self.prepo.num_selected * self.prepo.rollouts_per_prompt // self.parameter_sync_step,
+            poll_interval_s=CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S,
+            next_round=self._next_round if self.prepo.skips_prompts else None,
+        )
+
+    def _next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
+        return self.controller.next_round(num_missing, zero_variance_frac=zero_variance_frac, refills=refills)
 
     def _init_dataloader(self) -> None:
         """verl counts steps, epochs and the learning-rate horizon in train batches; a step consumes |B| prompts."""
@@ -72,16 +92,23 @@ class PrepoMixin(_Trainer):
             data.train_batch_size = self.prepo.num_selected
         check_data_size(len(self.train_dataset), self.prepo)
         self._end_with_the_data()
-        extra_info = self.train_dataset.dataframe["extra_info"]
+        model: HFModelConfig = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
+        prompt_ids = [info["prompt_id"] for info in self.train_dataset.dataframe["extra_info"]]
         self.controller = Controller(
             self.prepo.rules,
             identity=RunIdentity(
                 seed=self.prepo.seed,
                 num_selected=self.prepo.num_selected,
                 num_candidates=self.prepo.num_candidates,
-                data_sha256=data_fingerprint(info["prompt_id"] for info in extra_info),
+                data_sha256=data_fingerprint(prompt_ids),
             ),
-            rollouts_per_prompt=self.prepo.rollouts_per_prompt,
+            run=RunFacts(
+                prompts=PromptIndex(prompt_ids),
+                vocab_size=model.hf_config.get_text_config().vocab_size,
+                rollouts_per_prompt=self.prepo.rollouts_per_prompt,
+                total_steps=self.total_training_steps,
+                steps_per_epoch=self.steps_per_epoch,
+            ),
             base_temperature=self.prepo.temperature,
         )
 
@@ -113,17 +140,37 @@ class PrepoMixin(_Trainer):
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """Draw candidates, choose among them, and hand on the chosen ones. Every mode fetches prompts here."""
-        num_selected = num_prompts or self.prepo.num_selected
-        batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
-        candidates = self._candidates(batch)
+        num_selected = num_prompts or self.controller.first_round
+        if self.prepo.skips_prompts:
+            batch, decision = self._choose_from_stream(num_selected)
+        else:
+            batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
+            candidates = self._candidates(batch)
+            with marked_timer("prompt_selection", self.timing_raw):
+                decision = self.controller.select(candidates, num_selected=num_selected, step=self.global_steps)
         with marked_timer("prompt_selection", self.timing_raw):
-            decision = self.controller.select(
-                candidates, num_selected=num_selected, step=self.global_steps, total_steps=self.total_training_steps
-            )
             self._logs.audit_selection(lambda: selection_line(decision))
             batch = fields.take_rows(batch, decision.selection.indices_P)
             fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
+            if not self.controller.temperature.is_constant:
+                fields.set_temperature(batch, decision.temperature)
         return batch
+
+    def _choose_from_stream(self, num_selected: int) -> tuple[TensorDict, Decision]:
+        drawn: list[TensorDict] = []
+
+        def draw(num_prompts: int) -> tuple[str, ...]:
+            drawn.append(super(PrepoMixin, self)._next_train_batch(num_prompts))
+            return fields.prompt_ids_of(drawn[-1])
+
+        with marked_timer("prompt_selection", self.timing_raw):
+            decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
+            return fields.concatenated(drawn), decision
+
+    def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
+        if isinstance(self.replay_buffer, AccountingReplayBuffer):
+            self.replay_buffer.note_submitted(batch["uid"])
+        return int(super()._submit_batch_to_rollout(batch))
 
     def _candidates(self, batch: TensorDict) -> Candidates:
         prompt_ids = fields.prompt_ids_of(batch)
@@ -137,15 +184,33 @@ class PrepoMixin(_Trainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Weigh verl's advantages with the entropies that its old-log-prob pass left; no further forward pass."""
         with marked_timer("rollout_weighting", self.timing_raw):
-            trained = fields.read_rollouts(batch, with_entropy=not self._bypasses_old_log_prob())
+            trained = fields.read_rollouts(
+                batch,
+                with_entropy=not self._bypasses_old_log_prob(),
+                with_temperature=not self.controller.temperature.is_constant,
+            )
             weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
-        batch = super()._compute_advantage(batch, metrics)
+        shaped_R = None
+        if self.controller.shaping.is_identity:
+            batch = super()._compute_advantage(batch, metrics)
+        else:
+            shaped_R = self.controller.shape(trained.rollouts)
+            with fields.shaped_rewards(batch, trained.rows_R, shaped_R):
+                batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
-            batch = self._apply_weights(batch, trained, weight_R)
-            metrics.update(self.controller.finish_step(trained.rollouts, weight_R))
+            batch = self._apply_weights(batch, trained, weight_R, shaped_R)
+            accounts = isinstance(self.replay_buffer, AccountingReplayBuffer)
+            discarded = self.replay_buffer.take_discarded() if accounts else ()
+            metrics.update(
+                self.controller.finish_step(
+                    trained.rollouts, weight_R, step=self.global_steps, shaped_R=shaped_R, discarded=discarded
+                )
+            )
         return batch
 
-    def _apply_weights(self, batch: KVBatchMeta, trained: fields.TrainedRollouts, weight_R: FloatArray) -> KVBatchMeta:
+    def _apply_weights(
+        self, batch: KVBatchMeta, trained: fields.TrainedRollouts, weight_R: FloatArray, shaped_R: FloatArray | None
+    ) -> KVBatchMeta:
         advantages = before = fields.read_advantages(batch)
         if not self.controller.weighting.is_identity:
             advantages = fields.weighted(before, trained.rows_R, weight_R)
@@ -158,7 +223,9 @@ class PrepoMixin(_Trainer):
                 weight_R=weight_R,
                 advantage_R=fields.scalar_advantages(before, trained),
                 advantage_weighted_R=fields.scalar_advantages(advantages, trained),
-                temperature=self.prepo.temperature,
+                temperature_R=trained.temperature_R,
+                base_temperature=self.prepo.temperature,
+                shaped_R=shaped_R,
             )
         )
         return batch
@@ -182,6 +249,9 @@ class PrepoMixin(_Trainer):
         self._logs = RunLogs(self._run_dir, resume_step=step, audit=self.prepo.audit)
         self._logs.write_config(self._user_config)
         self._make_scorer()
+        if not self.controller.temperature.is_constant:
+            reference = [self.ref_policy_wg] if self.use_reference_policy else []
+            read_temperatures_by_row([self.actor_rollout_wg, *reference])
 
     @property
     def _run_dir(self) -> Path:

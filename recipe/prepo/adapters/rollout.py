@@ -1,4 +1,4 @@
-"""Agent-loop worker and manager that give each training rollout its own sampling seed, where that is asked for."""
+"""Agent-loop worker and manager that give each training rollout its own temperature and its own sampling seed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from recipe.prepo.adapters import fields
 from recipe.prepo.maths.rng import rollout_seed
 
 # verl 0.9.1 exports the Ray actor class; the plain class that it wraps is what can be subclassed.
@@ -14,10 +15,12 @@ _PlainWorker: Any = vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
 
 
 class PrepoAgentLoopWorker(_PlainWorker):
-    """Adds ``seed`` to the sampling parameters of training rollouts when ``prepo.seed_rollouts`` is on."""
+    """Samples training rollouts at their prompt's temperature, and with a seed when ``prepo.seed_rollouts`` is on."""
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         prepo = self.config.prepo
+        if not trajectory["validate"] and fields.TEMPERATURE in kwargs:
+            sampling_params = {**sampling_params, "temperature": float(kwargs[fields.TEMPERATURE])}
         if prepo.seed_rollouts and not trajectory["validate"]:
             seed = rollout_seed(
                 prepo.seed, int(kwargs["global_steps"]), kwargs["extra_info"]["prompt_id"], int(kwargs["session_id"])

@@ -7,18 +7,49 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+CORRECT_REWARD = 1.0
+"""A rollout is correct when its raw reward is at least this; everything below is wrong."""
+
 
 @dataclass(frozen=True)
 class GroupOutcomes:
     """Shares of the step's groups, each in [0, 1].
 
     zero_advantage_frac: all rewards of the group are equal, so every group-relative advantage is 0.
-    all_correct_frac, all_wrong_frac: every reward is 1, or every reward is 0.
+    all_correct_frac, all_wrong_frac: every rollout is correct, or none.
     """
 
     zero_advantage_frac: float
     all_correct_frac: float
     all_wrong_frac: float
+
+
+@dataclass(frozen=True)
+class GroupCounts:
+    """Counts of each group, in ascending order of the group index.
+
+    first_G: position of the group's first rollout, shape [G].
+    size_G: rollouts of the group; num_correct_G: how many of them are correct.
+    """
+
+    first_G: NDArray[np.int64]
+    size_G: NDArray[np.int64]
+    num_correct_G: NDArray[np.int64]
+
+
+def group_counts(reward_R: NDArray[np.float64], group_R: NDArray[np.int64]) -> GroupCounts:
+    """Sizes and correct rollouts of ragged groups.
+
+    >>> group_counts(np.array([1.0, 0.0, 1.0]), np.array([7, 3, 7]))
+    GroupCounts(first_G=array([1, 0]), size_G=array([1, 2]), num_correct_G=array([0, 2]))
+    """
+    _, first_G, dense_R = np.unique(group_R, return_index=True, return_inverse=True)
+    correct_R = (reward_R >= CORRECT_REWARD).astype(np.int64)
+    return GroupCounts(
+        first_G=first_G.astype(np.int64),
+        size_G=np.bincount(dense_R, minlength=len(first_G)).astype(np.int64),
+        num_correct_G=np.bincount(dense_R, weights=correct_R, minlength=len(first_G)).astype(np.int64),
+    )
 
 
 def group_outcomes(reward_R: NDArray[np.float64], group_R: NDArray[np.int64]) -> GroupOutcomes:
@@ -42,6 +73,6 @@ all_wrong_frac=0.3333333333333333)
     np.maximum.at(high_P, dense_R, reward_R)
     return GroupOutcomes(
         zero_advantage_frac=float((low_P == high_P).mean()),
-        all_correct_frac=float((low_P == 1.0).mean()),
-        all_wrong_frac=float((high_P == 0.0).mean()),
+        all_correct_frac=float((low_P >= CORRECT_REWARD).mean()),
+        all_wrong_frac=float((high_P < CORRECT_REWARD).mean()),
     )

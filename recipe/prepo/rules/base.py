@@ -10,11 +10,27 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from recipe.prepo.notation import Candidates, FloatArray, IntArray, RolloutBatch, Selection
+from recipe.prepo.maths.skipping import Refill
+from recipe.prepo.notation import Candidates, FloatArray, IntArray, RolloutBatch, RunFacts, Selection, StepOutcome
+
+
+def require_positive_integers(config: Any, *names: str) -> None:
+    """Check options that count something.
+
+    Raises:
+        ValueError: names the first that is no integer of at least 1.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
 class Rule:
     """Common part: observe outcomes, report metrics, save and load state. All optional."""
+
+    needs_entropy: ClassVar[bool] = False
+    """Whether the rule reads entropies of rollouts, so that the old-log-prob pass must have computed them."""
 
     @dataclass(frozen=True)
     class Config:
@@ -23,7 +39,17 @@ class Rule:
     def __init__(self, config: Any, *, seed: int) -> None:
         self.config = config
 
-    def observe(self, rollouts: RolloutBatch) -> None:
+    def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
+        """Check the options against K and M, when the configuration is read.
+
+        Raises:
+            ValueError: they do not fit; says which of the rule's options or sizes to change.
+        """
+
+    def bind(self, run: RunFacts) -> None:
+        """Learn about the run: called once, before its first step and before any state is loaded."""
+
+    def observe(self, outcome: StepOutcome) -> None:
         """See the outcome of the step's rollouts (called once a step, before the update)."""
 
     def metrics(self) -> dict[str, float]:
@@ -31,7 +57,7 @@ class Rule:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on with the same choices; JSON-able."""
+        """Everything that a resumed run needs to go on with the same choices: JSON-able values and numpy arrays."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -58,11 +84,36 @@ class SelectionRule(Rule, ABC):
         """Choose ``num_selected`` of the candidates at training progress rho in [0, 1]."""
 
 
+class SkippingRule(SelectionRule, ABC):
+    """Skips prompts one by one, and rolls out in rounds until K groups have a learning signal.
+
+    ``select`` may choose fewer prompts than asked for; more candidates are then drawn, until there are enough.
+    Groups without reward variance are thrown away, and a further round replaces them.
+    """
+
+    needs_scores = False
+    uses_candidates = False
+
+    @abstractmethod
+    def first_round(self, num_selected: int) -> int:
+        """Prompts of a step's first round, for K = ``num_selected``."""
+
+    @abstractmethod
+    def next_round(
+        self, num_missing: int, *, zero_variance_frac: float, num_selected: int, refills: tuple[Refill, ...]
+    ) -> Refill | None:
+        """The next round of a step that lacks ``num_missing`` of K groups; None to train on what there is.
+
+        Args:
+            num_missing: groups with reward variance that are missing.
+            zero_variance_frac: share of the last round's groups that had none.
+            num_selected: K.
+            refills: the step's refill rounds so far, in order.
+        """
+
+
 class WeightingRule(Rule, ABC):
     """Gives each rollout of the step a weight that multiplies its advantage."""
-
-    needs_entropy: ClassVar[bool]
-    """Whether ``weigh`` reads entropies, so that the old-log-prob pass must have computed them."""
 
     is_identity: ClassVar[bool] = False
     """True when every weight is 1: the advantages are then left untouched, bit for bit."""
@@ -80,8 +131,22 @@ class BudgetRule(Rule, ABC):
         """Group size of each chosen prompt, shape [P], sum P * rollouts_per_prompt."""
 
 
+class ShapingRule(Rule, ABC):
+    """Changes the rewards that advantages are computed from; every statistic keeps the raw ones."""
+
+    is_identity: ClassVar[bool] = False
+    """True when no reward is changed."""
+
+    @abstractmethod
+    def shape(self, rollouts: RolloutBatch) -> FloatArray:
+        """Rewards for the advantages, shape [R]; 0 stays 0."""
+
+
 class TemperatureRule(Rule, ABC):
     """Sets the sampling temperature of a step."""
+
+    is_constant: ClassVar[bool] = False
+    """True when every rollout of the run has the configured temperature."""
 
     @abstractmethod
     def temperature(self, base_temperature: float) -> float:

@@ -7,19 +7,25 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.budget.difficulty import Difficulty
 from recipe.prepo.rules.budget.fixed import Fixed
 from recipe.prepo.rules.selection.all import All
+from recipe.prepo.rules.selection.greso import Greso
 from recipe.prepo.rules.selection.high_ppl import HighPpl
 from recipe.prepo.rules.selection.low_ppl import LowPpl
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
 from recipe.prepo.rules.selection.uniform import Uniform
+from recipe.prepo.rules.shaping.length_bias import LengthBias
+from recipe.prepo.rules.shaping.none import NoShaping
 from recipe.prepo.rules.temperature.constant import Constant
+from recipe.prepo.rules.temperature.entropy_target import EntropyTarget
 from recipe.prepo.rules.weighting.none import NoWeighting
 from recipe.prepo.rules.weighting.relative_entropy import RelativeEntropy
 
 SELECTION: dict[str, type[SelectionRule]] = {
     "all": All,
+    "greso": Greso,
     "high_ppl": HighPpl,
     "low_ppl": LowPpl,
     "ppl_schedule": PplSchedule,
@@ -30,16 +36,23 @@ WEIGHTING: dict[str, type[WeightingRule]] = {
     "relative_entropy": RelativeEntropy,
 }
 BUDGET: dict[str, type[BudgetRule]] = {
+    "difficulty": Difficulty,
     "fixed": Fixed,
 }
 TEMPERATURE: dict[str, type[TemperatureRule]] = {
     "constant": Constant,
+    "entropy_target": EntropyTarget,
+}
+SHAPING: dict[str, type[ShapingRule]] = {
+    "length_bias": LengthBias,
+    "none": NoShaping,
 }
 REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
     "selection": SELECTION,
     "weighting": WEIGHTING,
     "budget": BUDGET,
     "temperature": TEMPERATURE,
+    "shaping": SHAPING,
 }
 
 
@@ -47,7 +60,7 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
     """Make the rule that ``options["name"]`` names, with the other options as its ``Config``.
 
     Args:
-        group: selection, weighting, budget or temperature.
+        group: selection, weighting, budget, temperature or shaping.
         options: the group's configuration: ``name`` and every field of the rule's ``Config``.
         seed: seed of the rule's own generator.
 

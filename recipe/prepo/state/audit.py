@@ -44,9 +44,17 @@ def rollout_lines(
     weight_R: FloatArray,
     advantage_R: FloatArray,
     advantage_weighted_R: FloatArray,
-    temperature: float,
+    base_temperature: float,
+    temperature_R: FloatArray | None = None,
+    shaped_R: FloatArray | None = None,
 ) -> list[dict[str, Any]]:
-    """The lines of ``audit/rollouts.jsonl`` for one step; ``advantage_R`` is the group advantage before weighting."""
+    """The lines of ``audit/rollouts.jsonl`` for one step.
+
+    Args:
+        advantage_R: group advantages before weighting.
+        temperature_R: each rollout's temperature; None when all have ``base_temperature``.
+        shaped_R: rewards that the advantages were computed from, where they differ from the raw ones.
+    """
     return [
         {
             "step": step,
@@ -58,7 +66,8 @@ def rollout_lines(
             "weight": float(weight_R[i]),
             "advantage": float(advantage_R[i]),
             "advantage_weighted": float(advantage_weighted_R[i]),
-            "temperature": temperature,
+            "temperature": base_temperature if temperature_R is None else float(temperature_R[i]),
+            **({} if shaped_R is None else {"reward_shaped": float(shaped_R[i])}),
         }
         for i, prompt_id in enumerate(rollouts.prompt_ids)
     ]

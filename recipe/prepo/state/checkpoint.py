@@ -1,18 +1,26 @@
-"""This project's state beside verl's checkpoint: versioned JSON with a checksum, written atomically, no pickle."""
+"""This project's state beside verl's checkpoint: versioned, with checksums, written atomically, no pickle.
+
+Values are JSON in ``prepo_state.json``; numpy arrays (one entry a prompt) stand in an ``.npz`` file that it names.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from recipe.prepo.errors import StateError
 
 FILE_NAME = "prepo_state.json"
 FORMAT = "prepo-state"
-VERSION = 1
+VERSION = 2
+ARRAY = "__array__"
 START_OVER = "Resume from another checkpoint (trainer.resume_mode=resume_path), or start over in a new directory \
 (trainer.experiment_name=<new name>)."
 
@@ -27,11 +35,15 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: the file could not be written (a full disk, say); the old content is still there.
     """
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -39,15 +51,58 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _take_arrays(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """The payload with a marker in the place of each array, which goes into ``arrays`` by its path."""
+    if isinstance(value, np.ndarray):
+        assert value.dtype.kind in "biuf", f"{name}: an array of {value.dtype} would be pickled"
+        arrays[name] = value
+        return {ARRAY: name}
+    if isinstance(value, dict):
+        return {key: _take_arrays(item, f"{name}.{key}" if name else key, arrays) for key, item in value.items()}
+    return value
+
+
+def _put_arrays(value: Any, arrays: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {ARRAY}:
+            return arrays[value[ARRAY]]
+        return {key: _put_arrays(item, arrays) for key, item in value.items()}
+    return value
+
+
+def _file_checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def save_state(folder: Path, payload: dict[str, Any]) -> Path:
-    """Write ``payload`` (JSON-able) as ``folder/prepo_state.json``.
+    """Write ``payload`` (JSON-able values and numpy arrays, in nested dictionaries) into ``folder``.
+
+    The arrays' file has its own name for each content and is written first, so that an interrupted write leaves what
+    stood there before whole.
 
     Raises:
         OSError: as :func:`write_atomically`.
     """
     path = folder / FILE_NAME
-    document = {"format": FORMAT, "version": VERSION, "sha256": _checksum(payload), "payload": payload}
+    arrays: dict[str, Any] = {}
+    values = _take_arrays(payload, "", arrays)
+    document = {"format": FORMAT, "version": VERSION, "sha256": _checksum(values), "payload": values}
+    keep = None
+    if arrays:
+        unnamed = folder / "prepo_arrays.npz"
+        _replace(unnamed, lambda file: np.savez(file, **arrays))
+        checksum = _file_checksum(unnamed)
+        keep = folder / f"prepo_arrays-{checksum[:16]}.npz"
+        os.replace(unnamed, keep)
+        document["arrays"] = {"file": keep.name, "sha256": checksum}
     write_atomically(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+    for old in folder.glob("prepo_arrays*.npz"):
+        if old != keep:
+            old.unlink()
     return path
 
 
@@ -77,4 +132,18 @@ def load_state(folder: Path) -> dict[str, Any]:
     payload = document.get("payload")
     if not isinstance(payload, dict) or document.get("sha256") != _checksum(payload):
         raise StateError(f"{path} does not match its checksum: it was edited or damaged. {START_OVER}")
-    return payload
+    return payload if "arrays" not in document else _put_arrays(payload, _load_arrays(folder, document["arrays"]))
+
+
+def _load_arrays(folder: Path, described: Any) -> dict[str, np.ndarray]:
+    path = folder
+    try:
+        path = folder / Path(described["file"]).name
+        if _file_checksum(path) != described["sha256"]:
+            raise StateError(f"{path} does not match its checksum: it was edited or damaged. {START_OVER}")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, StateError):
+            raise
+        raise StateError(f"{path}, a part of {folder / FILE_NAME}, cannot be read: {error!r}. {START_OVER}") from error

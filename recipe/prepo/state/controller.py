@@ -1,25 +1,34 @@
 """The one object that composes the four rules. Any trainer drives it; it knows nothing of verl, Ray or torch.
 
-Life of a step: ``select`` (once or more) -> rollouts -> ``weigh`` -> ``finish_step``. State changes only in these
-calls, all of which happen before the step's checkpoint is written.
+Life of a step: ``select`` (once or more) -> rollouts -> ``weigh``, ``shape`` -> ``finish_step``. State changes only in
+these calls, all of which happen before the step's checkpoint is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from recipe.prepo.errors import NumericsError, StateError
-from recipe.prepo.maths.groups import group_outcomes
+from recipe.prepo.maths.skipping import Refill
 from recipe.prepo.maths.window import training_progress
-from recipe.prepo.notation import Candidates, Decision, FloatArray, RolloutBatch
-from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, TemperatureRule, WeightingRule
+from recipe.prepo.notation import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.rules.base import (
+    BudgetRule,
+    Rule,
+    SelectionRule,
+    ShapingRule,
+    SkippingRule,
+    TemperatureRule,
+    WeightingRule,
+)
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.state.metrics import rollout_metrics, selection_metrics
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,9 @@ class Controller:
     """Chooses prompts, weighs rollouts, counts what they cost, and reports both.
 
     Args:
-        rules: options of each group (``selection``, ``weighting``, ``budget``, ``temperature``) with their ``name``.
+        rules: options of each rule group with their ``name``.
         identity: seed, sizes and data fingerprint of the run.
-        rollouts_per_prompt: nominal group size M.
+        run: what the rules may know of the run.
         base_temperature: the configured sampling temperature.
 
     Raises:
@@ -50,19 +59,22 @@ class Controller:
         rules: Mapping[str, Mapping[str, Any]],
         *,
         identity: RunIdentity,
-        rollouts_per_prompt: int,
+        run: RunFacts,
         base_temperature: float,
     ) -> None:
         self.identity = identity
-        self.rollouts_per_prompt = rollouts_per_prompt
+        self.run = run
         self.base_temperature = base_temperature
         self._options = {group: dict(options) for group, options in rules.items()}
         built = {group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()}
         self._rules: dict[str, Rule] = built
+        for rule in built.values():
+            rule.bind(run)
         self.selection = cast(SelectionRule, built["selection"])
         self.weighting = cast(WeightingRule, built["weighting"])
         self.budget = cast(BudgetRule, built["budget"])
         self.temperature = cast(TemperatureRule, built["temperature"])
+        self.shaping = cast(ShapingRule, built["shaping"])
         self.rollouts_total = 0
         self.response_tokens_total = 0
         self._decisions: list[Decision] = []
@@ -73,24 +85,68 @@ class Controller:
             return num_selected
         return max(num_selected, round(num_selected * self.identity.num_candidates / self.identity.num_selected))
 
-    def select(self, candidates: Candidates, *, num_selected: int, step: int, total_steps: int) -> Decision:
-        """Choose prompts, their group sizes and the step's temperature.
+    @property
+    def first_round(self) -> int:
+        """Prompts that a step asks for first: K, or more where groups are thrown away and refilled."""
+        num_selected = self.identity.num_selected
+        return self.selection.first_round(num_selected) if isinstance(self.selection, SkippingRule) else num_selected
+
+    def next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
+        """The next round of a step that lacks ``num_missing`` groups; see :class:`SkippingRule`."""
+        assert isinstance(self.selection, SkippingRule)
+        return self.selection.next_round(
+            num_missing,
+            zero_variance_frac=zero_variance_frac,
+            num_selected=self.identity.num_selected,
+            refills=refills,
+        )
+
+    def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
+        """Choose prompts among these candidates, their group sizes and the step's temperature.
 
         Raises:
             NumericsError: a candidate's perplexity is not finite; names the prompt.
         """
         if candidates.ppl_C is not None:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
-        progress = training_progress(step, total_steps)
+        progress = training_progress(step, self.run.total_steps)
         selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
+        return self._decide(candidates, selection, num_selected=num_selected, step=step)
+
+    def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
+        """For rules that skip prompts: draw from the data until ``num_selected`` different prompts are kept.
+
+        Args:
+            draw: returns the ids of that many further prompts of the data.
+        """
+        progress = training_progress(step, self.run.total_steps)
+        ids: list[str] = []
+        chosen: dict[str, int] = {}
+        reasons: dict[int, str] = {}
+        while len(chosen) < num_selected:
+            start = len(ids)
+            ids.extend(draw(num_selected - len(chosen)))
+            part = self.selection.select(
+                Candidates(tuple(ids[start:])), num_selected=len(ids) - start, progress=progress
+            )
+            reasons |= {start + i: reason for i, reason in part.skip_reasons.items()}
+            for i in (part.indices_P + start).tolist():
+                if chosen.setdefault(ids[i], i) != i:  # the data were passed through within this very choice
+                    reasons[i] = "chosen_already"
+        selection = Selection(
+            np.array(list(chosen.values()), dtype=np.int64), skip_reasons=dict(sorted(reasons.items()))
+        )
+        return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step)
+
+    def _decide(self, candidates: Candidates, selection: Selection, *, num_selected: int, step: int) -> Decision:
         chosen = selection.indices_P.tolist()
         assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
         prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
         decision = Decision(
             candidates=candidates,
             selection=selection,
-            rollout_n_P=self.budget.allocate(prompt_ids, rollouts_per_prompt=self.rollouts_per_prompt),
-            progress=progress,
+            rollout_n_P=self.budget.allocate(prompt_ids, rollouts_per_prompt=self.run.rollouts_per_prompt),
+            progress=training_progress(step, self.run.total_steps),
             temperature=self.temperature.temperature(self.base_temperature),
             step=step,
             call=len(self._decisions),
@@ -111,54 +167,44 @@ class Controller:
         assert weight_R.shape == (len(rollouts),) and np.isfinite(weight_R).all() and (weight_R >= 0).all()
         return weight_R
 
-    def finish_step(self, rollouts: RolloutBatch, weight_R: FloatArray) -> dict[str, float]:
+    def shape(self, rollouts: RolloutBatch) -> FloatArray:
+        """Rewards that the advantages are computed from, shape [R]."""
+        shaped_R = self.shaping.shape(rollouts)
+        assert shaped_R.shape == (len(rollouts),) and np.isfinite(shaped_R).all()
+        return shaped_R
+
+    def finish_step(
+        self,
+        rollouts: RolloutBatch,
+        weight_R: FloatArray,
+        *,
+        step: int,
+        shaped_R: FloatArray | None = None,
+        discarded: Sequence[RolloutBatch] = (),
+    ) -> dict[str, float]:
         """Let the rules see the outcome, count its cost, and return the step's metrics.
 
         A rollout is one generated response, counted when its prompt is dispatched, so that responses which are
-        thrown away later count too.
+        thrown away count too.
+
+        Args:
+            rollouts: the rollouts that are trained on, with their weights ``weight_R``.
+            step: the training step.
+            shaped_R: their shaped rewards, where rewards are shaped.
+            discarded: groups that were rolled out and thrown away.
         """
         num_rollouts = int(sum(int(decision.rollout_n_P.sum()) for decision in self._decisions))
         self.rollouts_total += num_rollouts
-        self.response_tokens_total += int(rollouts.num_tokens_R.sum())
-        metrics = self._selection_metrics() | self._rollout_metrics(rollouts, weight_R)
+        self.response_tokens_total += sum(int(batch.num_tokens_R.sum()) for batch in (rollouts, *discarded))
+        metrics = selection_metrics(self._decisions) | rollout_metrics(rollouts, weight_R, shaped_R, discarded)
         metrics["prepo/rollouts/sum"] = float(num_rollouts)
         metrics["prepo/rollouts_total/max"] = float(self.rollouts_total)
         metrics["prepo/response_tokens_total/max"] = float(self.response_tokens_total)
+        outcome = StepOutcome(trained=rollouts, discarded=tuple(discarded), step=step)
         for rule in self._rules.values():
-            rule.observe(rollouts)
+            rule.observe(outcome)
             metrics.update(rule.metrics())
         self._decisions.clear()
-        return metrics
-
-    def _selection_metrics(self) -> dict[str, float]:
-        decisions = self._decisions
-        if not decisions:  # asynchronous modes may train on prompts that were chosen steps ago
-            return {}
-        metrics = {
-            "prepo/progress/mean": float(np.mean([d.progress for d in decisions])),
-            "prepo/candidates/sum": float(sum(len(d.candidates) for d in decisions)),
-            "prepo/selected/sum": float(sum(len(d.selection.indices_P) for d in decisions)),
-            "prepo/temperature/mean": float(np.mean([d.temperature for d in decisions])),
-        }
-        starts = [d.selection.window_start for d in decisions if d.selection.window_start is not None]
-        if starts:
-            metrics["prepo/window_start/mean"] = float(np.mean(starts))
-        scored = [d for d in decisions if d.candidates.ppl_C is not None]
-        if scored:
-            metrics |= _summary("prepo/ppl_candidates", np.concatenate([_ppl(d) for d in scored]))
-            chosen_ppl = np.concatenate([_ppl(d)[d.selection.indices_P] for d in scored])
-            metrics |= _summary("prepo/ppl_selected", chosen_ppl)
-        return metrics
-
-    @staticmethod
-    def _rollout_metrics(rollouts: RolloutBatch, weight_R: FloatArray) -> dict[str, float]:
-        outcomes = group_outcomes(rollouts.reward_R, rollouts.group_R)
-        metrics = _summary("prepo/weight", weight_R)
-        metrics["prepo/zero_advantage_frac/mean"] = outcomes.zero_advantage_frac
-        metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
-        metrics["prepo/all_wrong_frac/mean"] = outcomes.all_wrong_frac
-        if rollouts.entropy_nats_R is not None and len(rollouts):
-            metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,21 +250,6 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
     for prompt_id in prompt_ids:
         digest.update(json.dumps(prompt_id).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _ppl(decision: Decision) -> FloatArray:
-    assert decision.candidates.ppl_C is not None
-    return decision.candidates.ppl_C
-
-
-def _summary(name: str, values: FloatArray) -> dict[str, float]:
-    if not values.size:  # every rollout of the step failed
-        return {}
-    return {
-        f"{name}/mean": float(values.mean()),
-        f"{name}/min": float(values.min()),
-        f"{name}/max": float(values.max()),
-    }
 
 
 def _require_finite(values: FloatArray, prompt_ids: Sequence[str], what: str, step: int) -> None:

@@ -8,5 +8,7 @@ from recipe.prepo.rules.base import TemperatureRule
 class Constant(TemperatureRule):
     """``rollout.temperature`` at every step."""
 
+    is_constant = True
+
     def temperature(self, base_temperature: float) -> float:
         return base_temperature

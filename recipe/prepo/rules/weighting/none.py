@@ -11,7 +11,6 @@ from recipe.prepo.rules.base import WeightingRule
 class NoWeighting(WeightingRule):
     """Weight 1 for every rollout; advantages stay as verl computed them."""
 
-    needs_entropy = False
     is_identity = True
 
     def weigh(self, rollouts: RolloutBatch) -> FloatArray:

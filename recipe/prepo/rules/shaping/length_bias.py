@@ -1,0 +1,66 @@
+"""E3's length bias: among right answers to the easiest prompts, shorter ones earn more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.notation import FloatArray, RolloutBatch, RunFacts, StepOutcome
+from recipe.prepo.rules.base import ShapingRule
+from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
+
+
+class LengthBias(ShapingRule):
+    """``r = 1 / (1 + mu * l)`` for a right answer of l tokens to one of the easiest ``easiest_share`` of the prompts.
+
+    From the README of arXiv 2505.18573's code (not in the paper, off in its scripts). Ranks are those of the epoch's
+    start; before the first ranking no reward is changed. DEVIATIONS: the published code overwrites the rewards that
+    its statistics and metrics read, this changes the advantages' copy only; its second mode never acts and is left
+    out.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        mu: float
+        easiest_share: float
+        ties: str
+        epoch_steps: int | None
+
+        def __post_init__(self) -> None:
+            if not 0.0 < self.mu < 1.0:
+                raise ValueError(f"mu={self.mu} is not in (0, 1)")
+            if not 0.0 < self.easiest_share <= 1.0:
+                raise ValueError(f"easiest_share={self.easiest_share} is not in (0, 1]")
+            check_options(ties=self.ties, epoch_steps=self.epoch_steps)
+
+    def __init__(self, config: Config, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._difficulty = PromptDifficulty(average_ties=config.ties == "average", epoch_steps=config.epoch_steps)
+        self._shaped_share = 0.0
+
+    def bind(self, run: RunFacts) -> None:
+        self._difficulty.bind(run)
+
+    def shape(self, rollouts: RolloutBatch) -> FloatArray:
+        rank_R = self._difficulty.ranks(tuple(rollouts.prompt_ids))
+        is_easy_R = (rank_R >= 0.0) & (rank_R <= self.config.easiest_share)
+        shaped_R = np.where(is_easy_R, 1.0 / (1.0 + self.config.mu * rollouts.num_tokens_R), 1.0)
+        is_shaped_R = is_easy_R & (rollouts.reward_R != 0.0)
+        self._shaped_share = float(is_shaped_R.mean()) if len(rollouts) else 0.0
+        return rollouts.reward_R * shaped_R
+
+    def observe(self, outcome: StepOutcome) -> None:
+        self._difficulty.observe(outcome)
+
+    def metrics(self) -> dict[str, float]:
+        return {"prepo/length_biased_frac/mean": self._shaped_share}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._difficulty.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != set(self._difficulty.state_dict()):
+            raise ValueError(f"length_bias keeps {sorted(self._difficulty.state_dict())}, found {sorted(state)}")
+        self._difficulty.load_state_dict(state)

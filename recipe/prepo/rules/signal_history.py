@@ -1,0 +1,52 @@
+"""GRESO's memory of each prompt (arXiv 2506.02177): how many groups in a row gave no learning signal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.maths.skipping import next_run
+from recipe.prepo.notation import IntArray, RunFacts, StepOutcome
+
+
+class SignalHistory:
+    """The trailing run of each prompt: n > 0 after n all-right groups in a row, n < 0 after all-wrong ones, else 0.
+
+    The published code keeps every group's mean reward and reads only this from it.
+    """
+
+    def bind(self, run: RunFacts) -> None:
+        self._index = run.prompts
+        self._run_N = np.zeros(len(run.prompts), dtype=np.int32)
+
+    def runs(self, prompt_ids: tuple[str, ...]) -> IntArray:
+        """Trailing run of each prompt, shape [P]."""
+        return self._run_N[self._index.rows(prompt_ids)].astype(np.int64)
+
+    def observe(self, outcome: StepOutcome) -> tuple[float, float]:
+        """Extend the runs by a step's groups; returns the shares of its rollouts in all-right and all-wrong groups."""
+        groups = outcome.prompts(self._index)
+        left = np.arange(len(groups.rows_G))
+        while left.size:  # once for each time that a prompt was rolled out in this step
+            rows, first = np.unique(groups.rows_G[left], return_index=True)
+            now = left[first]
+            self._run_N[rows] = next_run(self._run_N[rows], groups.num_correct_G[now], groups.size_G[now])
+            left = np.delete(left, first)
+        share_G = groups.size_G / max(int(groups.size_G.sum()), 1)
+        is_right_G = groups.num_correct_G == groups.size_G
+        return float(share_G[is_right_G].sum()), float(share_G[groups.num_correct_G == 0].sum())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"run": self._run_N.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict``.
+
+        Raises:
+            KeyError, ValueError: the key is missing, or the array is not one of this training set.
+        """
+        run_N = state["run"]
+        if not isinstance(run_N, np.ndarray) or (run_N.shape, run_N.dtype) != (self._run_N.shape, self._run_N.dtype):
+            raise ValueError(f"«run» is not an array of int32 with {len(self._run_N)} entries")
+        self._run_N[:] = run_N

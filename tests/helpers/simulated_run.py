@@ -1,0 +1,158 @@
+"""A run without a model: the controller is driven as the trainers drive it, and answers are drawn by pass rate."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from recipe.prepo.maths.prompt_index import PromptIndex
+from recipe.prepo.notation import Candidates, Decision, RolloutBatch, RunFacts
+from recipe.prepo.rules.base import SkippingRule
+from recipe.prepo.rules.registry import REGISTRIES
+from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
+
+CONF = Path(__file__).parents[2] / "conf" / "prepo"
+NEUTRAL = {"selection": "uniform", "weighting": "none", "budget": "fixed", "temperature": "constant", "shaping": "none"}
+# Sizes that fit the small run.
+SMALL: dict[str, dict[str, Any]] = {
+    "difficulty": {"lowest": 2, "highest": 6, "epoch_steps": 3},
+    "length_bias": {"epoch_steps": 3, "easiest_share": 0.5},
+    "greso": {"min_round": 1},
+}
+
+
+def rule_options(group: str, name: str, **changes: Any) -> dict[str, Any]:
+    """The rule's options as its yaml has them, changed for a small run and by ``changes``."""
+    shipped = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return {**shipped, **SMALL.get(name, {}), **changes}
+
+
+def all_options(**names: str) -> dict[str, dict[str, Any]]:
+    """Options of every group: the named rules, neutral ones for the rest."""
+    return {group: rule_options(group, name) for group, name in {**NEUTRAL, **names}.items()}
+
+
+def run_facts(prompt_ids: Sequence[str], **changes: Any) -> RunFacts:
+    facts = {"vocab_size": 300, "rollouts_per_prompt": 4, "total_steps": 40, "steps_per_epoch": 3}
+    return RunFacts(prompts=PromptIndex(prompt_ids), **{**facts, **changes})
+
+
+def make_controller(
+    options: Mapping[str, Mapping[str, Any]], prompt_ids: Sequence[str], *, seed: int = 0, num_selected: int = 4
+) -> Controller:
+    return Controller(
+        options,
+        identity=RunIdentity(
+            seed=seed,
+            num_selected=num_selected,
+            num_candidates=5 * num_selected,
+            data_sha256=data_fingerprint(prompt_ids),
+        ),
+        run=run_facts(prompt_ids),
+        base_temperature=1.0,
+    )
+
+
+def _draw(*key: Any) -> float:
+    """A number in [0, 1) that depends on the key only."""
+    return zlib.crc32(repr(key).encode()) / 2**32
+
+
+class SimulatedRun:
+    """Steps of one controller over a training set of ``num_prompts`` prompts, drawn in turn."""
+
+    def __init__(self, options: Mapping[str, Mapping[str, Any]], *, num_prompts: int = 60, seed: int = 0) -> None:
+        self.prompt_ids = [f"é{i}" for i in range(num_prompts)]
+        self.controller = make_controller(options, self.prompt_ids, seed=seed)
+        self.position = 0
+
+    def draw(self, num_prompts: int) -> tuple[str, ...]:
+        places = range(self.position, self.position + num_prompts)
+        self.position += num_prompts
+        return tuple(self.prompt_ids[i % len(self.prompt_ids)] for i in places)
+
+    def choose(self, step: int, num_prompts: int) -> Decision:
+        controller = self.controller
+        if isinstance(controller.selection, SkippingRule):
+            return controller.select_from_stream(self.draw, num_selected=num_prompts, step=step)
+        ids = self.draw(controller.num_candidates_for(num_prompts))
+        nll_nats = np.array([0.5 + _draw("ppl", prompt_id) for prompt_id in ids])
+        return controller.select(Candidates(ids, nll_nats, np.full(len(ids), 9)), num_selected=num_prompts, step=step)
+
+    def roll_out(self, decision: Decision) -> Iterator[tuple[str, list[float]]]:
+        """The rewards of each chosen prompt's group; a third of the prompts is always right, a third always wrong."""
+        for i, size in zip(decision.selection.indices_P, decision.rollout_n_P, strict=True):
+            prompt_id = decision.candidates.prompt_ids[i]
+            pass_rate = 3.0 * _draw("pass", prompt_id) - 1.0
+            key = (prompt_id, decision.step, decision.call)
+            yield prompt_id, [float(_draw("reward", *key, j) < pass_rate) for j in range(size)]
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One step; returns everything that was decided and reported in it."""
+        controller, num_selected = self.controller, self.controller.identity.num_selected
+        decisions = [self.choose(step, controller.first_round)]
+        groups = list(self.roll_out(decisions[-1]))
+        discarded: list[tuple[str, list[float]]] = []
+        if isinstance(controller.selection, SkippingRule):
+            refills: tuple = ()
+            fresh, ready = groups, []
+            while True:
+                flat = [group for group in fresh if len(set(group[1])) == 1]
+                discarded += flat
+                ready += [group for group in fresh if len(set(group[1])) > 1]
+                if len(ready) >= num_selected:
+                    break
+                refill = controller.next_round(
+                    num_selected - len(ready), zero_variance_frac=len(flat) / len(fresh), refills=refills
+                )
+                if refill is None:
+                    break
+                refills += (refill,)
+                decisions.append(self.choose(step, refill.num_prompts))
+                fresh = list(self.roll_out(decisions[-1]))
+            groups, surplus = ready[:num_selected], ready[num_selected:]
+            discarded += surplus
+        trained = rollout_batch(groups, step)
+        weight_R = controller.weigh(trained, step=step)
+        shaped_R = None if controller.shaping.is_identity else controller.shape(trained)
+        metrics = controller.finish_step(
+            trained,
+            weight_R,
+            step=step,
+            shaped_R=shaped_R,
+            discarded=[rollout_batch(discarded, step, entropies=False)] if discarded else [],
+        )
+        return {
+            "chosen": [[d.candidates.prompt_ids[i] for i in d.selection.indices_P] for d in decisions],
+            "skipped": [d.selection.skip_reasons for d in decisions],
+            "rollout_n": [d.rollout_n_P.tolist() for d in decisions],
+            "temperature": [d.temperature for d in decisions],
+            "weights": weight_R.tolist(),
+            "shaped": None if shaped_R is None else shaped_R.tolist(),
+            "metrics": metrics,
+        }
+
+
+def rollout_batch(groups: Sequence[tuple[str, list[float]]], step: int, *, entropies: bool = True) -> RolloutBatch:
+    """Rollouts of these groups, with lengths and entropies that depend on the prompt and the step only."""
+    ids = [prompt_id for prompt_id, rewards in groups for _ in rewards]
+    return RolloutBatch(
+        prompt_ids=ids,
+        group_R=np.array([g for g, (_, rewards) in enumerate(groups) for _ in rewards], dtype=np.int64),
+        reward_R=np.array([reward for _, rewards in groups for reward in rewards]),
+        num_tokens_R=np.array([3 + int(20 * _draw("tokens", p, step, i)) for i, p in enumerate(ids)], dtype=np.int64),
+        entropy_nats_R=np.array([0.2 + _draw("entropy", p, step, i) for i, p in enumerate(ids)]) if entropies else None,
+    )
+
+
+def every_combination() -> list[dict[str, str]]:
+    """One rule of each group, in every combination."""
+    combinations: list[dict[str, str]] = [{}]
+    for group, registry in REGISTRIES.items():
+        combinations = [{**names, group: name} for names in combinations for name in registry]
+    return combinations
