@@ -10,13 +10,18 @@ else
 fi
 
 is_cpu() { grep -qx '# platform: cpu' "conf/experiment/$1.yaml"; }
-name=""
+experiments=()
 for argument in "$@"; do
-    if [[ "$argument" == experiment=* ]]; then name="${argument#experiment=}"; fi
+    # A sweep (--multirun) names several, with commas between them.
+    if [[ "$argument" == experiment=* ]]; then IFS=, read -ra experiments <<<"${argument#experiment=}"; fi
 done
 
-if [[ -z "$name" || ! -f "conf/experiment/$name.yaml" ]]; then
-    [[ -z "$name" ]] || echo "error: there is no experiment «$name»." >&2
+unknown=""
+for name in ${experiments[@]+"${experiments[@]}"}; do
+    [[ -f "conf/experiment/$name.yaml" ]] || unknown="$name"
+done
+if [[ ${#experiments[@]} -eq 0 || -n "$unknown" ]]; then
+    [[ -z "$unknown" ]] || echo "error: there is no experiment «$unknown»." >&2
     echo "usage: bash run_qwen.sh experiment=<name> [key=value …], where <name> is one of:" >&2
     for file in conf/experiment/*.yaml; do
         file="$(basename -- "$file" .yaml)"
@@ -26,13 +31,19 @@ if [[ -z "$name" || ! -f "conf/experiment/$name.yaml" ]]; then
 fi
 
 platform=cpu
-if ! is_cpu "$name"; then
-    platform=gpu
-    if [[ -z "${RAY_ADDRESS:-}" ]] && ! bash scripts/setup_env.sh --has-gpu; then
-        echo "error: experiment=$name needs GPUs, and this machine shows none. To train on the CPU:" >&2
-        echo "    bash run_qwen.sh experiment=tiny_cpu" >&2
+for name in "${experiments[@]}"; do
+    is_cpu "$name" || platform=gpu
+done
+for name in "${experiments[@]}"; do
+    if [[ $platform == gpu ]] && is_cpu "$name"; then
+        echo "error: experiment=$name is for the CPU, another one of this sweep for GPUs; run them one after the other." >&2
         exit 2
     fi
+done
+if [[ $platform == gpu && -z "${RAY_ADDRESS:-}" ]] && ! bash scripts/setup_env.sh --has-gpu; then
+    echo "error: experiment=${experiments[0]} needs GPUs, and this machine shows none. To train on the CPU:" >&2
+    echo "    bash run_qwen.sh experiment=tiny_cpu" >&2
+    exit 2
 fi
 PY="$(bash scripts/setup_env.sh --platform "$platform" --print-python)"
 exec "$PY" -m recipe.prepo.main "$@"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import overhead, scoring
+from benchmarks import overhead, scale, scoring
 
 
 def main() -> None:
-    for benchmark in (scoring, overhead):
+    for benchmark in (scale, scoring, overhead):
         print(f"== {benchmark.__name__}", flush=True)
         benchmark.main([])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 TOLERANCE = 1e-6
@@ -31,9 +31,9 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
         where = f"{path.name}, step {line['step']}, call {line['call']}"
         candidates, chosen, num_selected = line["candidates"], line["selected"], line["num_selected"]
         ids = [candidate["prompt_id"] for candidate in candidates]
-        if len(chosen) != num_selected or len(set(chosen)) != num_selected or not set(chosen) <= set(ids):
-            fail(f"{where}: {len(chosen)} prompts chosen, {num_selected} expected, all different candidates")
-        if {skip["prompt_id"] for skip in line["skipped"]} != set(ids) - set(chosen):
+        if len(chosen) != num_selected or Counter(chosen) - Counter(ids):
+            fail(f"{where}: {len(chosen)} prompts chosen, {num_selected} expected, all of them candidates")
+        if Counter(skip["prompt_id"] for skip in line["skipped"]) != Counter(ids) - Counter(chosen):
             fail(f"{where}: the skipped prompts are not the rest")
         if set(line["rollout_n"]) != set(chosen):
             fail(f"{where}: rollout_n does not name the chosen prompts")

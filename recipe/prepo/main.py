@@ -17,16 +17,21 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.prepo.config import read_config
+from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.environment import check_all, check_device, set_paths
 from recipe.prepo.errors import EXIT_BAD_INPUT, PrepoError
 from recipe.prepo.progress import progress_bar
+from recipe.prepo.state.checkpoint import load_state
+from recipe.prepo.state.controller import require_same_run
 from recipe.prepo.summary import closing_summary
 
 
-def prepare(config: DictConfig) -> int:
-    """Check the configuration and the surroundings, then set the processes' environment; returns the steps to come.
+def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
+    """Check the configuration and the surroundings, then set the processes' environment.
+
+    Returns:
+        This recipe's part of the configuration, and the number of training steps of the run.
 
     Raises:
         PrepoError: one readable error; nothing was started.
@@ -43,7 +48,7 @@ def prepare(config: DictConfig) -> int:
             for option in ("num_cpus", "num_gpus", "include_dashboard"):
                 config.ray_kwargs.ray_init.pop(option, None)  # the cluster that is joined has its own
         choose_platform(config)
-    return found.total_steps
+    return prepo, found.total_steps
 
 
 def choose_platform(config: DictConfig) -> None:
@@ -98,10 +103,12 @@ def train(config: DictConfig) -> None:
 def run(config: DictConfig) -> None:
     """One run of the composed configuration."""
     with readable_errors():
-        total_steps = prepare(config)
+        prepo, total_steps = prepare(config)
         run_dir = Path(config.trainer.default_local_dir)
         print(f"run       {run_dir}", flush=True)
         first_step = last_checkpoint(run_dir) if config.trainer.resume_mode == "auto" else 0
+        if first_step:
+            check_resumable(run_dir, first_step, prepo)
         if first_step >= total_steps and not config.trainer.val_only:
             print(
                 f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
@@ -119,6 +126,16 @@ def last_checkpoint(run_dir: Path) -> int:
     latest = run_dir / "latest_checkpointed_iteration.txt"
     step = int(latest.read_text()) if latest.exists() else 0
     return step if (run_dir / f"global_step_{step}").is_dir() else 0
+
+
+def check_resumable(run_dir: Path, step: int, prepo: PrepoConfig) -> None:
+    """Refuse to go on with a directory that another run left, before anything is started.
+
+    Raises:
+        StateError: other rules, sizes or seed, or a damaged state.
+    """
+    known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
+    require_same_run(load_state(run_dir / f"global_step_{step}"), identity=known, options=prepo.rules)
 
 
 @contextmanager

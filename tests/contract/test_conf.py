@@ -248,6 +248,22 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda _: ["actor_rollout_ref.rollout.enable_chunked_prefill=true"],
         ["enable_chunked_prefill=False", "prepo.seed_rollouts=False"],
     ),
+    "scores for a rule that draws one by one": (
+        lambda _: ["prepo/selection=greso", "prepo.score_candidates=always"],
+        ["prepo/selection=greso", "score_candidates=auto"],
+    ),
+    "seeds without this recipe's agent loop": (
+        lambda _: ["actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"],
+        ["agent_loop_manager_class=None", "PrepoAgentLoopManager", "seed_rollouts"],
+    ),
+    "temperatures without this recipe's agent loop": (
+        lambda _: [
+            "prepo.seed_rollouts=false",
+            "prepo/temperature=entropy_target",
+            "actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl.experimental.agent_loop.AgentLoopManager",
+        ],
+        ["prepo/temperature=entropy_target", "PrepoAgentLoopManager"],
+    ),
     "unknown row": (lambda _: ["method=gresso"], ["gresso", "greso"]),
     "stock trainer": (lambda _: ["trainer.v1.trainer_mode=sync"], ["'sync'", "trainer.v1.trainer_mode=prepo_sync"]),
     "model not there": (

@@ -17,9 +17,11 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.prepo.adapters.mixin import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, PrepoMixin
+from recipe.prepo.adapters.replay import build_replay_buffer
 from recipe.prepo.adapters.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
 from recipe.prepo.adapters.scoring import PromptTokenizer
 from recipe.prepo.adapters.trainers import PrepoTrainerSync
@@ -44,6 +46,7 @@ TRAINER_HOOKS = {
     "_build_replay_buffer": [],
     "_init_dataloader": [],
     "_next_train_batch": ["num_prompts"],
+    "_submit_batch_to_rollout": ["batch"],
     "_compute_advantage": ["batch", "metrics"],
     "_save_checkpoint": [],
     "_load_checkpoint": [],
@@ -109,6 +112,38 @@ def test_replay_buffer_still_polls_too_slowly() -> None:
     assert "time.sleep(self.poll_interval)" in inspect.getsource(ReplayBuffer)
     assert "poll_interval" not in inspect.getsource(PPOTrainer._build_replay_buffer)
     assert CPU_POLL_INTERVAL_S < GPU_POLL_INTERVAL_S < 2.0
+
+
+def test_replay_buffer_hooks_are_as_expected() -> None:
+    assert parameters(ReplayBuffer._clear_groups) == ["partition_id", "uids"]
+    assert parameters(ReplayBuffer._select_prompt_uids) == ["partition_id", "sampleable_keys", "batch_size"]
+    assert parameters(ReplayBuffer._evict_terminal_groups) == ["global_steps", "partition_id", "eviction_reasons"]
+    assert parameters(ReplayBuffer._terminal_eviction_reasons) == ["global_steps", "partition_id"]
+    assert parameters(ReplayBuffer._materialize_batch) == ["partition_id", "selected_prompt_uids", "partition_snapshot"]
+    assert parameters(ReplayBuffer.sample)[-3:] == ["global_steps", "partition_id", "batch_size"]
+    # Whatever verl throws away goes through the one method that keeps the account.
+    cleared = re.findall(r"tq\.kv_clear\(", inspect.getsource(ReplayBuffer))
+    assert len(cleared) == 2  # there, and for the prompts' own keys of a batch that is handed out
+
+
+def test_buffer_is_made_with_every_option_of_verls_own() -> None:
+    """When verl adds an option, ``build_replay_buffer`` must hand it on."""
+    options = set(inspect.signature(ReplayBuffer).parameters)
+    source = inspect.getsource(build_replay_buffer)
+    assert {name for name in options if f'"{name}"' in source} == options
+    made = inspect.getsource(PPOTrainer._build_replay_buffer)
+    assert {name for name in options - {"poll_interval"} if re.search(rf"\b{name}=", made)} == options - {
+        "poll_interval"
+    }
+
+
+def test_engine_takes_a_temperature_for_each_row() -> None:
+    """Why a column may stand in the place of verl's one temperature, and why fused kernels are refused with it."""
+    source = inspect.getsource(transformer_impl)
+    assert 'temperature = micro_batch["temperature"]' in source
+    assert "if not isinstance(temperature, torch.Tensor):" in source
+    assert "use_fused_kernels does not support per sample temperature yet" in source
+    assert '"temperature": self.config.actor_rollout_ref.rollout.temperature' in inspect.getsource(PPOTrainer)
 
 
 def test_agent_loop_hook_is_as_expected() -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint of another run: one clear error from inside the workers, and nothing overwritten."""
+"""A checkpoint of another run: one clear error, before Ray starts where it can be, and nothing overwritten."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from real_stack import SMALL, Run, launch
 pytestmark = pytest.mark.e2e
 
 
-def test_a_checkpoint_of_another_seed_is_refused_and_left_whole(straight_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("override", "named", "starts_ray"),
+    [
+        ("prepo.seed=1", "run.seed=0, this run has 1", False),
+        # Which prompts there are is known only once the workers have read and filtered the data.
+        ("data.train_max_samples=2000", "run.data_sha256=", True),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left_whole(
+    override: str, named: str, starts_ray: bool, straight_run: Run, tmp_path: Path
+) -> None:
     directory = tmp_path / "run"
     shutil.copytree(straight_run.directory, directory)
     before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
-    overrides = [*SMALL, "trainer.total_training_steps=6", "prepo.seed=1"]
-    refused = launch(directory, overrides, expect=2)
+    refused = launch(directory, [*SMALL, "trainer.total_training_steps=6", override], expect=2)
     errors = [line for line in refused.output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "run.seed=0, this run has 1" in errors[0]
+    assert named in errors[0]
     assert "Traceback" not in refused.output
+    assert ("starting Ray" in refused.output) == starts_ray
     assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before

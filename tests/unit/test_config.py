@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.config import check_data_size, read_config, value_at
+from recipe.prepo.config import check_data_size, read_config
 from recipe.prepo.errors import ConfigError
+from recipe.prepo.requirements import value_at
 
 GOOD: dict[str, Any] = {
     "prepo": {
@@ -23,14 +24,24 @@ GOOD: dict[str, Any] = {
         "weighting": {"name": "relative_entropy"},
         "budget": {"name": "fixed"},
         "temperature": {"name": "constant"},
+        "shaping": {"name": "none"},
     },
     "data": {"train_batch_size": 32, "must": "???"},
     "actor_rollout_ref": {
-        "rollout": {"name": "vllm", "n": 8, "temperature": 1.0, "agent": {"default_agent_loop": "single_turn_agent"}},
+        "rollout": {
+            "name": "vllm",
+            "n": 8,
+            "temperature": 1.0,
+            "enable_chunked_prefill": False,
+            "agent": {
+                "default_agent_loop": "single_turn_agent",
+                "agent_loop_manager_class": "recipe.prepo.adapters.rollout.PrepoAgentLoopManager",
+            },
+        },
         "model": {"use_fused_kernels": False},
     },
     "algorithm": {"rollout_correction": {"bypass_mode": False}},
-    "trainer": {"use_v1": True, "v1": {"trainer_mode": "prepo_sync"}},
+    "trainer": {"device": "cpu", "use_v1": True, "v1": {"trainer_mode": "prepo_sync"}},
 }
 
 

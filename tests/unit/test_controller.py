@@ -179,6 +179,7 @@ def test_metrics_of_a_step() -> None:
             "prepo/weight/min": 0.5,
             "prepo/weight/max": 1.5,
             "prepo/entropy_nats/mean": 2.0,
+            "prepo/token_entropy_nats/mean": 2.0,
             "prepo/zero_advantage_frac/mean": 0.5,
             "prepo/all_correct_frac/mean": 0.25,
             "prepo/all_wrong_frac/mean": 0.25,

@@ -27,6 +27,8 @@ PREPO = PrepoConfig(
     audit=True,
     scorer="rollout",
     score_prompts=True,
+    skips_prompts=False,
+    min_prompts=10,
     seed_rollouts=False,
 )
 

@@ -22,6 +22,8 @@ TRAIN_PARTITION = "train"
 ROLLOUT_N = "__rollout_n__"
 # A column of the prompts, which verl's agent loop copies to their rollouts, and which its FSDP engine reads by row.
 TEMPERATURE = "temperature"
+# Number of the step's choice that a prompt comes from, where it is not the first.
+CALL = "prepo_call"
 
 
 def _rows(column: Any) -> list[Any]:
@@ -75,6 +77,12 @@ def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> Non
 def set_temperature(batch: TensorDict, temperature: float) -> None:
     """Give each prompt its sampling temperature, which then travels with every one of its rollouts."""
     batch[TEMPERATURE] = torch.full((len(batch),), temperature, dtype=torch.float32)
+
+
+def set_call(batch: TensorDict, call: int) -> None:
+    """Tell apart the choices of one step; the first leaves the batch as stock verl's."""
+    if call:
+        tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
 def drop_batch_temperature(meta: KVBatchMeta) -> None:

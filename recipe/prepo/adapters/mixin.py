@@ -17,8 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.config import HFModelConfig
 
-from recipe.prepo.adapters import fields
-from recipe.prepo.adapters.replay import AccountingReplayBuffer, build_replay_buffer
+from recipe.prepo.adapters import fields, replay
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.adapters.temperature import read_temperatures_by_row
@@ -69,7 +68,7 @@ class PrepoMixin(_Trainer):
         """verl's own buffer for its mode, which also accounts for what it throws away."""
         if (self.config.trainer.v1.sampler.get("custom_sampler") or {}).get("path"):
             return super()._build_replay_buffer()
-        return build_replay_buffer(
+        return replay.build_replay_buffer(
             self.config,
             trainer_mode=self.trainer_mode,
             filter_groups_metric=self._resolve_filter_groups_metric(),
@@ -152,6 +151,7 @@ class PrepoMixin(_Trainer):
             self._logs.audit_selection(lambda: selection_line(decision))
             batch = fields.take_rows(batch, decision.selection.indices_P)
             fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
+            fields.set_call(batch, decision.call)
             if not self.controller.temperature.is_constant:
                 fields.set_temperature(batch, decision.temperature)
         return batch
@@ -168,7 +168,7 @@ class PrepoMixin(_Trainer):
             return fields.concatenated(drawn), decision
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
-        if isinstance(self.replay_buffer, AccountingReplayBuffer):
+        if isinstance(self.replay_buffer, replay.AccountingReplayBuffer):
             self.replay_buffer.note_submitted(batch["uid"])
         return int(super()._submit_batch_to_rollout(batch))
 
@@ -199,7 +199,7 @@ class PrepoMixin(_Trainer):
                 batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
             batch = self._apply_weights(batch, trained, weight_R, shaped_R)
-            accounts = isinstance(self.replay_buffer, AccountingReplayBuffer)
+            accounts = isinstance(self.replay_buffer, replay.AccountingReplayBuffer)
             discarded = self.replay_buffer.take_discarded() if accounts else ()
             metrics.update(
                 self.controller.finish_step(

@@ -23,7 +23,11 @@ class PrepoAgentLoopWorker(_PlainWorker):
             sampling_params = {**sampling_params, "temperature": float(kwargs[fields.TEMPERATURE])}
         if prepo.seed_rollouts and not trajectory["validate"]:
             seed = rollout_seed(
-                prepo.seed, int(kwargs["global_steps"]), kwargs["extra_info"]["prompt_id"], int(kwargs["session_id"])
+                prepo.seed,
+                int(kwargs["global_steps"]),
+                kwargs["extra_info"]["prompt_id"],
+                int(kwargs["session_id"]),
+                call=int(kwargs.get(fields.CALL, 0)),
             )
             sampling_params = {**sampling_params, "seed": seed}
         return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)

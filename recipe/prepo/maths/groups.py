@@ -15,7 +15,8 @@ CORRECT_REWARD = 1.0
 class GroupOutcomes:
     """Shares of the step's groups, each in [0, 1].
 
-    zero_advantage_frac: all rewards of the group are equal, so every group-relative advantage is 0.
+    zero_advantage_frac: all rewards of the group are equal, so every group-relative advantage is 0. A group of one
+        rollout has its reward as advantage (verl 0.9.1).
     all_correct_frac, all_wrong_frac: every rollout is correct, or none.
     """
 
@@ -72,7 +73,7 @@ all_wrong_frac=0.3333333333333333)
     np.minimum.at(low_P, dense_R, reward_R)
     np.maximum.at(high_P, dense_R, reward_R)
     return GroupOutcomes(
-        zero_advantage_frac=float((low_P == high_P).mean()),
+        zero_advantage_frac=float(((low_P == high_P) & ((np.bincount(dense_R) > 1) | (high_P == 0.0))).mean()),
         all_correct_frac=float((low_P >= CORRECT_REWARD).mean()),
         all_wrong_frac=float((high_P < CORRECT_REWARD).mean()),
     )

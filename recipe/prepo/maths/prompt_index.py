@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 65536  # ids hashed at a time: their digests as Python objects would take gigabytes otherwise
+
 
 def hash_ids(prompt_ids: Iterable[str]) -> NDArray[np.uint64]:
     """The first 64 bits of each id's BLAKE2b digest, shape [N]."""
-    digests = b"".join(hashlib.blake2b(prompt_id.encode(), digest_size=8).digest() for prompt_id in prompt_ids)
-    return np.frombuffer(digests, dtype=np.uint64)
+    remaining, blocks = iter(prompt_ids), [np.empty(0, dtype=np.uint64)]
+    while block := list(itertools.islice(remaining, BLOCK)):
+        digests = b"".join([hashlib.blake2b(prompt_id.encode(), digest_size=8).digest() for prompt_id in block])
+        blocks.append(np.frombuffer(digests, dtype="<u8"))
+    return np.concatenate(blocks)
 
 
 class PromptIndex:

@@ -31,11 +31,13 @@ def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -
     generator.bit_generator.state = state
 
 
-def rollout_seed(seed: int, step: int, prompt_id: str, rollout: int) -> int:
+def rollout_seed(seed: int, step: int, prompt_id: str, rollout: int, *, call: int = 0) -> int:
     """Sampling seed of one rollout: the same in a resumed run, different for every rollout. In [0, 2**31).
+
+    ``call`` numbers the step's choices: a refill may roll out a prompt again.
 
     >>> rollout_seed(0, 1, "p", 0) == rollout_seed(0, 1, "p", 0) != rollout_seed(0, 1, "p", 1)
     True
     """
-    words = [seed, step, zlib.crc32(prompt_id.encode()), rollout]
+    words = [seed, step, zlib.crc32(prompt_id.encode()), rollout, call]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint32)[0] >> 1)

@@ -45,10 +45,15 @@ def ascending_order(ppl_C: NDArray[np.float64], prompt_ids: Sequence[str]) -> ND
     >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"]).tolist()
     [1, 2, 0]
     """
-    # Ids are ranked as Python strings (by code point): numpy's own string types would cost memory by the longest id.
-    id_rank_C = np.empty(len(prompt_ids), dtype=np.int64)
-    id_rank_C[sorted(range(len(prompt_ids)), key=prompt_ids.__getitem__)] = np.arange(len(prompt_ids))
-    return np.lexsort((id_rank_C, ppl_C)).astype(np.int64)
+    order_C = np.argsort(ppl_C, kind="stable").astype(np.int64)
+    ppl_sorted_C = ppl_C[order_C]
+    is_tie_C = np.r_[False, ppl_sorted_C[1:] == ppl_sorted_C[:-1], False]
+    # Only ties are ranked by id, as Python strings (by code point).
+    starts = np.flatnonzero(~is_tie_C[:-1] & is_tie_C[1:])
+    ends = np.flatnonzero(is_tie_C[:-1] & ~is_tie_C[1:]) + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        order_C[start:end] = sorted(order_C[start:end].tolist(), key=prompt_ids.__getitem__)
+    return order_C
 
 
 def window_indices(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.report import audit_figures, figures, page, style
+from recipe.prepo.report import audit_figures, decision_figures, figures, page, style
 from recipe.prepo.report.load import Run, load_run
 from recipe.prepo.report.summary import common_held_out
 
@@ -42,11 +42,12 @@ def write_report(run_dirs: Sequence[Path], out_dir: Path | None = None) -> Path:
                 audit_figures.window_path(runs[0]),
                 audit_figures.perplexity_pass_rate(runs[0]),
                 audit_figures.weights(runs[0]),
+                decision_figures.decisions(runs),
                 figures.step_time(runs[0]),
             ]
             html = page.run_page(runs[0], drawings)
         else:
-            drawings = figures.metric_drawings(runs)
+            drawings = [*figures.metric_drawings(runs), decision_figures.decisions(runs)]
             html = page.compare_page(runs, common_held_out(runs), drawings)
     target = out_dir or (COMPARISON_DIR if len(runs) > 1 else run_dirs[0] / "report")
     target.mkdir(parents=True, exist_ok=True)

@@ -134,7 +134,7 @@ def shares(runs: Sequence[Run]) -> Drawing:
     axes[-1].set_xlabel("training step")
     plain_numbers(axes[-1])
     legend(drawn, axes[0])
-    caption = "Share of the trained groups whose rewards are all equal; such a group carries no gradient."
+    caption = "Share of all groups that were rolled out, thrown-away ones too; equal rewards give no gradient."
     absent = [metric for metric, text in SHARES if (metric, text) not in present]
     caption += f" Not logged: {', '.join(absent)}." if absent else ""
     return Drawing("zero_advantage", title, caption + smoothing_note(width), to_png(drawn))

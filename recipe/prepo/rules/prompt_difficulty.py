@@ -14,8 +14,9 @@ class PromptDifficulty:
     """Counts right answers of every rollout ever drawn for a prompt, and ranks the prompts at an epoch's end.
 
     Raw correctness is counted, never shaped rewards; nothing is forgotten, so old policies weigh on. A prompt without
-    rollouts counts as accuracy 0. DEVIATIONS from the published code: ranks of the data file are not read (it freezes
-    its budget in the first epoch anyway), groups that were thrown away count too, and all of it is saved and loaded.
+    rollouts counts as accuracy 0. DEVIATIONS from the published code: ranks of the data file are not read (its budget
+    is uniform in the first epoch anyway; its length bias would act from the first step), groups that were thrown away
+    count too, and all of it is saved and loaded.
 
     Args:
         average_ties: see :func:`difficulty_ranks`.

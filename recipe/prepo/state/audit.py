@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from recipe.prepo.notation import Decision, FloatArray, IntArray, RolloutBatch
@@ -11,6 +12,9 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     """The line of ``audit/selection.jsonl`` for one choice of prompts."""
     candidates, selection = decision.candidates, decision.selection
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
+    rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
+    for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
+        rollout_n[prompt_id] += n
     return {
         "step": decision.step,
         "call": decision.call,
@@ -31,7 +35,7 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         "skipped": [
             {"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in selection.skip_reasons.items()
         ],
-        "rollout_n": {prompt_id: int(n) for prompt_id, n in zip(selected, decision.rollout_n_P, strict=True)},
+        "rollout_n": dict(rollout_n),
         "temperature": decision.temperature,
     }
 

@@ -1,4 +1,4 @@
-"""The one object that composes the four rules. Any trainer drives it; it knows nothing of verl, Ray or torch.
+"""The one object that composes the rules of a run. Any trainer drives it; it knows nothing of verl, Ray or torch.
 
 Life of a step: ``select`` (once or more) -> rollouts -> ``weigh``, ``shape`` -> ``finish_step``. State changes only in
 these calls, all of which happen before the step's checkpoint is written.
@@ -222,22 +222,44 @@ class Controller:
         Raises:
             StateError: the state is of another data set, size, seed or rule, or its keys are not the expected ones.
         """
-        keys = ("identity", "options", "totals", "rules")
-        if set(state) != set(keys):
-            raise StateError(f"the saved state has the keys {sorted(state)}, this release expects {sorted(keys)}")
+        require_same_run(state, identity=vars(self.identity), options=self._options)
         try:
-            identity, options, totals, rules = (state[key] for key in keys)
-            _require_same("run", identity, vars(self.identity))
-            for group, mine in self._options.items():
-                _require_same(f"prepo.{group}", options[group], mine)
+            totals, rules = state["totals"], state["rules"]
             for group, rule in self._rules.items():
                 rule.load_state_dict(rules[group])
             self.rollouts_total = int(totals["rollouts"])
             self.response_tokens_total = int(totals["response_tokens"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            if isinstance(error, StateError):
-                raise
             raise StateError(f"the saved state cannot be read: {type(error).__name__}: {error}") from error
+
+
+KEYS = ("identity", "options", "totals", "rules")
+
+
+def require_same_run(
+    state: Mapping[str, Any], *, identity: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse a saved state from which a resumed run could not make the same choices.
+
+    Args:
+        state: as :meth:`Controller.state_dict` returns it.
+        identity: fields of :class:`RunIdentity`, or those that are known before the data are read.
+        options: options of each rule group.
+
+    Raises:
+        StateError: names the first difference.
+    """
+    if set(state) != set(KEYS):
+        raise StateError(f"the saved state has the keys {sorted(state)}, this release expects {sorted(KEYS)}")
+    saved_identity, saved_options = state["identity"], state["options"]
+    if not isinstance(saved_identity, Mapping) or not isinstance(saved_options, Mapping):
+        raise StateError("the saved state cannot be read: its identity and options must be sections")
+    _require_same("run", {key: saved_identity.get(key) for key in identity}, identity)
+    for group, mine in options.items():
+        saved = saved_options.get(group)
+        if not isinstance(saved, Mapping):
+            raise StateError(f"the saved state has no options of prepo.{group}")
+        _require_same(f"prepo.{group}", saved, mine)
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recipe.prepo.maths.entropy_control import token_mean_entropy_nats
 from recipe.prepo.maths.groups import group_outcomes
 from recipe.prepo.notation import Decision, FloatArray, RolloutBatch
 
@@ -57,6 +58,9 @@ def rollout_metrics(
     metrics["prepo/discarded_rollouts/sum"] = float(sum(len(batch) for batch in discarded))
     if rollouts.entropy_nats_R is not None and len(rollouts):
         metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
+        token_entropy_nats = token_mean_entropy_nats(rollouts.entropy_nats_R, rollouts.num_tokens_R)
+        if token_entropy_nats is not None:
+            metrics["prepo/token_entropy_nats/mean"] = token_entropy_nats
     return metrics
 
 

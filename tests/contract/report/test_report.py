@@ -20,7 +20,7 @@ from recipe.prepo.report.figures import phase_seconds
 from recipe.prepo.report.load import load_run
 from recipe.prepo.report.page import compare_page, run_page
 
-OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy"}
+OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy", "decisions"}
 SINGLE = OVERLAID | {"window", "perplexity_pass_rate", "weights", "step_time"}
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]

@@ -24,8 +24,9 @@ class Greso(SkippingRule):
     later each moves by ``p_step`` so that the share of rollouts spent on such groups nears its target. A step rolls out
     ``first_round_ratio * K`` prompts, drops groups without reward variance, and refills until K groups are left.
 
-    DEVIATIONS from the published code: right and wrong are counts of right rollouts, not thresholds on mean rewards,
-    in the run, the control and the refill alike (its three notions of «hard» let p_hard drift); a round holds exactly
+    DEVIATIONS from the published code: right and wrong are counts of right rollouts, not thresholds on mean rewards, in
+    the run and the control alike (its three notions of «hard» let p_hard drift), while the refill drops groups of equal
+    rewards, as verl's filter does; a prompt that is drawn twice for one round is rolled out once; a round holds exactly
     as many prompts as its size says, so no prompt that was kept is dropped; a step is filled up by default
     (``allow_short`` trains on fewer groups after the last round, as published), at most ``max_rounds`` times; the
     trailing run stands for the whole trace, and grows at the step's end.
@@ -93,14 +94,13 @@ class Greso(SkippingRule):
         run_C = self._history.runs(candidates.prompt_ids)
         skip_C = skip_probability(run_C, p_easy=self._p_easy, p_hard=self._p_hard, explore=self.config.explore)
         is_skipped_C = self._generator.random(len(candidates)) < skip_C
-        reasons = {
-            int(i): "all_right_before" if run_C[i] > 0 else "all_wrong_before" for i in is_skipped_C.nonzero()[0]
-        }
+        reasons = dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C > 0)).tolist(), "all_right_before")
+        reasons |= dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C < 0)).tolist(), "all_wrong_before")
         return Selection(indices_P=np.flatnonzero(~is_skipped_C), skip_reasons=reasons)
 
     def observe(self, outcome: StepOutcome) -> None:
         easy, hard = self._history.observe(outcome)
-        if self._num_drawn >= self._num_prompts:  # not in the first epoch
+        if self._num_drawn > self._num_prompts:  # not in the first epoch
             config = self.config
             self._p_easy = self._adjusted(self._p_easy, easy, config.target_easy)
             self._p_hard = self._adjusted(self._p_hard, hard, config.target_hard)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from recipe.prepo.maths.window import ascending_order, window_start
 from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.base import SelectionRule
@@ -13,13 +15,9 @@ def take_window(candidates: Candidates, *, num_selected: int, start: int) -> Sel
     """Choose the ranks ``start … start + K - 1`` in ascending perplexity; the rest gets a reason."""
     assert candidates.ppl_C is not None, "the rule needs scores"
     order_C = ascending_order(candidates.ppl_C, candidates.prompt_ids)
-    reasons = {int(i): "below_window" for i in order_C[:start]}
-    reasons.update({int(i): "above_window" for i in order_C[start + num_selected :]})
-    return Selection(
-        indices_P=order_C[start : start + num_selected],
-        window_start=start,
-        skip_reasons=dict(sorted(reasons.items())),
-    )
+    reasons = dict.fromkeys(np.sort(order_C[:start]).tolist(), "below_window")
+    reasons |= dict.fromkeys(np.sort(order_C[start + num_selected :]).tolist(), "above_window")
+    return Selection(indices_P=order_C[start : start + num_selected], window_start=start, skip_reasons=reasons)
 
 
 class PplSchedule(SelectionRule):

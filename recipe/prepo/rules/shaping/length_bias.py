@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recipe.prepo.maths.groups import CORRECT_REWARD
 from recipe.prepo.notation import FloatArray, RolloutBatch, RunFacts, StepOutcome
 from recipe.prepo.rules.base import ShapingRule
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
@@ -46,10 +47,10 @@ class LengthBias(ShapingRule):
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
         rank_R = self._difficulty.ranks(tuple(rollouts.prompt_ids))
         is_easy_R = (rank_R >= 0.0) & (rank_R <= self.config.easiest_share)
-        shaped_R = np.where(is_easy_R, 1.0 / (1.0 + self.config.mu * rollouts.num_tokens_R), 1.0)
-        is_shaped_R = is_easy_R & (rollouts.reward_R != 0.0)
+        is_shaped_R = is_easy_R & (rollouts.reward_R >= CORRECT_REWARD)
         self._shaped_share = float(is_shaped_R.mean()) if len(rollouts) else 0.0
-        return rollouts.reward_R * shaped_R
+        factor_R = np.where(is_shaped_R, 1.0 / (1.0 + self.config.mu * rollouts.num_tokens_R), 1.0)
+        return rollouts.reward_R * factor_R
 
     def observe(self, outcome: StepOutcome) -> None:
         self._difficulty.observe(outcome)

@@ -21,8 +21,9 @@ class EntropyTarget(TemperatureRule):
     ``H_target`` is the mean entropy of the first ``init_steps`` steps, lowered by a cosine over the last
     ``annealing_share`` of the run to ``annealing_factor`` of it; a change of the target acts one step later. H is the
     token mean of the step's rollouts at their own temperatures, from the old-log-prob pass, over all ranks.
-    DEVIATIONS: the published code measures H on each rank alone, and only where an entropy bonus is on (off in its
-    scripts); both make the temperature wrong or constant.
+    DEVIATIONS: the published code measures H in the update, on each rank alone, and only where an entropy bonus is on
+    (off in its scripts); the last two make the temperature wrong or constant. Its reference log-probs keep the first
+    temperature; here they have the rollout's own.
     """
 
     needs_entropy = True
@@ -61,7 +62,6 @@ class EntropyTarget(TemperatureRule):
         self._temperature: float | None = None  # the configured one until the first change
         self._init_nats: list[float] = []
         self._target_nats = config.target_nats
-        self._entropy_nats: float | None = None
 
     def bind(self, run: RunFacts) -> None:
         self._vocab_size = run.vocab_size
@@ -76,18 +76,18 @@ class EntropyTarget(TemperatureRule):
     def observe(self, outcome: StepOutcome) -> None:
         trained = outcome.trained
         assert trained.entropy_nats_R is not None, "the rule needs entropies"
-        self._entropy_nats = token_mean_entropy_nats(trained.entropy_nats_R, trained.num_tokens_R)
-        if self._entropy_nats is None or self._temperature is None:
+        entropy_nats = token_mean_entropy_nats(trained.entropy_nats_R, trained.num_tokens_R)
+        if entropy_nats is None or self._temperature is None:
             return
         if self.config.target_nats is None and len(self._init_nats) < self.config.init_steps:
-            self._init_nats.append(self._entropy_nats)
+            self._init_nats.append(entropy_nats)
             self._target_nats = self._initial_nats
             return
         assert self._target_nats is not None
         low, high = self.config.bounds
         changed = next_temperature(
             self._temperature,
-            entropy_nats=self._entropy_nats,
+            entropy_nats=entropy_nats,
             target_nats=self._target_nats,
             vocab_size=self._vocab_size,
         )
@@ -105,8 +105,7 @@ class EntropyTarget(TemperatureRule):
         return self.config.target_nats or sum(self._init_nats) / len(self._init_nats)
 
     def metrics(self) -> dict[str, float]:
-        named = {"token_entropy_nats": self._entropy_nats, "entropy_target_nats": self._target_nats}
-        return {f"prepo/{name}/mean": value for name, value in named.items() if value is not None}
+        return {} if self._target_nats is None else {"prepo/entropy_target_nats/mean": self._target_nats}
 
     def state_dict(self) -> dict[str, Any]:
         saved = {"temperature": self._temperature, "target_nats": self._target_nats}

@@ -1,0 +1,557 @@
+"""E3's budget and length bias (arXiv 2505.18573) by hand-computed examples and by what holds for every batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import rollout_batch, rule_options, run_facts
+
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.difficulty import UNRANKED, allocate_rollouts, difficulty_ranks, widen_bounds
+from recipe.prepo.notation import RolloutBatch, StepOutcome
+from recipe.prepo.rules.base import BudgetRule, ShapingRule
+from recipe.prepo.rules.prompt_difficulty import PromptDifficulty
+from recipe.prepo.rules.registry import build_rule
+
+IDS = tuple("abcdefgh")
+EIGHTHS = [i / 8 for i in range(8)]
+Groups = list[tuple[str, list[float]]]
+
+
+def answers(num_right: int, size: int) -> list[float]:
+    return [1.0] * num_right + [0.0] * (size - num_right)
+
+
+def outcome(step: int, trained: Groups, *discarded: Groups) -> StepOutcome:
+    thrown_away = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
+    return StepOutcome(trained=rollout_batch(trained, step), discarded=thrown_away, step=step)
+
+
+def falling(ids: tuple[str, ...] = IDS) -> Groups:
+    """Accuracies 8/8, 7/8, … 1/8: the first prompt is the easiest."""
+    return [(prompt_id, answers(8 - i, 8)) for i, prompt_id in enumerate(ids)]
+
+
+def budget(ids: tuple[str, ...] = IDS, *, epoch_steps: int | None = 1, steps_per_epoch: int = 1, **options: Any) -> Any:
+    paper = {"lowest": 4, "highest": 12, "widen_step": 2, "epoch_steps": epoch_steps, **options}
+    rule = cast(BudgetRule, build_rule("budget", rule_options("budget", "difficulty", **paper), seed=0))
+    rule.bind(run_facts(ids, rollouts_per_prompt=8, steps_per_epoch=steps_per_epoch))
+    return rule
+
+
+def sizes(rule: Any, ids: tuple[str, ...] = IDS) -> list[int]:
+    return rule.allocate(ids, rollouts_per_prompt=8).tolist()
+
+
+def length_bias(ids: tuple[str, ...], **options: Any) -> Any:
+    given_options = {"epoch_steps": 1, "easiest_share": 0.1, "mu": 0.001, **options}
+    rule = cast(ShapingRule, build_rule("shaping", rule_options("shaping", "length_bias", **given_options), seed=0))
+    rule.bind(run_facts(ids))
+    return rule
+
+
+def difficulty(ids: tuple[str, ...], *, average_ties: bool = False, epoch_steps: int | None = 1) -> PromptDifficulty:
+    tracked = PromptDifficulty(average_ties=average_ties, epoch_steps=epoch_steps)
+    tracked.bind(run_facts(ids, steps_per_epoch=3))
+    return tracked
+
+
+# Allocation
+
+
+@pytest.mark.parametrize(
+    ("ranks", "bounds", "expected"),
+    [
+        ([0.1, 0.2, 0.5, 0.9], (6, 10), [6, 6, 10, 10]),
+        ([0.1, 0.2, 0.5, 0.9], (4, 12), [4, 5, 11, 12]),
+        ([0.05, 0.05, 0.1, 0.95], (4, 12), [4, 4, 7, 17]),
+        (EIGHTHS, (6, 10), [6, 6, 7, 7, 8, 10, 10, 10]),
+        (EIGHTHS, (4, 12), [4, 5, 6, 7, 8, 10, 12, 12]),
+        ([-100.0, -100.0, 0.5, 0.25], (6, 10), [6, 6, 11, 9]),
+        ([0.0, 0.0, 0.0, 0.0], (6, 10), [10, 10, 6, 6]),
+        (EIGHTHS, (8, 8), [8] * 8),
+        ([-100.0] * 3, (8, 8), [8] * 3),
+    ],
+)
+def test_published_allocation(ranks: list[float], bounds: tuple[int, int], expected: list[int]) -> None:
+    low, high = bounds
+    found = allocate_rollouts(np.array(ranks), rollouts_per_prompt=8, low=low, high=high, clip=False)
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "bounds", "expected"),
+    [
+        # Floors 4, 4, 5, 17: 17 is cut to 12, and the 7 that are left fill the next hardest.
+        ([0.05, 0.05, 0.1, 0.95], (4, 12), [4, 4, 12, 12]),
+        # Floors 6, 6, 11, 8: 11 is cut to 10, two are left.
+        ([-100.0, -100.0, 0.5, 0.25], (6, 10), [6, 6, 10, 10]),
+        # One prompt takes everything but the lower bound; its surplus fills the others in row order.
+        ([0.0, 0.9, 0.0, 0.0], (2, 12), [12, 12, 6, 2]),
+        (EIGHTHS, (4, 12), [4, 5, 6, 7, 8, 10, 12, 12]),
+    ],
+)
+def test_clipped_allocation(ranks: list[float], bounds: tuple[int, int], expected: list[int]) -> None:
+    low, high = bounds
+    found = allocate_rollouts(np.array(ranks), rollouts_per_prompt=8, low=low, high=high, clip=True)
+    assert found.tolist() == expected
+
+
+def test_one_prompt_and_none() -> None:
+    for rank in (UNRANKED, 0.0, 1e-9, 0.999):
+        assert allocate_rollouts(np.array([rank]), rollouts_per_prompt=8, low=4, high=12, clip=True).tolist() == [8]
+    assert allocate_rollouts(np.array([]), rollouts_per_prompt=8, low=4, high=12, clip=True).shape == (0,)
+
+
+def random_ranks(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Ranks of a batch: spread, crowded at one end, tied, or not ranked yet."""
+    rank_P = np.floor(1000 * rng.random(size) ** rng.choice([0.05, 1.0, 30.0])) / 1000
+    return np.where(rng.random(size) < rng.choice([0.0, 0.2, 1.0], p=[0.5, 0.4, 0.1]), UNRANKED, rank_P)
+
+
+def test_ten_thousand_batches_keep_the_sum_the_bounds_and_the_order() -> None:
+    rng = np.random.default_rng(11)
+    for i in range(10_000):
+        nominal, size, clip = int(rng.integers(1, 17)), int(rng.integers(1, 24)), i % 2 == 0
+        low, high = int(rng.integers(1, nominal + 1)), int(rng.integers(nominal, 3 * nominal + 1))
+        rank_P = random_ranks(rng, size)
+        size_P = allocate_rollouts(rank_P, rollouts_per_prompt=nominal, low=low, high=high, clip=clip)
+        assert size_P.sum() == nominal * size
+        assert size_P.min() >= low
+        if clip:
+            assert size_P.max() <= high
+        order = np.lexsort((size_P, np.maximum(rank_P, 0.0)))
+        assert (np.diff(size_P[order]) >= 0).all(), "a harder prompt never gets less"
+        # The remainder fills each prompt up before the next: at most one prompt got a part of what would fill it.
+        total_rank = np.maximum(rank_P, 0.0).sum()
+        share_P = np.maximum(rank_P, 0.0) / (total_rank + 1e-8) if total_rank else np.zeros(size)
+        floor_P = np.floor(low + size * (nominal - low) * share_P)
+        between_P = (size_P > floor_P) & (size_P < high)
+        assert between_P.sum() <= 1
+
+
+@pytest.mark.parametrize(
+    ("bounds", "batches", "broken", "at_high"),
+    [((6, 10), 10_000, (0.0005, 0.003), 0.37), ((4, 12), 4_000, (0.025, 0.05), 0.28)],
+)
+def test_how_often_the_published_allocation_breaks_its_cap(
+    bounds: tuple[int, int], batches: int, broken: tuple[float, float], at_high: float
+) -> None:
+    """Of batches of 64 prompts with uniform ranks and n = 8: about 0.15% at (6, 10), 3 to 4% at (4, 12)."""
+    low, high = bounds
+    rng = np.random.default_rng(5)
+    size_BP = np.array(
+        [
+            allocate_rollouts(rng.random(64), rollouts_per_prompt=8, low=low, high=high, clip=False)
+            for _ in range(batches)
+        ]
+    )
+    assert (size_BP.sum(axis=1) == 512).all()
+    assert broken[0] < (size_BP.max(axis=1) > high).mean() < broken[1]
+    assert (size_BP == high).mean() == pytest.approx(at_high, abs=0.01)
+    assert size_BP.max() <= 14
+    if bounds == (6, 10):
+        assert (size_BP == 9).mean() < 0.01
+
+
+# Bounds
+
+
+def test_bounds_widen_to_their_limits_and_stay_there() -> None:
+    bounds, seen = (8, 8), []
+    for _ in range(4):
+        bounds = widen_bounds(*bounds, step=2, lowest=4, highest=12)
+        seen.append(bounds)
+    assert seen == [(6, 10), (4, 12), (4, 12), (4, 12)]
+    assert widen_bounds(8, 8, step=3, lowest=7, highest=9) == (7, 9)
+    assert widen_bounds(8, 8, step=3, lowest=1, highest=8) == (5, 8)
+
+
+# Ranks
+
+
+def test_ties_keep_the_row_order_or_share_their_mean() -> None:
+    accuracy_N = np.array([0.5, 0.0, 1.0, 0.5, 0.0, 0.5, 0.0, 0.25])
+    published = difficulty_ranks(accuracy_N, average_ties=False)
+    # 1.0 first, the three 0.5 as they stand, 0.25, then the three 0.0 as they stand.
+    assert published.tolist() == [1 / 8, 5 / 8, 0.0, 2 / 8, 6 / 8, 3 / 8, 7 / 8, 4 / 8]
+    averaged = difficulty_ranks(accuracy_N, average_ties=True)
+    assert averaged.tolist() == [2 / 8, 6 / 8, 0.0, 2 / 8, 6 / 8, 2 / 8, 6 / 8, 4 / 8]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.125, 1 / 3, 0.5, 1.0]), min_size=1, max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_ranks_count_the_easier_prompts(accuracies: list[float]) -> None:
+    size = len(accuracies)
+    published = difficulty_ranks(np.array(accuracies), average_ties=False)
+    averaged = difficulty_ranks(np.array(accuracies), average_ties=True)
+    for i, accuracy in enumerate(accuracies):
+        easier = sum(other > accuracy for other in accuracies)
+        assert published[i] == pytest.approx((easier + accuracies[:i].count(accuracy)) / size)
+        assert averaged[i] == pytest.approx(float(Fraction(2 * easier + accuracies.count(accuracy) - 1, 2 * size)))
+        assert 0.0 <= published[i] < 1.0 and 0.0 <= averaged[i] < 1.0
+
+
+# Pooled accuracy
+
+
+def test_accuracy_is_pooled_over_rollouts_and_not_over_groups() -> None:
+    tracked = difficulty(tuple("abcd"))
+    # a: 1 of 2 and 0 of 6 (thrown away) = 1/8, though its groups' mean is 1/4; b: 1 of 5; c: 3 of 4 and 1 of 4.
+    is_new = tracked.observe(
+        outcome(
+            1,
+            [("a", answers(1, 2)), ("c", answers(3, 4)), ("b", answers(1, 5)), ("c", answers(1, 4))],
+            [("a", answers(0, 6))],
+        )
+    )
+    assert is_new
+    # c 1/2, b 1/5, a 1/8, d (never rolled out) 0.
+    assert tracked.ranks(("a", "b", "c", "d", "a")).tolist() == [0.5, 0.25, 0.0, 0.75, 0.5]
+
+
+def test_thrown_away_groups_count_even_when_nothing_is_trained_on() -> None:
+    tracked = difficulty(tuple("abc"))
+    tracked.observe(outcome(1, [], [("c", answers(4, 4)), ("a", answers(0, 4))], [("b", answers(1, 4))]))
+    assert tracked.ranks(tuple("abc")).tolist() == [2 / 3, 1 / 3, 0.0]
+
+
+def test_nothing_is_forgotten() -> None:
+    tracked = difficulty(tuple("ab"))
+    tracked.observe(outcome(1, [("a", answers(8, 8)), ("b", answers(3, 8))]))
+    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
+    # The last group alone would turn them round; pooled, a has 8 of 16 and b 7 of 16.
+    tracked.observe(outcome(2, [("a", answers(0, 8)), ("b", answers(4, 8))]))
+    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
+    tracked.observe(outcome(3, [("b", answers(2, 2))]))
+    # b: 9 of 18, a tie with 8 of 16.
+    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
+    tracked.observe(outcome(4, [("b", answers(1, 1))]))
+    assert tracked.ranks(tuple("ab")).tolist() == [0.5, 0.0]
+
+
+def test_equal_accuracies_of_different_counts_are_ties() -> None:
+    tracked = difficulty(tuple("abc"), average_ties=True)
+    tracked.observe(outcome(1, [("a", answers(1, 3)), ("b", answers(2, 6)), ("c", answers(7, 21))]))
+    assert tracked.ranks(tuple("abc")).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_ranks_are_frozen_within_an_epoch() -> None:
+    tracked = difficulty(tuple("ab"), epoch_steps=None)  # the run's three steps
+    good_a = [("a", answers(4, 4)), ("b", answers(1, 4))]
+    good_b = [("a", answers(0, 4)), ("b", answers(4, 4))]
+    assert [tracked.observe(outcome(step, good_a)) for step in (1, 2)] == [False, False]
+    assert tracked.ranks(tuple("ab")).tolist() == [UNRANKED, UNRANKED]
+    assert tracked.observe(outcome(3, good_a))
+    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
+    # After step 5: a 12 of 20, b 11 of 20; after step 6: a 12 of 24, b 15 of 24.
+    for step in (4, 5):
+        assert not tracked.observe(outcome(step, good_b))
+        assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
+    assert tracked.observe(outcome(6, good_b))
+    assert tracked.ranks(tuple("ab")).tolist() == [0.5, 0.0]
+
+
+# The budget rule
+
+
+@pytest.mark.parametrize("allocation", ["clip", "published"])
+def test_budget_over_the_first_epochs(allocation: str) -> None:
+    rule = budget(allocation=allocation)
+    found = [sizes(rule)]
+    for step in (1, 2, 3):
+        rule.observe(outcome(step, falling()))
+        found.append(sizes(rule))
+    widest = [4, 5, 6, 7, 8, 10, 12, 12]
+    assert found == [[8] * 8, [6, 6, 7, 7, 8, 10, 10, 10], widest, widest]
+
+
+def test_sizes_belong_to_prompts_and_not_to_places() -> None:
+    rule = budget()
+    rule.observe(outcome(1, falling()))
+    assert sizes(rule, tuple(reversed(IDS))) == [10, 10, 10, 8, 7, 7, 6, 6]
+    # Ranks 7/8, 0, 6/8, 1/8: 6 + 8 * k / 1.75 = 10 - epsilon, 6, 9.4, 6.6; two are left, hardest first.
+    assert sizes(rule, ("h", "a", "g", "b")) == [10, 6, 10, 6]
+
+
+def test_clip_and_published_differ_only_above_the_bound() -> None:
+    ids = tuple(f"p{i}" for i in range(100))
+    ranked = [(prompt_id, answers(100 - i, 100)) for i, prompt_id in enumerate(ids)]
+    batch = ("p5", "p5", "p10", "p95")  # ranks .05, .05, .1, .95
+    found = {}
+    for allocation in ("published", "clip"):
+        rule = budget(ids, allocation=allocation, widen_step=4)
+        rule.observe(outcome(1, ranked))
+        found[allocation] = sizes(rule, batch)
+    assert found == {"published": [4, 4, 7, 17], "clip": [4, 4, 12, 12]}
+
+
+def test_bounds_and_ranks_wait_for_the_end_of_the_epoch() -> None:
+    for options in ({"epoch_steps": 2}, {"epoch_steps": None, "steps_per_epoch": 2}):
+        rule = budget(**options)
+        rule.observe(outcome(1, falling()))
+        assert sizes(rule) == [8] * 8
+        rule.observe(outcome(2, falling()))
+        first = sizes(rule)
+        assert first == [6, 6, 7, 7, 8, 10, 10, 10]
+        # Three groups the other way round will turn the order, but only at the end.
+        turned = falling(tuple(reversed(IDS))) * 3
+        rule.observe(outcome(3, turned))
+        assert sizes(rule) == first
+        rule.observe(outcome(4, turned))
+        assert sizes(rule) == [12, 12, 10, 8, 7, 6, 5, 4]
+
+
+def test_ties_of_the_budget_as_published_and_averaged() -> None:
+    flat = [(prompt_id, answers(0, 4)) for prompt_id in IDS]
+    rule = budget(ties="row_order")
+    rule.observe(outcome(1, flat))
+    assert sizes(rule) == [6, 6, 7, 7, 8, 10, 10, 10]
+    rule = budget(ties="average")
+    rule.observe(outcome(1, flat))
+    # Equal weights of just below 1/8 give 7 each; the 8 that are left fill the first three in row order.
+    assert sizes(rule) == [10, 10, 9, 7, 7, 7, 7, 7]
+
+
+def test_budget_metrics_cover_the_choices_of_one_step() -> None:
+    rule = budget()
+    assert rule.metrics() == {}
+    rule.observe(outcome(1, falling()))
+    sizes(rule, ("a", "h"))
+    sizes(rule, ("d", "e", "f"))
+    # (6, 10): a, h get 6, 10; d, e, f (ranks 3/8, 4/8, 5/8): 6 + 6 * k / 1.5 = 7.5, 8 - eps, 8.5 and three left.
+    assert rule.metrics() == {
+        "prepo/rollouts_per_prompt/mean": 8.0,
+        "prepo/rollouts_per_prompt/min": 6.0,
+        "prepo/rollouts_per_prompt/max": 10.0,
+    }
+    assert rule.metrics() == {}
+
+
+def test_nominal_size_must_lie_within_the_bounds() -> None:
+    rule = budget()
+    for nominal in (4, 8, 12):
+        rule.check_sizes(num_selected=4, rollouts_per_prompt=nominal)
+    for nominal in (3, 13):
+        with pytest.raises(ValueError, match=rf"rollout\.n={nominal} must lie between"):
+            rule.check_sizes(num_selected=4, rollouts_per_prompt=nominal)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lowest": 0},
+        {"lowest": 13},
+        {"lowest": True},
+        {"highest": 8.0},
+        {"widen_step": 0},
+        {"allocation": "cut"},
+        {"ties": "none"},
+        {"epoch_steps": 0},
+        {"epoch_steps": True},
+        {"epoch_steps": "3"},
+    ],
+)
+def test_budget_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"prepo\.budget.*{next(iter(options))}"):
+        budget(**options)
+
+
+# Length bias
+
+
+def ranked_bias(**options: Any) -> Any:
+    """After an epoch over ten prompts: p0 has rank 0, p1 .1, … p9 .9."""
+    ids = tuple(f"p{i}" for i in range(10))
+    rule = length_bias(ids, **options)
+    rule.observe(outcome(1, [(prompt_id, answers(10 - i, 10)) for i, prompt_id in enumerate(ids)]))
+    return rule
+
+
+def rollouts(ids: list[str], rewards: list[float], lengths: list[int]) -> RolloutBatch:
+    return RolloutBatch(
+        prompt_ids=ids,
+        group_R=np.zeros(len(ids), dtype=np.int64),
+        reward_R=np.array(rewards),
+        num_tokens_R=np.array(lengths, dtype=np.int64),
+    )
+
+
+def test_shorter_right_answers_to_the_easiest_prompts_earn_more() -> None:
+    lengths = [0, 100, 500, 1000, 2000, 4000, 6144]
+    shaped_R = ranked_bias().shape(rollouts(["p0"] * 7, [1.0] * 7, lengths))
+    assert shaped_R.tolist() == pytest.approx([1.0, 0.909, 0.667, 0.5, 0.333, 0.2, 0.14], abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("share", "easy"), [(0.05, ["p0"]), (0.1, ["p0", "p1"]), (0.5, [f"p{i}" for i in range(6)]), (1.0, None)]
+)
+def test_only_ranks_up_to_the_share_are_biased(share: float, easy: list[str] | None) -> None:
+    ids = [f"p{i}" for i in range(10)]
+    rule = ranked_bias(easiest_share=share)
+    shaped_R = rule.shape(rollouts(ids, [1.0] * 10, [1000] * 10))
+    easy = ids if easy is None else easy
+    assert shaped_R.tolist() == [0.5 if prompt_id in easy else 1.0 for prompt_id in ids]
+    assert rule.metrics() == {"prepo/length_biased_frac/mean": pytest.approx(len(easy) / 10)}
+
+
+def test_no_reward_is_changed_before_the_first_ranking() -> None:
+    rule = length_bias(("p0", "p1"), easiest_share=1.0, epoch_steps=2)
+    batch = rollouts(["p0", "p1"], [1.0, 1.0], [1000, 9000])
+    assert rule.shape(batch).tolist() == [1.0, 1.0]
+    rule.observe(outcome(1, [("p0", answers(4, 4))]))
+    assert rule.shape(batch).tolist() == [1.0, 1.0]
+    assert rule.metrics() == {"prepo/length_biased_frac/mean": 0.0}
+    rule.observe(outcome(2, [("p0", answers(4, 4))]))
+    assert rule.shape(batch).tolist() == pytest.approx([0.5, 0.1])
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.1, -1.0])
+def test_wrong_answers_are_unchanged(wrong: float) -> None:
+    """Rewards below 1 count as wrong everywhere; a penalty must not shrink with the answer's length either."""
+    rule = ranked_bias()
+    shaped_R = rule.shape(rollouts(["p0"] * 3, [wrong, 1.0, wrong], [1000, 1000, 50]))
+    assert shaped_R.tolist() == [wrong, 0.5, wrong]
+    assert rule.metrics() == {"prepo/length_biased_frac/mean": pytest.approx(1 / 3)}
+
+
+def test_raw_rewards_and_statistics_stay_as_they_are() -> None:
+    ids = tuple(f"p{i}" for i in range(4))
+    rule, plain = length_bias(ids, easiest_share=1.0), difficulty(ids)
+    for step in range(1, 5):
+        trained = rollout_batch([(prompt_id, answers(4 - i, 4)) for i, prompt_id in enumerate(ids)], step)
+        before = trained.reward_R.copy()
+        rule.shape(trained)
+        assert (trained.reward_R == before).all()
+        seen = StepOutcome(trained=trained, discarded=(), step=step)
+        rule.observe(seen)
+        plain.observe(seen)
+    # With shaped rewards below 1 every answer would have counted as wrong, and the ranks would be the row order.
+    state, raw = rule.state_dict(), plain.state_dict()
+    assert {name: array.tolist() for name, array in state.items()} == {n: a.tolist() for n, a in raw.items()}
+    assert state["num_correct"].tolist() == [16, 12, 8, 4]
+
+
+def test_bias_follows_the_ranks_of_the_epochs_start() -> None:
+    rule = length_bias(("p0", "p1"), epoch_steps=2)
+    batch = rollouts(["p0", "p1"], [1.0, 1.0], [1000, 1000])
+    for step in (1, 2):
+        rule.observe(outcome(step, [("p0", answers(4, 4)), ("p1", answers(0, 4))]))
+    assert rule.shape(batch).tolist() == [0.5, 1.0]
+    turned = [("p0", answers(0, 8)), ("p1", answers(24, 24))]
+    rule.observe(outcome(3, turned))
+    assert rule.shape(batch).tolist() == [0.5, 1.0]
+    rule.observe(outcome(4, turned))
+    assert rule.shape(batch).tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mu": 0.0},
+        {"mu": 1.0},
+        {"mu": float("nan")},
+        {"mu": None},
+        {"easiest_share": 0.0},
+        {"easiest_share": 1.1},
+        {"ties": "mean"},
+        {"epoch_steps": -1},
+    ],
+)
+def test_length_bias_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"prepo\.shaping.*length_bias"):
+        length_bias(("a",), **options)
+
+
+# State
+
+
+def test_resumed_budget_goes_on_as_if_nothing_had_happened() -> None:
+    rng = np.random.default_rng(3)
+    steps = [[(prompt_id, answers(int(rng.integers(9)), 8)) for prompt_id in rng.choice(IDS, 5)] for _ in range(9)]
+    for stop in range(9):
+        straight, saved = budget(epoch_steps=2), budget(epoch_steps=2)
+        for step in range(stop):
+            straight.observe(outcome(step + 1, steps[step]))
+            saved.observe(outcome(step + 1, steps[step]))
+        state = copy.deepcopy(saved.state_dict())
+        resumed = budget(epoch_steps=2)
+        resumed.load_state_dict(state)
+        for step in range(stop, 9):
+            assert sizes(resumed) == sizes(straight)
+            straight.observe(outcome(step + 1, steps[step]))
+            resumed.observe(outcome(step + 1, steps[step]))
+        assert sizes(resumed) == sizes(straight)
+        assert straight.state_dict()["bounds"] == resumed.state_dict()["bounds"] == [4, 12]
+
+
+def test_resumed_length_bias_shapes_the_same() -> None:
+    rule = ranked_bias(easiest_share=0.4)
+    resumed = length_bias(tuple(f"p{i}" for i in range(10)), easiest_share=0.4)
+    resumed.load_state_dict(copy.deepcopy(rule.state_dict()))
+    batch = rollouts([f"p{i}" for i in range(10)], [1.0] * 10, [700] * 10)
+    assert resumed.shape(batch).tolist() == rule.shape(batch).tolist() != [1.0] * 10
+
+
+@pytest.mark.parametrize("make", [budget, lambda: length_bias(IDS)])
+def test_saved_state_does_not_change_with_the_rule(make: Callable[[], Any]) -> None:
+    rule = make()
+    rule.observe(outcome(1, falling()))
+    state = rule.state_dict()
+    kept = copy.deepcopy(state)
+    rule.observe(outcome(2, falling(tuple(reversed(IDS)))))
+    np.testing.assert_equal(state, kept)
+    rule.load_state_dict(make().state_dict())
+    np.testing.assert_equal(state, kept)
+    other = make()
+    other.load_state_dict(state)
+    other.observe(outcome(2, falling(tuple(reversed(IDS)))))
+    np.testing.assert_equal(state, kept)
+
+
+def damaged(state: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    return {key: value if key == name else kept for key, kept in state.items() if key != name or value is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_correct", None),  # missing
+        ("rank", None),
+        ("num_correct", np.zeros(7, dtype=np.int32)),  # of another training set
+        ("num_rollouts", np.zeros((8, 1), dtype=np.int32)),
+        ("num_rollouts", np.zeros(8, dtype=np.int64)),
+        ("rank", np.zeros(8, dtype=np.float32)),
+        ("rank", [0.0] * 8),
+        ("num_correct", "00000000"),
+    ],
+)
+def test_misshapen_difficulty_is_refused(name: str, value: Any) -> None:
+    fresh = {"difficulty": difficulty(IDS), "bias": length_bias(IDS), "budget": budget()}
+    state = damaged(difficulty(IDS).state_dict(), name, value)
+    with pytest.raises((KeyError, ValueError), match=name):
+        fresh["difficulty"].load_state_dict(state)
+    with pytest.raises((KeyError, ValueError)):
+        fresh["bias"].load_state_dict(state)
+    with pytest.raises((KeyError, ValueError), match=name):
+        fresh["budget"].load_state_dict({"bounds": [8, 8], "difficulty": state})
+
+
+def test_state_of_another_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found \['num_correct', 'num_rollouts', 'rank'\]"):
+        budget().load_state_dict(length_bias(IDS).state_dict())
+    with pytest.raises(ValueError, match=r"found \['bounds', 'difficulty'\]"):
+        length_bias(IDS).load_state_dict(budget().state_dict())
+    for state in ({}, {**budget().state_dict(), "more": 1}):
+        with pytest.raises(ValueError, match="difficulty keeps"):
+            budget().load_state_dict(state)
+    for bounds in ([8], [6, 8, 10], ["low", "high"]):
+        with pytest.raises(ValueError, match=r"unpack|invalid literal"):
+            budget().load_state_dict({**budget().state_dict(), "bounds": bounds})

@@ -1,0 +1,308 @@
+"""E3's temperature control (arXiv 2505.18573): the published vectors, its bounds, and what a resumed run does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import rule_options, run_facts
+
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.entropy_control import annealed_target_nats, next_temperature, token_mean_entropy_nats
+from recipe.prepo.notation import RolloutBatch, StepOutcome
+from recipe.prepo.rules.base import TemperatureRule
+from recipe.prepo.rules.registry import build_rule
+
+VOCAB = 151936  # DeepSeek-R1-Distill-Qwen-1.5B
+DEPTH = 14.4104  # ln V + ln ln V
+TARGET = "prepo/entropy_target_nats/mean"
+
+
+def controlled(*, total_steps: int = 480, base: float = 1.0, start: bool = True, **options: Any) -> Any:
+    built = build_rule("temperature", rule_options("temperature", "entropy_target", **options), seed=0)
+    rule = cast(TemperatureRule, built)
+    rule.bind(run_facts(["p"], vocab_size=VOCAB, total_steps=total_steps))
+    if start:
+        rule.temperature(base)
+    return rule
+
+
+def outcome(step: int, entropies: list[float], lengths: list[int] | None = None) -> StepOutcome:
+    size = len(entropies)
+    batch = RolloutBatch(
+        prompt_ids=["p"] * size,
+        group_R=np.zeros(size, dtype=np.int64),
+        reward_R=np.zeros(size),
+        num_tokens_R=np.array([5] * size if lengths is None else lengths, dtype=np.int64),
+        entropy_nats_R=np.array(entropies, dtype=np.float64),
+    )
+    return StepOutcome(trained=batch, discarded=(), step=step)
+
+
+def temperatures(rule: Any, entropies: list[float], *, first_step: int = 1) -> list[float]:
+    """The temperature of the step after each."""
+    found = []
+    for step, entropy in enumerate(entropies, start=first_step):
+        rule.observe(outcome(step, [entropy]))
+        found.append(rule.temperature(1.0))
+    return found
+
+
+# The update
+
+
+def test_published_vectors() -> None:
+    found = temperatures(controlled(), [0.4, 0.38, 0.36, 0.42, 0.30])
+    assert found == pytest.approx([1.0, 1.003559, 1.010923, 1.007463, 1.027726], abs=1e-6)
+    assert found[0] == 1.0
+
+
+def test_depth_follows_the_vocabulary() -> None:
+    for vocab_size, depth in ((151936, 14.4104), (152064, 14.4113)):
+        found = next_temperature(1.0, entropy_nats=0.4 / math.e, target_nats=0.4, vocab_size=vocab_size)
+        assert 1.0 / (found - 1.0) == pytest.approx(depth, abs=5e-5)
+
+
+def test_change_is_quadratic_in_the_temperature() -> None:
+    """tau * (1 + tau * ln(alpha) / D): at tau = 2 the change is four times that at tau = 1."""
+    changes = [
+        next_temperature(tau, entropy_nats=0.38, target_nats=0.4, vocab_size=VOCAB) - tau for tau in (0.5, 1.0, 2.0)
+    ]
+    assert changes == pytest.approx([0.003559 / 4, 0.003559, 0.003559 * 4], abs=2e-6)
+
+
+def test_target_is_the_mean_of_the_first_steps() -> None:
+    rule = controlled(init_steps=3)
+    assert temperatures(rule, [0.2, 0.4, 0.6]) == [1.0, 1.0, 1.0]
+    assert rule.metrics()[TARGET] == pytest.approx(0.4)
+    assert temperatures(rule, [0.38], first_step=4) == pytest.approx([1.003559], abs=1e-6)
+
+
+def test_given_target_acts_from_the_first_step() -> None:
+    found = temperatures(controlled(target_nats=0.4), [0.38, 0.36, 0.42, 0.30])
+    assert found == pytest.approx([1.003559, 1.010923, 1.007463, 1.027726], abs=1e-6)
+
+
+def test_base_temperature_is_the_start() -> None:
+    rule = controlled(base=0.5)
+    assert temperatures(rule, [0.4]) == [0.5]
+    assert temperatures(rule, [0.38], first_step=2) == pytest.approx([0.5 + 0.003559 / 4], abs=1e-6)
+
+
+def test_temperature_is_the_same_for_every_choice_of_a_step() -> None:
+    rule = controlled(target_nats=0.4)
+    rule.observe(outcome(1, [0.38]))
+    assert len({rule.temperature(1.0) for _ in range(3)}) == 1
+
+
+# Annealing
+
+
+def test_annealing_factors() -> None:
+    steps = (1, 287, 288, 336, 384, 432, 480, 500)
+    found = [annealed_target_nats(1.0, step=s, total_steps=480, share=0.4, end_factor=0.9) for s in steps]
+    assert found == pytest.approx([1.0, 1.0, 1.0, 0.98536, 0.95, 0.91464, 0.9, 0.9], abs=5e-6)
+    # A third of 10 steps is cut to 3: from step 7.
+    found = [annealed_target_nats(2.0, step=s, total_steps=10, share=1 / 3, end_factor=0.5) for s in (6, 7, 8, 9, 10)]
+    assert found == pytest.approx([2.0, 2.0, 1.75, 1.25, 1.0])
+
+
+def test_targets_over_a_run_as_the_rule_reports_them() -> None:
+    rule = controlled()
+    targets = {}
+    for step in range(1, 481):
+        rule.observe(outcome(step, [0.4]))
+        targets[step] = rule.metrics()[TARGET]
+    factors = {1: 1.0, 2: 1.0, 288: 1.0, 336: 0.98536, 384: 0.95, 432: 0.91464, 480: 0.9}
+    assert {step: targets[step] / 0.4 for step in factors} == pytest.approx(factors, abs=5e-6)
+
+
+def test_new_target_acts_one_step_later() -> None:
+    # Of 4 steps the last 2 are annealed: targets 0.4 after step 2, 0.38 after step 3, 0.36 after step 4.
+    found = temperatures(controlled(total_steps=4, annealing_share=0.5), [0.4, 0.4, 0.4, 0.4])
+    assert found[:3] == [1.0, 1.0, 1.0]
+    assert found[3] == pytest.approx(1.0 + math.log(0.95) / DEPTH, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"annealing_share": 0.0}, {"annealing_factor": 1.0}])
+def test_no_annealing(options: dict[str, Any]) -> None:
+    assert temperatures(controlled(total_steps=10, **options), [0.4] * 12) == [1.0] * 12
+
+
+def test_given_target_is_annealed_too() -> None:
+    rule = controlled(total_steps=2, annealing_share=1.0, annealing_factor=0.5, target_nats=0.4)
+    targets = []
+    for step in (1, 2):
+        rule.observe(outcome(step, [0.4]))
+        targets.append(rule.metrics()[TARGET])
+    assert targets == pytest.approx([0.3, 0.2])
+
+
+# The statistic
+
+
+def test_entropy_is_the_mean_over_tokens() -> None:
+    rule = controlled()
+    rule.observe(outcome(1, [0.1, 0.7, 0.0], [3, 1, 0]))  # unweighted: 0.267, or 0.4 without the empty response
+    assert rule.metrics()[TARGET] == pytest.approx(0.25)
+    rule.observe(outcome(2, [0.1, 0.7], [1, 3]))  # 0.55
+    assert rule.temperature(1.0) == pytest.approx(1.0 + math.log(0.25 / 0.55) / DEPTH, abs=1e-6)
+
+
+def test_no_token_has_no_mean() -> None:
+    assert token_mean_entropy_nats(np.zeros(0), np.zeros(0, dtype=np.int64)) is None
+    assert token_mean_entropy_nats(np.zeros(2), np.zeros(2, dtype=np.int64)) is None
+
+
+@pytest.mark.parametrize(("entropies", "lengths"), [([], []), ([0.0, 0.0], [0, 0])])
+def test_empty_step_changes_nothing(entropies: list[float], lengths: list[int]) -> None:
+    rule = controlled()
+    rule.observe(outcome(1, entropies, lengths))  # the target is still to be measured
+    assert rule.temperature(1.0) == 1.0
+    assert TARGET not in rule.metrics()
+    assert temperatures(rule, [0.4, 0.38], first_step=2) == pytest.approx([1.0, 1.003559], abs=1e-6)
+    rule.observe(outcome(4, entropies, lengths))
+    assert rule.temperature(1.0) == pytest.approx(1.003559, abs=1e-6)
+    assert rule.metrics()[TARGET] == 0.4
+    assert temperatures(rule, [0.36], first_step=5) == pytest.approx([1.010923], abs=1e-6)
+
+
+# Bounds
+
+
+def test_bounds_hold_the_temperature_and_let_it_go_again() -> None:
+    rule = controlled(max_temperature=1.005, min_temperature=0.999)
+    found = temperatures(rule, [0.4, 0.38, 0.36, 0.42, 0.9, 0.38])
+    from_above = 1.005 * (1.0 + 1.005 * math.log(0.4 / 0.42) / DEPTH)
+    from_below = 0.999 * (1.0 + 0.999 * math.log(0.4 / 0.38) / DEPTH)
+    assert found == pytest.approx([1.0, 1.003559, 1.005, from_above, 0.999, from_below], abs=1e-6)
+    assert found[2] == 1.005 and found[4] == 0.999
+
+
+def test_base_temperature_outside_the_bounds_is_cut() -> None:
+    assert controlled(start=False, min_temperature=1.2).temperature(1.0) == 1.2
+    assert controlled(start=False, max_temperature=0.8).temperature(1.0) == 0.8
+
+
+def test_one_step_changes_the_temperature_by_a_factor_of_two_at_most() -> None:
+    assert temperatures(controlled(), [0.4, 1e-300, 0.0, 1e300, 1e300]) == [1.0, 2.0, 4.0, 2.0, 1.0]
+
+
+def test_temperature_never_leaves_what_a_sampler_can_use() -> None:
+    rule = controlled()
+    assert temperatures(rule, [0.4] + [0.0] * 30)[-1] == 100.0
+    assert temperatures(rule, [1e300] * 30, first_step=32)[-1] == 0.01
+    # The formula keeps to the range by itself.
+    assert next_temperature(99.0, entropy_nats=1e-9, target_nats=0.4, vocab_size=VOCAB) == 100.0
+    assert next_temperature(0.011, entropy_nats=0.4, target_nats=0.0, vocab_size=VOCAB) == 0.01
+
+
+def assert_usable(found: list[float]) -> None:
+    assert all(math.isfinite(tau) and 0.01 <= tau <= 100.0 for tau in found)
+    assert all(0.5 - 1e-12 <= after / before <= 2.0 + 1e-12 for before, after in itertools.pairwise([1.0, *found]))
+
+
+@pytest.mark.parametrize("initial", [0.4, 0.0, 1e-300, 1e300])
+def test_ten_thousand_adversarial_entropies(initial: float) -> None:
+    rng = np.random.default_rng(2)
+    hostile = rng.choice([0.0, 5e-324, 1e-300, 1e-12, 0.4, 12.0, 1e12, 1e300], size=2_500)
+    hostile[::3] = 10.0 ** rng.uniform(-300, 300, size=len(hostile[::3]))
+    assert_usable(temperatures(controlled(total_steps=2_000), [initial, *hostile.tolist()]))
+
+
+@given(st.lists(st.floats(min_value=0.0, max_value=1e300), min_size=2, max_size=20), st.sampled_from([None, 1e-9, 0.4]))
+@settings(max_examples=100, deadline=None)
+def test_any_entropies_leave_a_usable_temperature(entropies: list[float], target: float | None) -> None:
+    assert_usable(temperatures(controlled(total_steps=20, target_nats=target), entropies))
+
+
+@given(st.floats(0.05, 20.0), st.floats(1e-6, 12.0), st.floats(1e-6, 12.0))
+@settings(max_examples=100, deadline=None)
+def test_too_little_entropy_heats_and_too_much_cools(tau: float, entropy: float, target: float) -> None:
+    after = next_temperature(tau, entropy_nats=entropy, target_nats=target, vocab_size=VOCAB)
+    assert after >= tau if entropy <= target else after <= tau
+    assert next_temperature(tau, entropy_nats=target, target_nats=target, vocab_size=VOCAB) == tau
+
+
+# State and options
+
+
+@pytest.mark.parametrize("options", [{}, {"init_steps": 3}, {"target_nats": 0.35}, {"max_temperature": 1.002}])
+def test_resumed_run_makes_the_same_temperatures(options: dict[str, Any]) -> None:
+    entropies = [0.4, 0.38, 0.36, 0.42, 0.30, 0.41, 0.44, 0.2]
+    straight = temperatures(controlled(total_steps=8, **options), entropies)
+    for stop in range(len(entropies) + 1):
+        rule = controlled(total_steps=8, **options)
+        temperatures(rule, entropies[:stop])
+        resumed = controlled(total_steps=8, start=False, **options)
+        resumed.load_state_dict(json.loads(json.dumps(rule.state_dict())))
+        assert resumed.temperature(1.0) == rule.temperature(1.0)
+        assert temperatures(resumed, entropies[stop:], first_step=stop + 1) == straight[stop:]
+
+
+def test_state_saved_before_the_first_step_takes_the_configured_temperature() -> None:
+    resumed = controlled(start=False)
+    resumed.load_state_dict(controlled(start=False).state_dict())
+    assert resumed.temperature(0.7) == 0.7
+
+
+def test_saved_state_does_not_change_with_the_rule() -> None:
+    rule = controlled(init_steps=3)
+    temperatures(rule, [0.4])
+    state = rule.state_dict()
+    kept = json.dumps(state)
+    temperatures(rule, [0.5, 0.6, 0.7], first_step=2)
+    assert json.dumps(state) == kept
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"more": 1},
+        {"temperature": "warm"},
+        {"target_nats": [0.4]},
+        {"init_nats": ["x"]},
+        {"init_nats": 0.4},
+    ],
+)
+def test_misshapen_state_is_refused(change: dict[str, Any]) -> None:
+    rule = controlled()
+    temperatures(rule, [0.4, 0.38])
+    with pytest.raises((TypeError, ValueError)):
+        controlled().load_state_dict({**rule.state_dict(), **change})
+
+
+def test_state_of_another_rule_is_refused() -> None:
+    for state in ({}, {"temperature": 1.0}, {"bounds": [8, 8], "difficulty": {}}):
+        with pytest.raises(ValueError, match="entropy_target keeps"):
+            controlled().load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_nats": 0.0},
+        {"target_nats": math.inf},
+        {"target_nats": math.nan},
+        {"target_nats": "low"},
+        {"init_steps": 0},
+        {"init_steps": 1.5},
+        {"annealing_share": 1.1},
+        {"annealing_share": math.nan},
+        {"annealing_factor": 0.0},
+        {"annealing_factor": 1.1},
+        {"min_temperature": 0.0},
+        {"max_temperature": math.inf},
+        {"max_temperature": math.nan},
+        {"min_temperature": 1.2, "max_temperature": 0.8},
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"prepo\.temperature.*entropy_target"):
+        controlled(**options)

@@ -1,0 +1,89 @@
+"""Rows of prompts by their ids."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipe.prepo.maths.prompt_index import PromptIndex, hash_ids
+
+
+def test_rows_come_in_the_order_of_the_question() -> None:
+    index = PromptIndex(["d", "a", "c", "b"])
+    assert len(index) == 4
+    found = index.rows(["a", "b", "c", "d", "a", "d"])
+    assert found.tolist() == [1, 3, 2, 0, 1, 0]
+    assert found.dtype == np.int64
+    assert index.rows(("c",)).tolist() == [2]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), unique=True, max_size=30), st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_any_different_ids_are_found(ids: list[str], random: object) -> None:
+    asked = list(ids)
+    random.shuffle(asked)  # type: ignore[attr-defined]
+    assert PromptIndex(ids).rows(asked).tolist() == [ids.index(prompt_id) for prompt_id in asked]
+
+
+def test_ids_are_compared_as_they_stand() -> None:
+    # Composed and decomposed, upper and lower case, spaces, leading zeros, the empty id, characters beyond 16 bits.
+    ids = ["é", "e\u0301", "É", "a", "a ", " a", "A", "1", "01", "", "𝔸", "日本語", "a\x00", "a\nb"]
+    assert PromptIndex(ids).rows(list(reversed(ids))).tolist() == list(reversed(range(len(ids))))
+
+
+def test_ids_may_come_from_an_iterator() -> None:
+    index = PromptIndex(f"p{i}" for i in range(5))
+    assert index.rows([f"p{i}" for i in (4, 0)]).tolist() == [4, 0]
+
+
+@pytest.mark.parametrize("ids", [["a", "b", "a"], ["x", "a", "b", "c", "d", "e", "f", "x"], ["é", "e", "é"], ["", ""]])
+def test_same_id_twice_is_refused_with_both_rows(ids: list[str]) -> None:
+    first, second = [i for i, prompt_id in enumerate(ids) if ids.count(prompt_id) == 2]
+    with pytest.raises(ValueError, match=rf"rows {first} and {second} .*same prompt_id"):
+        PromptIndex(ids)
+
+
+def test_one_of_many_duplicates_is_named() -> None:
+    with pytest.raises(ValueError, match=r"rows (1 and 2|1 and 4|2 and 4) "):
+        PromptIndex(["a", "b", "b", "c", "b"])
+
+
+def test_unknown_id_is_a_bug_that_names_it() -> None:
+    index = PromptIndex([f"p{i}" for i in range(50)])
+    # Digests below, between and above those of the set: many unknown ids reach every place.
+    for i in range(200):
+        with pytest.raises(AssertionError, match=f"'unknown{i}'"):
+            index.rows(["p1", f"unknown{i}", "p2"])
+    with pytest.raises(AssertionError, match="'p50'"):
+        index.rows(["p50", "p51"])
+
+
+def test_unknown_id_above_every_digest() -> None:
+    ids = [f"p{i}" for i in range(20)]
+    highest = ids.pop(int(np.argmax(hash_ids(ids))))
+    with pytest.raises(AssertionError, match=f"'{highest}'"):
+        PromptIndex(ids).rows([ids[0], highest])
+
+
+def test_empty_lookup_and_empty_set() -> None:
+    for ids in ([], ["a"], ["a", "b"]):
+        found = PromptIndex(ids).rows([])
+        assert found.shape == (0,) and found.dtype == np.int64
+    assert len(PromptIndex([])) == 0
+    with pytest.raises(AssertionError, match="'a'"):
+        PromptIndex([]).rows(["a"])
+
+
+def test_hundred_thousand_ids() -> None:
+    ids = [f"math/{i}" for i in range(100_000)]
+    start = time.process_time()
+    index = PromptIndex(ids)
+    order = np.random.default_rng(0).permutation(len(ids))
+    found = index.rows([ids[i] for i in order])
+    seconds = time.process_time() - start
+    assert (found == order).all()
+    assert seconds < 5.0, "a scan of the ids for each lookup would take minutes"

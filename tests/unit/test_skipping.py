@@ -1,0 +1,532 @@
+"""GRESO (arXiv 2506.02177): skip probabilities, their control, refill rounds and the memory of each prompt."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import rollout_batch, rule_options, run_facts
+
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.skipping import Refill, adjust_probability, next_run, refill_size, skip_probability
+from recipe.prepo.notation import Candidates, StepOutcome
+from recipe.prepo.rules.base import SkippingRule
+from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.rules.signal_history import SignalHistory
+
+Groups = list[tuple[str, list[float]]]
+RIGHT, WRONG, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]
+
+
+def greso(ids: tuple[str, ...], *, seed: int = 0, **options: Any) -> Any:
+    rule = cast(SkippingRule, build_rule("selection", rule_options("selection", "greso", **options), seed=seed))
+    rule.bind(run_facts(ids))
+    return rule
+
+
+def history(*ids: str) -> SignalHistory:
+    kept = SignalHistory()
+    kept.bind(run_facts(ids))
+    return kept
+
+
+def outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutcome:
+    thrown_away = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
+    return StepOutcome(trained=rollout_batch(trained, step), discarded=thrown_away, step=step)
+
+
+def draw(rule: Any, ids: tuple[str, ...]) -> Any:
+    return rule.select(Candidates(ids), num_selected=len(ids), progress=0.0)
+
+
+def probabilities(rule: Any) -> tuple[float, float]:
+    metrics = rule.metrics()
+    return metrics["prepo/p_easy/mean"], metrics["prepo/p_hard/mean"]
+
+
+# Skip probabilities
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0.5, {1: 0.5, 2: 0.75, 3: 0.875, 5: 0.969, 7: 0.99, 8: 0.99, 100: 0.99, 2**31 - 1: 0.99}),
+        (0.05, {1: 0.95, 2: 0.99, 3: 0.99}),
+        (0.95, {1: 0.05, 2: 0.0975, 3: 0.143, 5: 0.226, 7: 0.302}),
+    ],
+)
+def test_published_skip_probabilities(p: float, expected: dict[int, float]) -> None:
+    run_P = np.array(list(expected))
+    easy_P = skip_probability(run_P, p_easy=p, p_hard=0.3, explore=0.01)
+    hard_P = skip_probability(-run_P, p_easy=0.3, p_hard=p, explore=0.01)
+    assert easy_P.tolist() == hard_P.tolist() == pytest.approx(list(expected.values()), abs=5e-4)
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.floats(0, 1), st.floats(0, 1), st.floats(0.001, 1))
+@settings(max_examples=100, deadline=None)
+def test_skip_probability_of_any_run(run: int, p_easy: float, p_hard: float, explore: float) -> None:
+    one, longer = skip_probability(
+        np.array([run, run + int(np.sign(run))]), p_easy=p_easy, p_hard=p_hard, explore=explore
+    )
+    assert 0.0 <= one <= longer <= 1.0 - explore
+    if run == 0:
+        assert one == 0.0
+
+
+# Trailing runs
+
+
+@pytest.mark.parametrize(
+    ("before", "num_correct", "size", "after"),
+    [
+        (0, 4, 4, 1),
+        (3, 4, 4, 4),
+        (-3, 4, 4, 1),
+        (0, 0, 4, -1),
+        (-3, 0, 4, -4),
+        (3, 0, 4, -1),
+        (5, 3, 4, 0),
+        (-5, 1, 4, 0),
+        (2, 1, 1, 3),
+        (2, 0, 1, -1),
+        # Thresholds on the mean reward, as published, would call these hard (<= 0.11) and easy (>= 0.98).
+        (0, 1, 12, 0),
+        (0, 99, 100, 0),
+    ],
+)
+def test_next_run(before: int, num_correct: int, size: int, after: int) -> None:
+    assert next_run(np.array([before]), np.array([num_correct]), np.array([size])).tolist() == [after]
+
+
+def test_ragged_groups_are_judged_by_counts() -> None:
+    kept = history("a", "b", "c", "d", "e")
+    groups = [("a", [1.0] * 2), ("b", [0.0] * 7), ("c", [1.0] + [0.0] * 11), ("d", [1.0] * 99 + [0.0])]
+    shares = kept.observe(outcome(groups))
+    assert kept.runs(tuple("abcde")).tolist() == [1, -1, 0, 0, 0]
+    assert shares == pytest.approx((2 / 121, 7 / 121))
+    kept.observe(outcome([("a", [1.0] * 5), ("b", [0.0])]))
+    assert kept.runs(("b", "a", "b")).tolist() == [-2, 2, -2]
+
+
+def test_partly_right_answers_are_wrong() -> None:
+    kept = history("a", "b")
+    kept.observe(outcome([("a", [0.1, 0.1]), ("b", [0.0, 0.1])]))
+    assert kept.runs(("a", "b")).tolist() == [-1, -1]
+
+
+def test_groups_thrown_away_and_trained_on_count_alike() -> None:
+    kept = history("a", "b", "c", "d")
+    shares = kept.observe(outcome([("a", MIXED)], [("b", RIGHT)], [("c", WRONG), ("d", MIXED)]))
+    assert kept.runs(tuple("abcd")).tolist() == [0, 1, -1, 0]
+    assert shares == (0.25, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("trained", "discarded", "run"),
+    [
+        ([], [[("a", RIGHT)], [("a", RIGHT)]], 2),
+        ([], [[("a", RIGHT), ("a", RIGHT), ("a", RIGHT)]], 3),
+        ([], [[("a", RIGHT)], [("a", WRONG)]], -1),
+        ([], [[("a", WRONG), ("a", RIGHT)]], 1),
+        ([], [[("a", WRONG), ("b", RIGHT), ("a", WRONG)], [("b", WRONG)]], -2),
+        ([("a", MIXED)], [[("a", RIGHT)]], 0),
+        ([], [[("a", MIXED)], [("a", RIGHT)], [("a", RIGHT)]], 2),
+    ],
+)
+def test_prompt_rolled_out_more_than_once_in_a_step(trained: Groups, discarded: list[Groups], run: int) -> None:
+    kept = history("b", "a")
+    kept.observe(outcome(trained, *discarded))
+    assert kept.runs(("a",)).tolist() == [run]
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=8), min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_runs_are_the_end_of_the_whole_trace(steps: list[list[tuple[str, int]]]) -> None:
+    kept = history("a", "b", "c")
+    traces: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+    for step in steps:
+        kept.observe(outcome([], [(name, answers) for name, kind in step for answers in [[RIGHT, WRONG, MIXED][kind]]]))
+        for name, kind in step:
+            traces[name].append(kind)
+    for name, trace in traces.items():
+        expected = 0
+        if trace and trace[-1] < 2:
+            length = next((i for i, kind in enumerate(reversed(trace)) if kind != trace[-1]), len(trace))
+            expected = length if trace[-1] == 0 else -length
+        assert kept.runs((name,)).tolist() == [expected]
+
+
+def test_step_without_rollouts_changes_no_run() -> None:
+    kept = history("a")
+    kept.observe(outcome([], [("a", RIGHT)]))
+    assert kept.observe(outcome([])) == (0.0, 0.0)
+    assert kept.runs(("a",)).tolist() == [1]
+
+
+# Choosing
+
+
+def test_prompts_are_skipped_as_often_as_the_rule_says() -> None:
+    ids = ("new", "mixed", "easy1", "easy2", "easy3", "easy7", "easy40", "hard1", "hard2", "back")
+    rule = greso(ids, p_easy=0.5, p_hard=0.8)
+    for z in range(40, 0, -1):
+        flat = [(name, RIGHT if name[0] == "e" else WRONG) for name in ids if name[4:].isdigit() and int(name[4:]) >= z]
+        flat.append(("back", RIGHT if z % 2 else WRONG))
+        rule.observe(outcome([("mixed", MIXED)], flat))
+    rule.observe(outcome([("back", MIXED)]))
+    expected = [0.0, 0.0, 0.5, 0.75, 0.875, 1 - 0.5**7, 0.99, 0.2, 1 - 0.64, 0.0]
+    expected[5] = 0.99  # 0.5^7 = 0.0078 is below the least probability of keeping a prompt
+    num_draws = 20_000
+    for name, probability in zip(ids, expected, strict=True):
+        found = draw(rule, (name,) * num_draws)
+        skipped = len(found.skip_reasons) / num_draws
+        # Five standard deviations; exact where the probability is 0.
+        assert skipped == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / num_draws))
+        assert set(found.skip_reasons.values()) <= {"all_wrong_before" if name[0] == "h" else "all_right_before"}
+
+
+def test_kept_and_skipped_make_up_the_candidates_in_their_order() -> None:
+    ids = tuple(f"p{i}" for i in range(60))
+    rule = greso(ids)
+    rule.observe(outcome([], [(name, RIGHT if i % 2 else WRONG) for i, name in enumerate(ids[:40])]))
+    found = draw(rule, ids)
+    kept = found.indices_P.tolist()
+    assert kept == sorted(kept)
+    assert sorted([*kept, *found.skip_reasons]) == list(range(60))
+    assert set(range(40, 60)) <= set(kept), "a new prompt is never skipped"
+    assert 0 < len(found.skip_reasons) < 40
+    assert all(reason == f"all_{'right' if i % 2 else 'wrong'}_before" for i, reason in found.skip_reasons.items())
+
+
+def test_skipping_leaves_no_trace() -> None:
+    rule = greso(("a", "b"))
+    rule.observe(outcome([], [("a", RIGHT)]))
+    before = rule.state_dict()["history"]["run"].tolist()
+    assert draw(rule, ("a",) * 200).skip_reasons
+    rule.observe(outcome([("b", MIXED)]))
+    assert rule.state_dict()["history"]["run"].tolist() == before
+
+
+def test_saturated_prompt_comes_back_and_one_signal_frees_it() -> None:
+    rule = greso(("a",))
+    for _ in range(500):
+        rule.observe(outcome([], [("a", WRONG)]))
+    kept = len(draw(rule, ("a",) * 20_000).indices_P)
+    assert kept == pytest.approx(200, abs=5 * math.sqrt(20_000 * 0.01 * 0.99))
+    rule.observe(outcome([("a", MIXED)]))
+    assert len(draw(rule, ("a",) * 1_000).indices_P) == 1_000
+
+
+def test_draws_depend_on_the_seed_and_go_on_from_call_to_call() -> None:
+    def draws(seed: int) -> list[list[int]]:
+        rule = greso(("a",), seed=seed)
+        rule.observe(outcome([], [("a", RIGHT)]))
+        return [draw(rule, ("a",) * 50).indices_P.tolist() for _ in range(3)]
+
+    assert draws(0) == draws(0) != draws(1)
+    assert draws(0)[0] != draws(0)[1]
+
+
+# Control of the probabilities
+
+
+def controlled(num_prompts: int = 6, **options: Any) -> Any:
+    """A rule in its second epoch of draws."""
+    ids = tuple(f"p{i}" for i in range(num_prompts))
+    rule = greso(ids, **options)
+    draw(rule, (*ids, ids[0]))
+    return rule
+
+
+def groups(*sizes_and_right: tuple[int, int]) -> Groups:
+    return [(f"p{i}", [1.0] * right + [0.0] * (size - right)) for i, (size, right) in enumerate(sizes_and_right)]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, 0.51), (0.0833, 0.51), (1 / 12, 0.49), (0.0834, 0.49), (1.0, 0.49)]
+)
+def test_adjustment_is_bang_bang(share: float, expected: float) -> None:
+    found = adjust_probability(0.5, share=share, target=1 / 12, step=0.01, lowest=0.05, highest=0.95)
+    assert found == pytest.approx(expected)
+
+
+def test_probabilities_stay_within_their_bounds() -> None:
+    limits = {"target": 0.1, "step": 0.01, "lowest": 0.05, "highest": 0.95}
+    for p, share, expected in ((0.055, 1.0, 0.05), (0.05, 1.0, 0.05), (0.945, 0.0, 0.95), (0.95, 0.0, 0.95)):
+        assert adjust_probability(p, share=share, **limits) == expected
+
+
+def test_probabilities_wait_for_the_second_epoch_of_draws() -> None:
+    rule = greso(tuple("abcdef"))
+    all_right = outcome([], [("a", RIGHT)])
+    draw(rule, ("a", "b", "c"))
+    rule.observe(all_right)
+    assert probabilities(rule) == (0.5, 0.5)
+    draw(rule, ("d", "e"))
+    rule.observe(all_right)
+    assert probabilities(rule) == (0.5, 0.5)
+    draw(rule, ("f", "a"))  # the second epoch begins within this step
+    rule.observe(all_right)
+    assert probabilities(rule) == pytest.approx((0.49, 0.51))
+
+
+def test_step_that_just_ends_the_first_epoch_belongs_to_it() -> None:
+    rule = greso(tuple("abcdef"))
+    draw(rule, tuple("abcdef"))
+    rule.observe(outcome([], [("a", RIGHT)]))
+    assert probabilities(rule) == (0.5, 0.5)
+    draw(rule, ("a",))
+    rule.observe(outcome([], [("a", RIGHT)]))
+    assert probabilities(rule) == pytest.approx((0.49, 0.51))
+
+
+def test_skipped_prompts_count_as_drawn() -> None:
+    rule = greso(("a", "b"), p_easy=0.05)
+    for _ in range(5):
+        rule.observe(outcome([], [("a", RIGHT)]))
+    found = draw(rule, ("a", "a", "a"))
+    assert len(found.skip_reasons) == 3  # each with probability 0.99
+    rule.observe(outcome([("b", MIXED)]))
+    assert probabilities(rule) == pytest.approx((0.06, 0.51))
+
+
+def test_probabilities_move_once_a_step_and_not_once_a_round() -> None:
+    rule = controlled()
+    for _ in range(4):
+        draw(rule, ("p1", "p2"))
+    rule.observe(outcome(groups((8, 3)), groups((8, 8)), groups((8, 8)), groups((8, 8))))
+    assert probabilities(rule) == pytest.approx((0.49, 0.51))
+
+
+@pytest.mark.parametrize(
+    ("trained", "discarded", "expected"),
+    [
+        # 1 of 16 rollouts all right (1 of 2 groups): below 1/12.
+        (groups((15, 3)), groups((1, 1)), (0.51, 0.51)),
+        # 2 of 20 rollouts all right: above 1/12; 3 of 20 all wrong: below 1/6.
+        ([("p0", [1.0] * 5 + [0.0] * 10)], [("p1", [1.0] * 2), ("p2", [0.0] * 3)], (0.49, 0.51)),
+        # 15 of 20 all wrong, though 1 group of 5.
+        (groups((2, 1), (1, 1)), [("p2", [0.0] * 15), ("p3", [0.0, 1.0])], (0.51, 0.49)),
+        (groups((4, 2)), [], (0.51, 0.51)),
+        ([], [("p0", RIGHT), ("p1", WRONG)], (0.49, 0.49)),
+    ],
+)
+def test_shares_are_weighted_by_rollouts(trained: Groups, discarded: Groups, expected: tuple[float, float]) -> None:
+    rule = controlled()
+    rule.observe(outcome(trained, discarded))
+    assert probabilities(rule) == pytest.approx(expected)
+
+
+def test_share_that_meets_its_target_exactly_lowers_the_probability() -> None:
+    """Of 12 k groups k all right are 1/12, and 2 k all wrong are 1/6."""
+    found = {}
+    for k in range(1, 37):
+        rule = controlled(12 * k)
+        rule.observe(outcome(groups(*[(2, 2)] * k, *[(2, 0)] * (2 * k), *[(2, 1)] * (9 * k))))
+        found[k] = tuple(round(p, 2) for p in probabilities(rule))
+    assert {k: p for k, p in found.items() if p != (0.49, 0.49)} == {}
+
+
+def test_forty_five_steps_lead_to_the_bounds() -> None:
+    rule = controlled()
+    seen = []
+    for _ in range(50):
+        rule.observe(outcome([], [("p0", RIGHT)]))
+        seen.append(probabilities(rule))
+    assert seen[43] == pytest.approx((0.06, 0.94))
+    assert seen[44] == pytest.approx((0.05, 0.95))
+    assert seen[45] == pytest.approx((0.05, 0.95))
+    assert seen[49] == (0.05, 0.95)
+    rule.observe(outcome([], [("p0", WRONG)]))
+    assert probabilities(rule) == pytest.approx((0.06, 0.94))
+
+
+def test_controlled_probability_is_the_one_that_is_used() -> None:
+    rule = controlled()
+    for _ in range(60):
+        rule.observe(outcome([], [("p0", WRONG)]))
+    rule.observe(outcome([("p0", MIXED)]))
+    rule.observe(outcome([], [("p0", RIGHT), ("p1", WRONG)]))
+    p_easy, p_hard = probabilities(rule)
+    assert (p_easy, p_hard) == pytest.approx((0.94, 0.05))
+    for name, p in (("p0", p_easy), ("p1", p_hard)):
+        skipped = len(draw(rule, (name,) * 20_000).skip_reasons) / 20_000
+        assert skipped == pytest.approx(1 - p, abs=5 * math.sqrt(p * (1 - p) / 20_000))
+
+
+# Refill rounds
+
+
+@pytest.mark.parametrize(
+    ("num_missing", "alpha", "estimate", "is_last", "num_prompts"),
+    [
+        (64, 0.5, 160, True, 160),
+        (128, 0.3, 228, True, 228),
+        (200, 0.75, 1000, False, 384),
+        (10, 0.2, 15, True, 64),
+        (256, 0.34, 484, False, 384),
+        # The size that is just a full round is still the last.
+        (256, 1 / 6, 384, True, 384),
+        (1, 0.0, 1, True, 64),
+    ],
+)
+def test_published_refills(num_missing: int, alpha: float, estimate: int, is_last: bool, num_prompts: int) -> None:
+    found = refill_size(num_missing, zero_variance_frac=alpha, full_round=384, min_round=64, safety=1.25)
+    assert found == Refill(num_prompts, estimate, is_last)
+    rule = greso(("a",), min_round=64)
+    assert rule.first_round(256) == 384
+    assert rule.next_round(num_missing, zero_variance_frac=alpha, num_selected=256, refills=()) == found
+
+
+def test_round_without_any_signal_is_followed_by_a_full_one() -> None:
+    for num_missing in (1, 64, 256):
+        found = refill_size(num_missing, zero_variance_frac=1.0, full_round=384, min_round=64, safety=1.25)
+        assert found == Refill(384, None, False)
+
+
+def test_least_round_is_never_above_a_full_one() -> None:
+    found = refill_size(2, zero_variance_frac=0.0, full_round=6, min_round=64, safety=1.25)
+    assert found == Refill(6, 2, True)
+
+
+@given(st.integers(1, 512), st.integers(0, 383), st.integers(1, 600), st.integers(1, 400))
+@settings(max_examples=100, deadline=None)
+def test_refill_of_any_round(num_missing: int, num_flat: int, full_round: int, min_round: int) -> None:
+    found = refill_size(
+        num_missing, zero_variance_frac=num_flat / 384, full_round=full_round, min_round=min_round, safety=1.25
+    )
+    assert min(min_round, full_round) <= found.num_prompts <= full_round
+    assert found.estimate is not None and found.estimate >= num_missing
+    assert found.is_last == (found.estimate <= full_round)
+
+
+@pytest.mark.parametrize(
+    ("num_selected", "ratio", "expected"), [(256, 1.5, 384), (128, 1.5, 192), (1, 1.5, 1), (3, 1.5, 4), (7, 1.0, 7)]
+)
+def test_first_round(num_selected: int, ratio: float, expected: int) -> None:
+    assert greso(("a",), first_round_ratio=ratio).first_round(num_selected) == expected
+
+
+def next_round(rule: Any, *refills: Refill) -> Refill | None:
+    return rule.next_round(4, zero_variance_frac=0.5, num_selected=16, refills=refills)
+
+
+LAST, MORE, BLIND = Refill(10, 10, True), Refill(24, 40, False), Refill(24, None, False)
+
+
+def test_step_is_filled_up_or_ends_short() -> None:
+    filling, short = greso(("a",), allow_short=False), greso(("a",), allow_short=True)
+    assert next_round(filling) == next_round(short) == LAST
+    assert next_round(filling, LAST) == next_round(filling, MORE, LAST) == LAST
+    assert next_round(short, LAST) is None
+    assert next_round(short, MORE, LAST) is None
+    assert next_round(short, MORE) == next_round(short, BLIND) == LAST
+
+
+@pytest.mark.parametrize("max_rounds", [1, 2, 5])
+def test_step_has_no_more_rounds_than_allowed(max_rounds: int) -> None:
+    rule = greso(("a",), max_rounds=max_rounds)
+    refills: list[Refill] = []
+    while (refill := next_round(rule, *refills)) is not None:
+        refills.append(refill)
+        assert len(refills) < 10
+    assert 1 + len(refills) == max_rounds
+
+
+# State and options
+
+
+def step_of(rule: Any, step: int) -> tuple[list[int], tuple[float, float]]:
+    ids = tuple(f"p{(3 * step + i) % 8}" for i in range(8))
+    found = draw(rule, ids)
+    flat = [(name, [RIGHT, WRONG][int(name[1]) % 2]) for name in ids[:5] for _ in range(1 + step % 2)]
+    rule.observe(outcome([(ids[5], MIXED)], flat, step=step))
+    return found.indices_P.tolist(), probabilities(rule)
+
+
+def test_resumed_run_makes_the_same_choices() -> None:
+    ids = tuple(f"p{i}" for i in range(8))
+    straight_rule = greso(ids, seed=5)
+    straight = [step_of(straight_rule, step) for step in range(1, 13)]
+    assert len({str(choice) for choice, _ in straight}) > 3
+    for stop in range(13):
+        rule = greso(ids, seed=5)
+        for step in range(1, stop + 1):
+            step_of(rule, step)
+        state = copy.deepcopy(rule.state_dict())
+        resumed = greso(ids, seed=5)
+        resumed.load_state_dict(state)
+        assert [step_of(resumed, step) for step in range(stop + 1, 13)] == straight[stop:]
+
+
+def test_saved_state_does_not_change_with_the_rule() -> None:
+    rule = greso(tuple(f"p{i}" for i in range(8)))
+    step_of(rule, 1)
+    state = rule.state_dict()
+    kept = copy.deepcopy(state)
+    step_of(rule, 2)
+    np.testing.assert_equal(state, kept)
+    other = greso(tuple(f"p{i}" for i in range(8)))
+    other.load_state_dict(state)
+    step_of(other, 2)
+    np.testing.assert_equal(state, kept)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"more": 1},
+        {"history": {}},
+        {"history": {"run": np.zeros(7, dtype=np.int32)}},
+        {"history": {"run": np.zeros(8, dtype=np.int64)}},
+        {"history": {"run": np.zeros((8, 1), dtype=np.int32)}},
+        {"history": {"run": [0] * 8}},
+        {"p": [0.5]},
+        {"p": [0.5, 0.5, 0.5]},
+        {"p": ["x", 0.5]},
+        {"num_drawn": "many"},
+        {"generator": {}},
+        {"generator": np.random.MT19937(0).state},
+    ],
+)
+def test_misshapen_state_is_refused(change: dict[str, Any]) -> None:
+    ids = tuple(f"p{i}" for i in range(8))
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        greso(ids).load_state_dict({**greso(ids).state_dict(), **change})
+
+
+def test_state_of_another_rule_is_refused() -> None:
+    for state in ({}, {"generator": {}}, {"bounds": [8, 8], "difficulty": {}}):
+        with pytest.raises(ValueError, match="greso keeps"):
+            greso(("a",)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"p_easy": 0.96},
+        {"p_hard": 0.04},
+        {"p_easy": math.nan},
+        {"p_step": -0.01},
+        {"p_min": 0.6},
+        {"p_min": 0.9, "p_max": 0.1},
+        {"explore": 0.0},
+        {"explore": 1.5},
+        {"target_hard": "much"},
+        {"first_round_ratio": 0.9},
+        {"first_round_ratio": math.inf},
+        {"safety": math.nan},
+        {"min_round": 0},
+        {"max_rounds": 1.0},
+        {"allow_short": "no"},
+        {"allow_short": None},
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"prepo\.selection.*greso"):
+        greso(("a",), **options)
