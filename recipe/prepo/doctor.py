@@ -53,10 +53,11 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
         lines.append(f"device    {device}")
     names = " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items())
     lines.append(f"rules     {names}")
-    lines.append(
-        f"step      {prepo.num_candidates} candidates -> {prepo.num_selected} prompts x {prepo.rollouts_per_prompt} "
-        f"rollouts"
-    )
+    sizes = f"{prepo.num_selected} prompts x {prepo.rollouts_per_prompt} rollouts"
+    if prepo.skips_prompts:
+        lines.append(f"step      {prepo.min_prompts} prompts first, refilled until {sizes} have a signal")
+    else:
+        lines.append(f"step      {prepo.num_candidates} candidates -> {sizes}")
     return lines
 
 

@@ -200,7 +200,11 @@ def test_temperature_never_leaves_what_a_sampler_can_use() -> None:
     assert temperatures(rule, [1e300] * 30, first_step=32)[-1] == 0.01
     # The formula keeps to the range by itself.
     assert next_temperature(99.0, entropy_nats=1e-9, target_nats=0.4, vocab_size=VOCAB) == 100.0
-    assert next_temperature(0.011, entropy_nats=0.4, target_nats=0.0, vocab_size=VOCAB) == 0.01
+    assert next_temperature(0.011, entropy_nats=1e300, target_nats=1e-300, vocab_size=VOCAB) == 0.01
+
+
+def test_target_that_was_measured_on_a_deterministic_policy_holds_nothing() -> None:
+    assert temperatures(controlled(), [0.0, 0.4, 0.0, 2.0]) == [1.0, 1.0, 1.0, 1.0]
 
 
 def assert_usable(found: list[float]) -> None:

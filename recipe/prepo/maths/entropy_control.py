@@ -39,10 +39,10 @@ def next_temperature(temperature: float, *, entropy_nats: float, target_nats: fl
     """
     assert vocab_size >= 3, "ln ln V must be positive"
     depth = math.log(vocab_size) + math.log(math.log(vocab_size))
+    if target_nats <= 0.0:  # the policy was deterministic when the target was measured: nothing to hold
+        return temperature
     if entropy_nats <= 0.0:
-        factor = MAX_FACTOR if target_nats > 0.0 else 1.0
-    elif target_nats <= 0.0:
-        factor = 1.0 / MAX_FACTOR
+        factor = MAX_FACTOR
     else:
         factor = 1.0 + temperature * (math.log(target_nats) - math.log(entropy_nats)) / depth
     factor = min(max(factor, 1.0 / MAX_FACTOR), MAX_FACTOR)

@@ -33,9 +33,9 @@ class SignalHistory:
             now = left[first]
             self._run_N[rows] = next_run(self._run_N[rows], groups.num_correct_G[now], groups.size_G[now])
             left = np.delete(left, first)
-        share_G = groups.size_G / max(int(groups.size_G.sum()), 1)
-        is_right_G = groups.num_correct_G == groups.size_G
-        return float(share_G[is_right_G].sum()), float(share_G[groups.num_correct_G == 0].sum())
+        total = max(int(groups.size_G.sum()), 1)
+        num_right = int(groups.size_G[groups.num_correct_G == groups.size_G].sum())
+        return num_right / total, int(groups.size_G[groups.num_correct_G == 0].sum()) / total
 
     def state_dict(self) -> dict[str, Any]:
         return {"run": self._run_N.copy()}

@@ -91,5 +91,7 @@ class Difficulty(BudgetRule):
         if set(state) != {"bounds", "difficulty"}:
             raise ValueError(f"difficulty keeps «bounds» and «difficulty», found {sorted(state)}")
         self._difficulty.load_state_dict(state["difficulty"])
-        low, high = state["bounds"]
-        self._bounds = int(low), int(high)
+        low, high = (int(bound) for bound in state["bounds"])
+        if not self.config.lowest <= low <= high <= self.config.highest:
+            raise ValueError(f"bounds={state['bounds']} are not in [{self.config.lowest}, {self.config.highest}]")
+        self._bounds = low, high

@@ -60,6 +60,8 @@ class Greso(SkippingRule):
                 if not 1.0 <= getattr(self, name) < math.inf:
                     raise ValueError(f"{name}={getattr(self, name)} must be a number of at least 1")
             require_positive_integers(self, "min_round", "max_rounds")
+            if not isinstance(self.allow_short, bool):
+                raise ValueError(f"allow_short={self.allow_short!r} must be true or false")
 
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -128,4 +130,6 @@ class Greso(SkippingRule):
         self._history.load_state_dict(state["history"])
         set_generator_state(self._generator, state["generator"])
         self._p_easy, self._p_hard = (float(p) for p in state["p"])
+        if not all(self.config.p_min <= p <= self.config.p_max for p in (self._p_easy, self._p_hard)):
+            raise ValueError(f"p={state['p']} is not in [{self.config.p_min}, {self.config.p_max}]")
         self._num_drawn = int(state["num_drawn"])

@@ -115,6 +115,9 @@ class EntropyTarget(TemperatureRule):
         if set(state) != {"temperature", "init_nats", "target_nats"}:
             raise ValueError(f"entropy_target keeps temperature, init_nats and target_nats, found {sorted(state)}")
         temperature, target = state["temperature"], state["target_nats"]
+        low, high = self.config.bounds
+        if temperature is not None and not low <= temperature <= high:
+            raise ValueError(f"temperature={temperature} is not in [{low}, {high}]")
         self._temperature = None if temperature is None else float(temperature)
         self._target_nats = None if target is None else float(target)
         self._init_nats = [float(value) for value in state["init_nats"]]
