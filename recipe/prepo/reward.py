@@ -17,7 +17,15 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from recipe.prepo.answers import after_hashes, last_boxed, nesting_depth, plain_number, tidy
+from recipe.prepo.answers import (
+    Quantity,
+    after_hashes,
+    last_boxed,
+    nesting_depth,
+    quantity,
+    same_quantity,
+    unit_name,
+)
 from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.grader_process import GradingStopped, ask
 
@@ -42,8 +50,8 @@ def compute_score(
         data_source: the row's data source.
         solution_str: the response, special tokens removed.
         ground_truth: the gold answer (``reward_model.ground_truth``).
-        extra_info: the row's ``extra_info``. Read from it: ``is_multiple_answer`` (the gold is a list) and ``error``
-            (the absolute tolerance of a numeric gold); both as OlympiadBench has them.
+        extra_info: the row's ``extra_info``. Read from it: ``is_multiple_answer`` (the gold is a list), ``error`` (the
+            absolute tolerance of a numeric gold) and ``unit`` (what the problem asks for); as OlympiadBench has them.
         time_limit_s: seconds for one comparison; default from ``PREPO_REWARD_TIME_LIMIT_S``, else 5.
         kwargs: what else verl passes (reward model's address and tokenizer); not used.
 
@@ -81,13 +89,17 @@ def _is_right(data_source: str, response: str, gold: str, extra_info: Mapping[st
         return ask("is_answered", gold=gold, text=response[-TAIL_CHARS:], time_limit_s=time_limit_s) is True
     if not answer or len(answer) > MAX_ANSWER_CHARS or nesting_depth(answer) > MAX_NESTING:
         return False
-    gold_value, answer_value = plain_number(tidy(gold)), plain_number(tidy(answer))
-    if gold_value is not None and answer_value is not None and not (is_list and "," in gold):
-        if abs(gold_value - answer_value) <= _tolerance(extra_info.get("error")):
-            return True
-        if gold_value.denominator == 1:
-            return False
-    return ask("is_equal", gold=gold, answer=answer, is_list=is_list, time_limit_s=time_limit_s) is True
+    unit = str(extra_info.get("unit") or "")
+    if not (is_list and "," in gold):
+        of_gold = quantity(gold)
+        verdict = same_quantity(
+            Quantity(of_gold.body, of_gold.value, of_gold.unit or unit_name(unit)),
+            quantity(answer),
+            _tolerance(extra_info.get("error")),
+        )
+        if verdict is not None:
+            return verdict
+    return ask("is_equal", gold=gold, answer=answer, is_list=is_list, unit=unit, time_limit_s=time_limit_s) is True
 
 
 def _tolerance(error: Any) -> Fraction:

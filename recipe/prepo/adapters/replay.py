@@ -168,6 +168,9 @@ def build_replay_buffer(
     """The buffer with the options that verl 0.9.1 gives its own one."""
     sampler, data = config.trainer.v1.sampler, config.data
     filter_groups = config.algorithm.get("filter_groups") or {}
+    refills_failed = bool(sampler.get("sync_refill_failed_groups", False))
+    # Evicted prompts are refilled one by one; verl sets data.gen_batch_size so only later.
+    refills_single = filter_groups_metric is not None or refills_failed
     options = {
         "max_rollouts": max_rollouts,
         "trainer_mode": trainer_mode,
@@ -179,9 +182,9 @@ def build_replay_buffer(
         "refill_fn": refill_fn,
         "filter_groups_metric": filter_groups_metric,
         "train_batch_size": data.train_batch_size,
-        "gen_batch_size": data.get("gen_batch_size") or data.train_batch_size,
+        "gen_batch_size": 1 if refills_single else data.get("gen_batch_size") or data.train_batch_size,
         "max_inflight_gen_batches": filter_groups.get("max_inflight_gen_batches", 1),
-        "sync_refill_failed_groups": bool(sampler.get("sync_refill_failed_groups", False)),
+        "sync_refill_failed_groups": refills_failed,
     }
     if next_round is not None:
         return RoundsReplayBuffer(next_round=next_round, **options)

@@ -1,0 +1,128 @@
+"""Compare the rows on the tiny model: ``python -m benchmarks.mini_math --rows uniform,prepo --seeds 0,1 --out DIR``.
+
+Writes DIR/results.json, DIR/table.md and DIR/*.png. A comparison that was stopped goes on where it was; rows and seeds
+can be added to a directory later. Exit status 2 for bad input, 1 when a run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mini_math.options import MODELS, SETTINGS, Options, flag
+from benchmarks.mini_math.rows import ROWS, check_rows
+from benchmarks.mini_math.runs import claim_directory, gather, is_finished, make_task, read_options, run_all
+from data_prep.mini_math.task import TASKS
+from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mini_math",
+        description=__doc__,
+        epilog=f"rows: {', '.join(ROWS)}; tasks: {', '.join(TASKS)}; models: {', '.join(MODELS)}; settings: "
+        f"{', '.join(SETTINGS)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rows", default="uniform,prepo", help="names, with commas between")
+    parser.add_argument("--seeds", default="0", help="whole numbers, with commas between")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"), help="made models and pools")
+    parser.add_argument("--audit", action="store_true", help="write DIR/audit/<row>-<seed>/audit/*.jsonl")
+    parser.add_argument("--report-only", action="store_true", help="draw table and figures of DIR again")
+    kinds: dict[str, Any] = {"int": int, "float": float, "str": str}
+    for field in dataclasses.fields(Options):
+        parser.add_argument(flag(field.name), type=kinds[str(field.type)], default=field.default)
+    return parser.parse_args(argv)
+
+
+def read_seeds(text: str) -> list[int]:
+    """Seeds from «0,1,2».
+
+    Raises:
+        ConfigError: none, or not whole numbers from 0.
+
+    >>> read_seeds("0,2")
+    [0, 2]
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--seeds {text!r}: give whole numbers from 0 with commas between, for example --seeds 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is missing, and the report.
+
+    Raises:
+        PrepoError: what was asked for cannot work.
+    """
+    out: Path = arguments.out
+    errors: list[str] = []
+    if arguments.report_only:
+        saved = read_options(out)
+        if saved is None:
+            raise ConfigError(f"--report-only: {out} holds no results (no config.json). Run without it first")
+        options = Options(**saved)
+    else:
+        options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
+        names = list(dict.fromkeys(name.strip() for name in arguments.rows.split(",") if name.strip()))
+        seeds = read_seeds(arguments.seeds)
+        if arguments.jobs < 1:
+            raise ConfigError(f"--jobs {arguments.jobs}: give at least 1")
+        check_rows(names)
+        tasks = [
+            make_task(name, seed, options, cache=arguments.cache, out=out, audit=arguments.audit)
+            for seed in seeds
+            for name in names
+        ]
+        claim_directory(out, options)
+        missing = [task for task in tasks if not is_finished(task)]
+        print(f"{len(tasks)} runs, {len(tasks) - len(missing)} of them finished already", flush=True)
+        if missing:
+            describe_pool(options, arguments.cache)
+            errors = run_all(missing, jobs=arguments.jobs)
+    results = gather(out, options, cache=arguments.cache)
+    if not results:
+        raise ConfigError(f"{out} holds no finished run of this configuration. Give --rows and --seeds to make some")
+    from benchmarks.mini_math.report import write_report
+
+    print(write_report(results, options, out))
+    print("\n".join(errors), file=sys.stderr, end="\n" if errors else "")
+    return 1 if errors else 0
+
+
+def describe_pool(options: Options, cache: Path) -> None:
+    """Make base model and pool before the runs, which only read them."""
+    import torch
+
+    from benchmarks.mini_math.settings import prepare_base, prepare_pool
+
+    torch.set_num_threads(1)
+    base = prepare_base(options, cache)
+    pool = prepare_pool(options, base, cache)
+    print(
+        f"pool of {len(pool.prompts)} {options.task} problems, setting {options.setting}, base {base.name}: measured "
+        f"by {pool.num_samples} samples each, {pool.live_frac:.3f} of the groups of {options.rollouts_per_prompt} are "
+        f"live, {pool.all_correct_frac:.3f} all right, {pool.all_wrong_frac:.3f} all wrong",
+        flush=True,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """See the module's text for the exit status."""
+    arguments = parse(argv)
+    try:
+        return run(arguments)
+    except PrepoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

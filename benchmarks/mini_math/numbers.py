@@ -1,0 +1,199 @@
+"""Figures of a comparison from its curves: levels, areas, rollouts to a target, and intervals over paired seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.maths.rng import make_generator
+from recipe.prepo.notation import FloatArray
+
+REFERENCE = "uniform"
+MID_LEVELS = (0.25, 0.5, 0.75)
+"""Targets, as shares of the way from the start to uniform's final level; its final level (1) is a fourth one."""
+NUM_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves of one row, shape [S, E]: seeds by evaluations, at the same steps."""
+
+    seeds: tuple[int, ...]
+    steps_E: FloatArray
+    rollouts_SE: FloatArray
+    accuracy_SE: FloatArray
+
+    def take(self, places: Sequence[int] | FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean rollouts and mean accuracy at each evaluation, over these seeds (a seed may stand twice)."""
+        return self.rollouts_SE[places].mean(0), self.accuracy_SE[places].mean(0)
+
+    def of_seeds(self, seeds: Sequence[int]) -> Curves:
+        places = [self.seeds.index(seed) for seed in seeds]
+        return Curves(tuple(seeds), self.steps_E, self.rollouts_SE[places], self.accuracy_SE[places])
+
+
+def read_curves(results: Sequence[Mapping[str, Any]]) -> dict[str, Curves]:
+    """Curves of each row, rows in the order of the results, seeds ascending."""
+    by_row: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        by_row.setdefault(result["row"], []).append(result)
+    curves = {}
+    for row, runs in by_row.items():
+        runs = sorted(runs, key=lambda run: run["seed"])
+        columns = {
+            name: np.array([[point[name] for point in run["curve"]] for run in runs], dtype=np.float64)
+            for name in ("step", "rollouts", "accuracy")
+        }
+        curves[row] = Curves(
+            tuple(run["seed"] for run in runs), columns["step"][0], columns["rollouts"], columns["accuracy"]
+        )
+    return curves
+
+
+def rollouts_to(target: float, rollouts_E: FloatArray, accuracy_E: FloatArray) -> float | None:
+    """Rollouts at which the curve first reaches a target, on the straight line between two evaluations.
+
+    Returns:
+        None where it never does.
+
+    >>> rollouts_to(0.4, np.array([0.0, 100.0, 200.0]), np.array([0.3, 0.35, 0.45]))
+    150.0
+    >>> rollouts_to(0.5, np.array([0.0, 100.0]), np.array([0.3, 0.4])) is None
+    True
+    """
+    reached = np.flatnonzero(accuracy_E >= target)
+    if not reached.size:
+        return None
+    last = int(reached[0])
+    if last == 0:
+        return float(rollouts_E[0])
+    low, high = accuracy_E[last - 1], accuracy_E[last]
+    share = (target - low) / (high - low)
+    return float(rollouts_E[last - 1] + share * (rollouts_E[last] - rollouts_E[last - 1]))
+
+
+def final_accuracy(accuracy_E: FloatArray) -> float:
+    """Mean of the last two evaluations, which halves their noise."""
+    return float(accuracy_E[-2:].mean())
+
+
+def area(rollouts_E: FloatArray, accuracy_E: FloatArray, *, until: float) -> float:
+    """Mean accuracy over the rollouts from 0 to ``until``: the area under the curve, divided by ``until``.
+
+    A curve that ends before keeps its last accuracy.
+
+    >>> area(np.array([0.0, 100.0]), np.array([0.2, 0.4]), until=50.0)
+    0.25
+    """
+    inner = rollouts_E[(rollouts_E > 0) & (rollouts_E < until)]
+    at = np.concatenate([[0.0], inner, [until]])
+    return float(np.trapezoid(np.interp(at, rollouts_E, accuracy_E), at) / until)
+
+
+def target_level(share: float, accuracy_E: FloatArray) -> float:
+    """The level at that share of the way from a curve's start to its final accuracy."""
+    start = float(accuracy_E[0])
+    return start + share * (final_accuracy(accuracy_E) - start)
+
+
+def interval(
+    statistic: Callable[[Sequence[int]], float], num_seeds: int, *, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval over seeds; None for fewer than two.
+
+    Args:
+        statistic: of places of seeds, drawn with replacement; the same places for both sides of a pair.
+    """
+    if num_seeds < 2:
+        return None
+    generator = make_generator(0, "mini_math.bootstrap")
+    values = [statistic(generator.integers(num_seeds, size=num_seeds).tolist()) for _ in range(NUM_RESAMPLES)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval (None for one seed) over ``num_seeds`` seeds."""
+
+    value: float
+    bounds: tuple[float, float] | None
+    num_seeds: int
+
+
+def estimate(statistic: Callable[[Sequence[int]], float], num_seeds: int) -> Estimate:
+    return Estimate(statistic(range(num_seeds)), interval(statistic, num_seeds), num_seeds)
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """How a row reaches a target.
+
+    Attributes:
+        level: accuracy of the target.
+        rollouts: of the mean curve over all seeds; None: never.
+        num_reached: seeds whose own curve reaches it, of num_seeds.
+        ratio: uniform's rollouts over the row's, paired seeds; above 1 the row needs fewer. A row (or a resample)
+            that never reaches the target has ratio 0. None without common seeds.
+    """
+
+    share: float
+    level: float
+    rollouts: float | None
+    num_reached: int
+    num_seeds: int
+    ratio: Estimate | None
+
+
+def reach_target(curves: Curves, reference: Curves, share: float) -> TargetResult:
+    """Rollouts to the target at ``share`` of uniform's way.
+
+    The ratio is of mean curves, with the level taken from uniform's mean curve of the same (resampled) seeds: uniform
+    then always reaches it, and its noise is part of the interval.
+    """
+    level = target_level(share, reference.take(range(len(reference.seeds)))[1])
+    common = [seed for seed in curves.seeds if seed in reference.seeds]
+    mine, theirs = curves.of_seeds(common), reference.of_seeds(common)
+
+    def ratio(places: Sequence[int]) -> float:
+        their_rollouts, their_accuracy = theirs.take(places)
+        target = target_level(share, their_accuracy)
+        needed = rollouts_to(target, *mine.take(places))
+        reference_needed = rollouts_to(target, their_rollouts, their_accuracy)
+        assert reference_needed is not None
+        if needed is None:
+            return 0.0
+        return reference_needed / needed if needed else float("inf") if reference_needed else 1.0
+
+    reached = [
+        rollouts_to(level, rollouts_E, accuracy_E) is not None
+        for rollouts_E, accuracy_E in zip(curves.rollouts_SE, curves.accuracy_SE, strict=True)
+    ]
+    return TargetResult(
+        share=share,
+        level=level,
+        rollouts=rollouts_to(level, *curves.take(range(len(curves.seeds)))),
+        num_reached=sum(reached),
+        num_seeds=len(reached),
+        ratio=estimate(ratio, len(common)) if common else None,
+    )
+
+
+def paired_difference(curves: Curves, reference: Curves, statistic: Callable[[int, Curves], float]) -> Estimate | None:
+    """Mean over common seeds of ``statistic(place, row) - statistic(place, uniform)``; None without common seeds."""
+    common = [seed for seed in curves.seeds if seed in reference.seeds]
+    if not common:
+        return None
+    mine, theirs = curves.of_seeds(common), reference.of_seeds(common)
+    differences = np.array([statistic(i, mine) - statistic(i, theirs) for i in range(len(common))])
+    return estimate(lambda places: float(differences[list(places)].mean()), len(common))
+
+
+def group_shares(run: Mapping[str, Any]) -> dict[str, float]:
+    """Shares of all groups that a run rolled out, thrown-away ones included."""
+    train = run["train"]
+    names = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
+    return {name: float(np.average(train[name], weights=train["groups"])) for name in names}

@@ -1,0 +1,83 @@
+"""What determines a run besides its row and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from data_prep.mini_math.pretrain import Arch
+from data_prep.mini_math.task import TASKS
+from recipe.prepo.errors import ConfigError
+
+SETTINGS: dict[str, float | None] = {"early": None, "mid": 0.30, "late": 0.15}
+"""Share of live prompts in the pool at the start; None for whatever the base model gives."""
+MODELS: tuple[str, ...] = get_args(Arch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Sizes and settings of a comparison; every row has the same.
+
+    Attributes:
+        num_selected: K. |B| follows from ``prepo.candidate_ratio`` in ``conf/``.
+        rollouts_per_prompt: M.
+        pool: training prompts. Of 800, 80 steps of |B| = 80 draw each 8 times.
+        mini_batches: policy updates of a step; from the second on PPO's clip works.
+        held_out: problems of the test split for the accuracy, one sample each.
+        eval_every: steps between two evaluations.
+        probe: held-out prompts for the entropy that rows are compared by.
+        oracle_samples: of each candidate, in the row «oracle» only.
+        pool_samples: by which the pool's pass rates are measured.
+        sharpen_steps: further pre-training steps of the settings mid and late.
+    """
+
+    task: str = "words"
+    model: str = "qwen2"
+    setting: str = "early"
+    steps: int = 80
+    num_selected: int = 16
+    rollouts_per_prompt: int = 8
+    pool: int = 800
+    # LEARNING_RATE_NOTE
+    learning_rate: float = 1e-4
+    mini_batches: int = 2
+    held_out: int = 1_000
+    eval_every: int = 10
+    probe: int = 64
+    oracle_samples: int = 64
+    pool_samples: int = 32
+    sharpen_steps: int = 300
+
+    def __post_init__(self) -> None:
+        for name, known in (("task", TASKS), ("model", MODELS), ("setting", tuple(SETTINGS))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"--{name} {getattr(self, name)!r} is not known; known: {', '.join(known)}")
+        at_least = {"steps": 2, "rollouts_per_prompt": 2, "oracle_samples": 2}
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), at_least.get(field.name, 1)
+            if field.type == "int" and value < least:
+                raise ConfigError(f"{flag(field.name)} {value} is too small: give at least {least}")
+        if not 0.0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"--learning-rate {self.learning_rate} must be a number above 0")
+        if self.pool_samples < self.rollouts_per_prompt:
+            raise ConfigError(
+                f"--pool-samples {self.pool_samples} must be at least M (--rollouts-per-prompt "
+                f"{self.rollouts_per_prompt}): the share of live groups is estimated from them"
+            )
+
+
+def flag(name: str) -> str:
+    """The command-line flag of an option.
+
+    >>> flag("num_selected")
+    '--num-selected'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of JSON-able content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

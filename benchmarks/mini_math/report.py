@@ -1,0 +1,180 @@
+"""The report of a comparison: DIR/table.md and the figures DIR/*.png."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.mini_math import oracle
+from benchmarks.mini_math.figures import write_figures
+from benchmarks.mini_math.numbers import (
+    MID_LEVELS,
+    NUM_RESAMPLES,
+    REFERENCE,
+    Curves,
+    Estimate,
+    TargetResult,
+    area,
+    final_accuracy,
+    group_shares,
+    paired_difference,
+    reach_target,
+    read_curves,
+)
+from benchmarks.mini_math.options import Options
+from benchmarks.mini_math.runs import ORACLE_NOTE
+from recipe.prepo.state.checkpoint import write_atomically
+
+
+def write_report(results: Sequence[Mapping[str, Any]], options: Options, out: Path) -> str:
+    """Write table and figures; returns the table's text."""
+    text = render(results, options)
+    write_atomically(out / "table.md", text)
+    write_figures(results, out)
+    return text
+
+
+def render(results: Sequence[Mapping[str, Any]], options: Options) -> str:
+    """The Markdown text of the report."""
+    curves = read_curves(results)
+    lines = [
+        f"# mini-math: task {options.task}, model {options.model}, setting {options.setting}",
+        "",
+        f"{options.steps} steps, K = {options.num_selected}, M = {options.rollouts_per_prompt}, pool of {options.pool} "
+        f"prompts, learning rate {options.learning_rate:g}, {options.mini_batches} mini-batches a step. Accuracy is of "
+        f"{options.held_out} held-out problems, one sample each at temperature 1. Seeds vary the order of the data and "
+        f"all sampling; base model, pool and held-out problems are the same. Intervals are 95% bootstrap percentiles "
+        f"over paired seeds ({NUM_RESAMPLES} resamples): with few seeds they are too narrow. An interval that holds 0 "
+        f"(differences) or 1 (ratios) shows no difference.",
+        "",
+        *_costs(results),
+        "",
+    ]
+    if REFERENCE not in curves:
+        lines += [f"Without runs of the row «{REFERENCE}» there is nothing to compare with.", *_levels(curves, None)]
+    else:
+        lines += [*_levels(curves, curves[REFERENCE]), "", *_targets(curves, curves[REFERENCE])]
+    if oracle.NAME in curves:
+        lines += ["", f"Row {oracle.NAME}: {ORACLE_NOTE} ({options.oracle_samples} for each candidate)."]
+    return "\n".join(lines) + "\n"
+
+
+def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "## What rollouts were spent on",
+        "",
+        "Shares of all groups that were rolled out, thrown-away ones included; the limit 1/(1 - zero) is what saving "
+        "all of those without an advantage could give at most.",
+        "",
+        "| row | seeds | rollouts | response tokens | zero advantage | all right | all wrong | limit | "
+        "probe entropy at the end (nats) | CPU-s | with evaluations |",
+        "|---" * 11 + "|",
+    ]
+    for row in dict.fromkeys(result["row"] for result in results):
+        runs = [result for result in results if result["row"] == row]
+        last = [run["curve"][-1] for run in runs]
+        shares = [group_shares(run) for run in runs]
+        zero, right, wrong = (
+            _mean([share[name] for share in shares])
+            for name in ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
+        )
+        limit = f"{1 / (1 - zero):.2f}" if zero < 1 else "–"
+        lines.append(
+            f"| {row} | {len(runs)} | {_mean([p['rollouts'] for p in last]):,.0f} | "
+            f"{_mean([p['tokens'] for p in last]):,.0f} | {zero:.3f} | {right:.3f} | {wrong:.3f} | {limit} | "
+            f"{_mean([p['entropy_nats'] for p in last]):.3f} | {_mean([run['seconds'] for run in runs]):.0f} | "
+            f"{_mean([run['seconds_with_evaluation'] for run in runs]):.0f} |"
+        )
+    return lines
+
+
+def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]:
+    lines = [
+        "## Accuracy",
+        "",
+        "Final: mean of the last two evaluations. Area: mean accuracy over the rollouts from 0 to the number that "
+        f"«{REFERENCE}» uses in all. ± is the standard deviation over seeds; Δ are paired differences to «{REFERENCE}».",
+        "",
+        "| row | n | start | final | Δ final [95%] | area | Δ area [95%] |",
+        "|---" * 7 + "|",
+    ]
+    until = float((reference or next(iter(curves.values()))).rollouts_SE[:, -1].mean())
+
+    def area_of(place: int, of: Curves) -> float:
+        return area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
+
+    def final_of(place: int, of: Curves) -> float:
+        return final_accuracy(of.accuracy_SE[place])
+
+    for row, mine in curves.items():
+        places = range(len(mine.seeds))
+        cells = [row, str(len(mine.seeds)), f"{mine.accuracy_SE[:, 0].mean():.3f}"]
+        for statistic in (final_of, area_of):
+            cells.append(_spread([statistic(i, mine) for i in places]))
+            is_pair = reference is not None and row != REFERENCE
+            cells.append(_estimate(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _targets(curves: Mapping[str, Curves], reference: Curves) -> list[str]:
+    found = {
+        row: [reach_target(mine, reference, share) for share in (*MID_LEVELS, 1.0)] for row, mine in curves.items()
+    }
+    targets = found[REFERENCE]
+    if targets[-1].level <= targets[0].level:
+        return ["## Rollouts to a target", "", f"«{REFERENCE}» ends no higher than it starts: there are no targets."]
+    names = [f"{target.level:.3f} ({target.share:.0%} of the way)" for target in targets]
+    names[-1] = f"{targets[-1].level:.3f} ({REFERENCE}'s final level)"
+    lines = [
+        "## Rollouts to a target",
+        "",
+        f"Targets lie between the start and the final level of «{REFERENCE}». Rollouts of the mean curve, interpolated "
+        "between evaluations (k/n: seeds whose own curve reaches the target at some time).",
+        "",
+        f"| row | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+        *(f"| {row} | {' | '.join(map(_rollouts, results))} |" for row, results in found.items()),
+        "",
+        f"Rollouts of «{REFERENCE}» over rollouts of the row, same seeds: above 1 the row needs fewer. A resample in "
+        "which the row never reaches the target counts as 0.",
+        "",
+        f"| row | {' | '.join(names)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for row, results in found.items():
+        if row != REFERENCE:
+            lines.append(f"| {row} | {' | '.join(_ratio(result) for result in results)} |")
+    return lines
+
+
+def _rollouts(result: TargetResult) -> str:
+    needed = "never" if result.rollouts is None else f"{result.rollouts:,.0f}"
+    return f"{needed} ({result.num_reached}/{result.num_seeds})"
+
+
+def _ratio(result: TargetResult) -> str:
+    if result.ratio is not None and result.ratio.value == 0.0:
+        return f"never ({result.num_reached}/{result.num_seeds} seeds)"
+    return _estimate(result.ratio, ".2f")
+
+
+def _estimate(found: Estimate | None, spec: str) -> str:
+    """A value with its interval and number of pairs; one seed gives no interval, and says so."""
+    if found is None:
+        return "no common seed"
+    if found.bounds is None:
+        return f"{found.value:{spec}} (n=1: no interval)"
+    low, high = found.bounds
+    return f"{found.value:{spec}} [{low:{spec}}, {high:{spec}}] (n={found.num_seeds})"
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

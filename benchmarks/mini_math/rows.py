@@ -1,0 +1,108 @@
+"""The rows of the comparison: which experiment of ``conf/`` each one is. No rule or option is set here again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from benchmarks.mini_math import oracle
+from recipe.prepo.config import PrepoConfig, read_config
+from recipe.prepo.doctor import compose_config
+from recipe.prepo.errors import ConfigError
+
+ROWS: dict[str, tuple[str, ...]] = {
+    "uniform": ("experiment=random",),
+    # Every candidate is trained on: K = |B|.
+    "full": ("experiment=grpo",),
+    "grpo": ("experiment=grpo",),
+    "prepo": ("experiment=prepo",),
+    "schedule": ("experiment=schedule_only",),
+    "weights": ("experiment=weights_only",),
+    "low": ("experiment=low_only",),
+    "high": ("experiment=high_only",),
+    "greso": ("experiment=greso",),
+    "e3": ("experiment=e3",),
+    "prepo_e3": ("experiment=prepo_e3",),
+    "dapo": ("experiment=dapo",),
+    "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
+    "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
+    "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
+    # Everything but its selection rule is uniform's.
+    "oracle": ("experiment=random",),
+}
+"""Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row with everything that ``conf/`` says about it.
+
+    Attributes:
+        prepo: rules and sizes, as the trainers read them.
+        filters_groups: groups without reward variance are dropped and refilled (``algorithm.filter_groups``).
+        clip_ratio, clip_ratio_c, max_grad_norm: of the PPO loss and the update, as the trainers read them.
+        loss_scale_tokens: what sums over a rollout's tokens are divided by.
+        max_response_tokens: most tokens of a response.
+    """
+
+    name: str
+    prepo: PrepoConfig
+    filters_groups: bool
+    clip_ratio: float
+    clip_ratio_c: float
+    max_grad_norm: float
+    loss_scale_tokens: int
+    max_response_tokens: int
+
+    @property
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """Options of each rule group, with the oracle in its row."""
+        if self.name != oracle.NAME:
+            return self.prepo.rules
+        return {**self.prepo.rules, "selection": {"name": oracle.NAME}}
+
+
+def read_row(name: str, *, num_selected: int, rollouts_per_prompt: int, seed: int) -> Row:
+    """Compose a row's experiment at K = ``num_selected``, M = ``rollouts_per_prompt``.
+
+    Raises:
+        ConfigError: unknown row, or sizes that its rules cannot work with.
+    """
+    check_rows([name])
+    sizes = [
+        f"data.train_batch_size={num_selected}",
+        f"actor_rollout_ref.rollout.n={rollouts_per_prompt}",
+        f"prepo.seed={seed}",
+    ]
+    config: Any = OmegaConf.to_container(compose_config([*ROWS[name], *sizes]), resolve=True)
+    if name == "full":
+        all_candidates = round(num_selected * config["prepo"]["candidate_ratio"])
+        sizes[0] = f"data.train_batch_size={all_candidates}"
+        config = OmegaConf.to_container(compose_config([*ROWS[name], *sizes]), resolve=True)
+    actor = config["actor_rollout_ref"]["actor"]
+    assert actor["loss_agg_mode"] == "seq-mean-token-sum-norm" and not actor["use_kl_loss"]
+    return Row(
+        name=name,
+        prepo=read_config(config),
+        filters_groups=bool(config["algorithm"]["filter_groups"]["enable"]),
+        clip_ratio=float(actor["clip_ratio"]),
+        clip_ratio_c=float(actor["clip_ratio_c"]),
+        max_grad_norm=float(actor["grad_clip"]),
+        loss_scale_tokens=int(actor["loss_scale_factor"]),
+        max_response_tokens=int(config["data"]["max_response_length"]),
+    )
+
+
+def check_rows(names: Sequence[str]) -> None:
+    """Refuse rows that are not known.
+
+    Raises:
+        ConfigError: lists the known rows.
+    """
+    unknown = [name for name in names if name not in ROWS]
+    if unknown or not names:
+        what = f"{', '.join(map(repr, unknown))} is no row of this benchmark" if names else "no row was given"
+        raise ConfigError(f"--rows: {what}; known rows: {', '.join(ROWS)}. Give some of them, with commas between.")

@@ -1,0 +1,244 @@
+"""Base models and prompt pools of the settings: early (the shipped base as it is), mid and late (most prompts dead).
+
+What takes minutes is kept in a cache folder, under a name that holds a hash of everything that it was made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.mini_math.grade import Prompt, count_right
+from benchmarks.mini_math.options import SETTINGS, Options, digest
+from benchmarks.mini_math.policy import torch_generator
+from data_prep.mini_math.passrate import encode_prompts
+from data_prep.mini_math.pretrain import (
+    Arch,
+    Recipe,
+    build_model,
+    build_tokenizer,
+    corpus_batches,
+    save,
+    train,
+)
+from data_prep.mini_math.task import CorpusStyle, Problem, Task, sample_pool, sample_problem, split_of
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.rng import make_generator
+from recipe.prepo.notation import FloatArray, IntArray
+from recipe.prepo.state.checkpoint import write_atomically
+
+SHIPPED = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
+HARD_CELLS = ((4, 99), (5, 40), (5, 99))
+"""(Operations, operand scale) beyond the corpus; their solutions still fit into a response."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Training prompts with what the base model makes of them, measured by fresh samples.
+
+    Attributes:
+        right_N: right answers of each prompt among ``num_samples``, shape [N].
+        live_frac: expected share of groups of M rollouts with reward variance; all_correct_frac, all_wrong_frac: the
+            shares of the others.
+    """
+
+    prompts: tuple[Prompt, ...]
+    right_N: IntArray
+    num_samples: int
+    live_frac: float
+    all_correct_frac: float
+    all_wrong_frac: float
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model in float32, without dropout, and its tokenizer."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
+
+
+def prepare_base(options: Options, cache: Path) -> Path:
+    """Folder of the base model, made first where it is not in the cache (minutes)."""
+    if options.model == "qwen2":
+        base = SHIPPED
+    else:
+        base = _cached_model(cache, Recipe(arch=cast(Arch, options.model)), start=None)
+    if SETTINGS[options.setting] is None:
+        return base
+    # Neither slips nor answers without steps: what the base can do, it then does nearly always.
+    style = CorpusStyle(direct_frac=0.0, slip_frac=0.0)
+    recipe = Recipe(
+        arch=cast(Arch, options.model), seed=1, num_steps=options.sharpen_steps, learning_rate=1e-3, style=style
+    )
+    return _cached_model(cache, recipe, start=base)
+
+
+def _cached_model(cache: Path, recipe: Recipe, *, start: Path | None) -> Path:
+    made_of: dict[str, Any] = {"recipe": dataclasses.asdict(recipe)}
+    if start is not None:
+        made_of["start"] = _file_digest(start / "model.safetensors")
+    kind = "base" if start is None else "sharp"
+    folder = cache / f"{kind}-{recipe.arch}-seed{recipe.seed}-{digest(made_of)}"
+    if folder.exists():
+        return folder
+    print(f"making {folder} ({recipe.num_steps} pre-training steps, kept for later runs)", flush=True)
+    if start is None:
+        tokenizer = build_tokenizer(recipe)
+        model = build_model(tokenizer, recipe)
+    else:
+        model, tokenizer = load_model(start)
+    train(model, corpus_batches(tokenizer, recipe), recipe)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    save(model, tokenizer, unfinished)
+    (unfinished / "made_of.json").write_text(json.dumps(made_of, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder)
+    return folder
+
+
+def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
+    """The pool of this setting, the same for all seeds and rows.
+
+    Raises:
+        ConfigError: the base model solves too many or too few of the candidate problems for the setting.
+    """
+    names = ("task", "setting", "pool", "pool_samples", "rollouts_per_prompt")
+    made_of = {"model": _file_digest(base / "model.safetensors"), **{name: getattr(options, name) for name in names}}
+    path = cache / f"pool-{options.setting}-seed0-{digest(made_of)}.json"
+    if not path.exists():
+        content = {"made_of": made_of, **_measured_pool(options, base)}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    prompts = tuple(Prompt(prompt["prompt_id"], prompt["question"], prompt["answer"]) for prompt in content["prompts"])
+    right_N = np.array([prompt["right"] for prompt in content["prompts"]], dtype=np.int64)
+    live, correct, wrong = expected_shares(right_N, options.pool_samples, options.rollouts_per_prompt)
+    return Pool(prompts, right_N, options.pool_samples, float(live.mean()), float(correct.mean()), float(wrong.mean()))
+
+
+def _measured_pool(options: Options, base: Path) -> dict[str, Any]:
+    target = SETTINGS[options.setting]
+    task = cast(Task, options.task)
+    problems = sample_pool(options.pool, split="train", seed=0, task=task)
+    if target is not None:
+        problems += hard_problems(options.pool, seed=0, task=task)
+    prompts = [Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems]
+    model, tokenizer = load_model(base)
+    print(f"measuring {len(prompts)} prompts for the pool of the setting {options.setting}", flush=True)
+    rounds = [
+        count_right(
+            model,
+            tokenizer,
+            encode_prompts(tokenizer, [prompt.question for prompt in prompts]),
+            [prompt.answer for prompt in prompts],
+            num_samples=options.pool_samples,
+            generator=torch_generator(0, f"mini_math.pool.{i}"),
+        )
+        for i in range(1 if target is None else 2)
+    ]
+    chosen: IntArray = np.arange(len(prompts))
+    if target is not None:
+        chosen = compose_pool(
+            *rounds,
+            num_samples=options.pool_samples,
+            rollouts_per_prompt=options.rollouts_per_prompt,
+            pool=options.pool,
+            live_frac=target,
+        )
+    return {"prompts": [{**prompts[i]._asdict(), "right": int(rounds[-1][i])} for i in chosen.tolist()]}
+
+
+def expected_shares(
+    right_N: IntArray, num_samples: int, rollouts_per_prompt: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Probability that a group of each prompt is live, all right, all wrong, shape [N] each.
+
+    Unbiased estimates of ``1 - p^M - (1 - p)^M``, ``p^M`` and ``(1 - p)^M`` from ``right_N`` of ``num_samples``: the
+    shares among all subsets of M samples.
+
+    >>> [float(x[0]) for x in expected_shares(np.array([2]), 4, 2)]
+    [0.6666666666666667, 0.16666666666666666, 0.16666666666666666]
+    """
+    subsets = math.comb(num_samples, rollouts_per_prompt)
+    correct = np.array([math.comb(int(c), rollouts_per_prompt) / subsets for c in right_N])
+    wrong = np.array([math.comb(num_samples - int(c), rollouts_per_prompt) / subsets for c in right_N])
+    return 1.0 - correct - wrong, correct, wrong
+
+
+def compose_pool(
+    first_N: IntArray,
+    second_N: IntArray,
+    *,
+    num_samples: int,
+    rollouts_per_prompt: int,
+    pool: int,
+    live_frac: float,
+) -> IntArray:
+    """Choose a pool with a given share of live groups; the rest half solved, half unsolved prompts.
+
+    The first measurement sorts the prompts, the second one says how live each kind really is: a prompt that was right
+    32 times of 32 need not be so in its next group.
+
+    Args:
+        first_N, second_N: right answers among ``num_samples``, two independent measurements.
+
+    Returns:
+        Places of the chosen prompts, ascending, shape [pool].
+
+    Raises:
+        ConfigError: too few prompts of a kind.
+    """
+    kinds = {
+        "live": np.flatnonzero((first_N > 0) & (first_N < num_samples)),
+        "solved": np.flatnonzero(first_N == num_samples),
+        "unsolved": np.flatnonzero(first_N == 0),
+    }
+    live_N, _, _ = expected_shares(second_N, num_samples, rollouts_per_prompt)
+    share = {kind: float(live_N[places].mean()) if len(places) else 0.0 for kind, places in kinds.items()}
+    found = ", ".join(f"{len(places)} {kind} (live share {share[kind]:.2f})" for kind, places in kinds.items())
+    rest = (share["solved"] + share["unsolved"]) / 2
+    if not rest < live_frac < share["live"]:
+        raise ConfigError(f"no pool with a live share of {live_frac} can be made of {found}; change --sharpen-steps")
+    num_live = round(pool * (live_frac - rest) / (share["live"] - rest))
+    wanted = {"live": num_live, "solved": (pool - num_live) // 2}
+    wanted["unsolved"] = pool - sum(wanted.values())
+    if any(wanted[kind] > len(places) for kind, places in kinds.items()):
+        raise ConfigError(
+            f"a pool of {pool} prompts with a live share of {live_frac} needs {wanted}, but there are {found}; "
+            f"give a smaller --pool, or other --sharpen-steps"
+        )
+    generator = make_generator(0, "mini_math.compose_pool")
+    return np.sort(np.concatenate([generator.permutation(kinds[kind])[:number] for kind, number in wanted.items()]))
+
+
+def hard_problems(num_problems: int, *, seed: int, task: Task) -> list[Problem]:
+    """Distinct train problems with more operations or larger operands than the corpus has."""
+    rng = random.Random(f"mini_math/hard/{task}/{seed}")
+    found: dict[str, Problem] = {}
+    while len(found) < num_problems:
+        num_ops, scale = HARD_CELLS[len(found) % len(HARD_CELLS)]
+        problem = sample_problem(rng, num_ops=num_ops, scale=scale, task=task, rarity=1.0)
+        if split_of(problem.question) == "train":
+            found[problem.question] = problem
+    return list(found.values())
+
+
+def held_out_prompts(num_prompts: int, task: str, *, split: Any = "test") -> Sequence[Prompt]:
+    """Problems that no pool and no corpus holds."""
+    problems = sample_pool(num_prompts, split=split, seed=0, task=cast(Task, task))
+    return [Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems]
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
