@@ -108,12 +108,13 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def numerics_table(numerics: dict[str, Any]) -> list[str]:
     """Root mean square and largest errors of every figure, beside the figure's own mean and spread."""
     kinds, reference = numerics["errors"], numerics["reference"]
+    heads = " | ".join(f"{kind}: rms, largest error" for kind in kinds)
     rows = [
         f"{numerics['num_prompts']} random prompts; float64 on {numerics['reference_device']}; standard deviation of "
         f"the logits {numerics['logit_std']:.2f} (initialisation scaled for it); peak memory "
         f"{numerics['peak_memory_gib']:.2f} GiB. bf16: bf16 model, float32 softmax. bf16_softmax: that in bf16 too.",
         "",
-        f"| figure | float64: mean ± standard deviation | {' | '.join(f'{kind}: rms, largest error' for kind in kinds)} |",
+        f"| figure | float64: mean ± standard deviation | {heads} |",
         "|---|---|" + "---|" * len(kinds),
     ]
     for name, known in reference.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ Prompts = NDArray[np.int64]
 
 
 def time_alternated(
-    size: Size, rounds: int, sides: dict[str, Callable[[Prompts], int]], used_gib: Callable[[], float]
+    size: Size, rounds: int, sides: Mapping[str, Callable[[Prompts], int]], used_gib: Callable[[], float]
 ) -> dict[str, Any]:
     """Seconds of each side on fresh prompts, in turn; a side returns the tokens that it worked on when it is done."""
     rng = make_generator(SEED, "cost")

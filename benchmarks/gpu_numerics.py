@@ -197,7 +197,7 @@ def measure_numerics(size: Size, device: str) -> dict[str, Any]:
             torch.cuda.empty_cache()
     make_float64(model)
     reference = figures_of(score(model, prompts, {"float64": torch.float64})["float64"], lengths[: len(prompts)])
-    statistics_of = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+    statistics_of: dict[str, Any] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
     compared = {}
     for name, found in scored.items():
         entropies = {temperature: rows[: len(prompts)] for temperature, rows in found.entropy_nats_C_T.items()}

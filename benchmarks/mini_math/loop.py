@@ -1,4 +1,4 @@
-"""One run: the recipe's controller around a small policy. Everything that a rule decides is decided by the controller."""
+"""One run: the recipe's controller around a small policy; whatever a rule decides, it decides there."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.mini_math import oracle
 from benchmarks.mini_math.collect import Group, PromptStream, StepGroups, collect_step, rollout_batch
-from benchmarks.mini_math.grade import Prompt, count_right, grade
+from benchmarks.mini_math.evaluation import Evaluator
+from benchmarks.mini_math.grade import count_right, grade
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import concatenated, generate, prompt_nll_nats, torch_generator
 from benchmarks.mini_math.rows import Row
-from benchmarks.mini_math.settings import Pool, held_out_prompts, load_model
+from benchmarks.mini_math.settings import Pool, load_model
 from benchmarks.mini_math.update import group_advantages, update_policy
 from data_prep.mini_math.passrate import encode_prompts
 from recipe.prepo.maths.prompt_index import PromptIndex
@@ -58,9 +58,9 @@ class Run:
             self.model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
         self.answers = {prompt.prompt_id: prompt.answer for prompt in pool.prompts}
-        self.tokens = dict(zip(self.answers, encoded(self.tokenizer, pool.prompts), strict=True))
-        self.held_out = held_out_prompts(options.held_out, options.task, split=split)
-        self.held_out_tokens = encoded(self.tokenizer, self.held_out)
+        token_ids = encode_prompts(self.tokenizer, [prompt.question for prompt in pool.prompts])
+        self.tokens = dict(zip(self.answers, token_ids, strict=True))
+        self.evaluator = Evaluator(options, self.tokenizer, split=split, seed=seed)
         self.controller = make_controller(row, options, seed, pool, vocab_size=self.model.config.vocab_size)
         if isinstance(self.controller.selection, oracle.OracleSelection):
             self.controller.selection.pass_rates = self._pass_rates
@@ -233,16 +233,8 @@ class Run:
         """Append a point of the curve.
 
         The shares are over all groups since the last point; at step 0, where there are none, those that groups of M
-        rollouts of the pool's prompts are expected to have. Sampling is seeded by the step, the same in every row.
+        rollouts of the pool's prompts are expected to have.
         """
-        right = count_right(
-            self.model,
-            self.tokenizer,
-            self.held_out_tokens,
-            [prompt.answer for prompt in self.held_out],
-            num_samples=1,
-            generator=torch_generator(self.seed, f"mini_math.evaluation.{step}"),
-        )
         since = self.history[int(self.curve[-1]["step"]) if self.curve else 0 :]
         groups = [entry["groups"] for entry in since]
         shares = {name: float(np.average([e[name] for e in since], weights=groups)) for name in SHARES if since}
@@ -256,28 +248,13 @@ class Run:
                 "step": step,
                 "rollouts": self.controller.rollouts_total,
                 "tokens": self.controller.response_tokens_total,
-                "accuracy": float(right.mean()),
+                **self.evaluator.measure(self.model, step),
                 **(shares or at_start),
-                "entropy_nats": self._probe_entropy_nats(),
                 "train_entropy_nats": since[-1]["train_entropy_nats"] if since else None,
                 "temperature": since[-1]["temperature"] if since else self.controller.base_temperature,
                 "seconds": self.seconds,
             }
         )
-
-    def _probe_entropy_nats(self) -> float:
-        """Token-mean entropy at temperature 1 of the policy's own responses to the first held-out prompts."""
-        probe = self.held_out_tokens[: self.options.probe]
-        responses = generate(
-            self.model,
-            probe,
-            [1] * len(probe),
-            temperature=1.0,
-            max_tokens=self.row.max_response_tokens,
-            eos_id=self.eos_id,
-            generator=torch_generator(0, "mini_math.probe"),
-        )
-        return float(responses.entropies_RT.double().sum() / responses.num_tokens_R.sum())
 
 
 def make_controller(row: Row, options: Options, seed: int, pool: Pool, *, vocab_size: int) -> Controller:
@@ -302,11 +279,6 @@ def make_controller(row: Row, options: Options, seed: int, pool: Pool, *, vocab_
             ),
             base_temperature=prepo.temperature,
         )
-
-
-def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt in the chat template."""
-    return encode_prompts(tokenizer, [prompt.question for prompt in prompts])
 
 
 def _audit_log(folder: Path, name: str) -> StepLog:

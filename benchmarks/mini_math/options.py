@@ -14,6 +14,8 @@ from recipe.prepo.errors import ConfigError
 
 SETTINGS: dict[str, float | None] = {"early": None, "mid": 0.30, "late": 0.15}
 """Share of live prompts in the pool at the start; None for whatever the base model gives."""
+# LRNOTE
+LEARNING_RATES = {"early": 1e-4, "mid": 1e-5, "late": 1e-5}
 MODELS: tuple[str, ...] = get_args(Arch)
 
 
@@ -31,6 +33,7 @@ class Options:
         probe: held-out prompts for the entropy that rows are compared by.
         oracle_samples: of each candidate, in the row «oracle» only.
         pool_samples: by which the pool's pass rates are measured.
+        learning_rate: of AdamW, constant; 0 stands for the setting's own one, LEARNING_RATES.
         sharpen_steps: further pre-training steps of the settings mid and late.
     """
 
@@ -41,8 +44,7 @@ class Options:
     num_selected: int = 16
     rollouts_per_prompt: int = 8
     pool: int = 800
-    # LEARNING_RATE_NOTE
-    learning_rate: float = 1e-4
+    learning_rate: float = 0.0
     mini_batches: int = 2
     held_out: int = 1_000
     eval_every: int = 10
@@ -60,8 +62,10 @@ class Options:
             value, least = getattr(self, field.name), at_least.get(field.name, 1)
             if field.type == "int" and value < least:
                 raise ConfigError(f"{flag(field.name)} {value} is too small: give at least {least}")
-        if not 0.0 < self.learning_rate < float("inf"):
+        if not 0.0 <= self.learning_rate < float("inf"):
             raise ConfigError(f"--learning-rate {self.learning_rate} must be a number above 0")
+        if self.learning_rate == 0.0:
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.setting])
         if self.pool_samples < self.rollouts_per_prompt:
             raise ConfigError(
                 f"--pool-samples {self.pool_samples} must be at least M (--rollouts-per-prompt "

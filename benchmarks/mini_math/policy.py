@@ -83,7 +83,7 @@ def left_padded(prompts: Sequence[TokenIds]) -> tuple[torch.Tensor, torch.Tensor
     return tokens, mask
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
@@ -200,7 +200,7 @@ def response_log_probs(
     return log_dist.gather(-1, tokens_RT[..., None])[..., 0] * mask_RT
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prompt_nll_nats(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> FloatArray:
     """Mean negative log-likelihood of each prompt's tokens after the first, shape [P]."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -96,7 +96,7 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
         "## Accuracy",
         "",
         "Final: mean of the last two evaluations. Area: mean accuracy over the rollouts from 0 to the number that "
-        f"«{REFERENCE}» uses in all. ± is the standard deviation over seeds; Δ are paired differences to «{REFERENCE}».",
+        f"«{REFERENCE}» uses in all. ± is the standard deviation over seeds, Δ a paired difference to «{REFERENCE}».",
         "",
         "| row | n | start | final | Δ final [95%] | area | Δ area [95%] |",
         "|---" * 7 + "|",

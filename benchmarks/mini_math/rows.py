@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -36,7 +37,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One row with everything that ``conf/`` says about it.
 
@@ -72,16 +73,17 @@ def read_row(name: str, *, num_selected: int, rollouts_per_prompt: int, seed: in
         ConfigError: unknown row, or sizes that its rules cannot work with.
     """
     check_rows([name])
-    sizes = [
-        f"data.train_batch_size={num_selected}",
-        f"actor_rollout_ref.rollout.n={rollouts_per_prompt}",
-        f"prepo.seed={seed}",
-    ]
-    config: Any = OmegaConf.to_container(compose_config([*ROWS[name], *sizes]), resolve=True)
+    row = _composed(name, num_selected, rollouts_per_prompt)
+    return dataclasses.replace(row, prepo=dataclasses.replace(row.prepo, seed=seed))
+
+
+@functools.cache
+def _composed(name: str, num_selected: int, rollouts_per_prompt: int) -> Row:
+    overrides = (*ROWS[name], f"actor_rollout_ref.rollout.n={rollouts_per_prompt}")
+    config = _plain((*overrides, f"data.train_batch_size={num_selected}"))
     if name == "full":
-        all_candidates = round(num_selected * config["prepo"]["candidate_ratio"])
-        sizes[0] = f"data.train_batch_size={all_candidates}"
-        config = OmegaConf.to_container(compose_config([*ROWS[name], *sizes]), resolve=True)
+        num_candidates = round(num_selected * config["prepo"]["candidate_ratio"])
+        config = _plain((*overrides, f"data.train_batch_size={num_candidates}"))
     actor = config["actor_rollout_ref"]["actor"]
     assert actor["loss_agg_mode"] == "seq-mean-token-sum-norm" and not actor["use_kl_loss"]
     return Row(
@@ -94,6 +96,10 @@ def read_row(name: str, *, num_selected: int, rollouts_per_prompt: int, seed: in
         loss_scale_tokens=int(actor["loss_scale_factor"]),
         max_response_tokens=int(config["data"]["max_response_length"]),
     )
+
+
+def _plain(overrides: tuple[str, ...]) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(compose_config(overrides), resolve=True))
 
 
 def check_rows(names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Runs in processes of one thread each; every finished one is a file, so that a comparison can go on where it stopped."""
+"""Runs in processes of one thread each; every finished one is a file, so that a comparison can go on later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.mini_math.grade import Prompt, count_right
 from benchmarks.mini_math.options import SETTINGS, Options, digest
@@ -64,9 +65,9 @@ class Pool:
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model in float32, without dropout, and its tokenizer."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
-        folder
-    )
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def prepare_base(options: Options, cache: Path) -> Path:
@@ -109,54 +110,65 @@ def _cached_model(cache: Path, recipe: Recipe, *, start: Path | None) -> Path:
 
 
 def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
-    """The pool of this setting, the same for all seeds and rows.
+    """The pool of this setting, the same for all seeds and rows; measured first where that is not in the cache.
 
     Raises:
         ConfigError: the base model solves too many or too few of the candidate problems for the setting.
     """
-    names = ("task", "setting", "pool", "pool_samples", "rollouts_per_prompt")
-    made_of = {"model": _file_digest(base / "model.safetensors"), **{name: getattr(options, name) for name in names}}
-    path = cache / f"pool-{options.setting}-seed0-{digest(made_of)}.json"
-    if not path.exists():
-        content = {"made_of": made_of, **_measured_pool(options, base)}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    prompts = tuple(Prompt(prompt["prompt_id"], prompt["question"], prompt["answer"]) for prompt in content["prompts"])
-    right_N = np.array([prompt["right"] for prompt in content["prompts"]], dtype=np.int64)
-    live, correct, wrong = expected_shares(right_N, options.pool_samples, options.rollouts_per_prompt)
-    return Pool(prompts, right_N, options.pool_samples, float(live.mean()), float(correct.mean()), float(wrong.mean()))
-
-
-def _measured_pool(options: Options, base: Path) -> dict[str, Any]:
     target = SETTINGS[options.setting]
-    task = cast(Task, options.task)
-    problems = sample_pool(options.pool, split="train", seed=0, task=task)
-    if target is not None:
-        problems += hard_problems(options.pool, seed=0, task=task)
-    prompts = [Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems]
-    model, tokenizer = load_model(base)
-    print(f"measuring {len(prompts)} prompts for the pool of the setting {options.setting}", flush=True)
-    rounds = [
-        count_right(
-            model,
-            tokenizer,
-            encode_prompts(tokenizer, [prompt.question for prompt in prompts]),
-            [prompt.answer for prompt in prompts],
-            num_samples=options.pool_samples,
-            generator=torch_generator(0, f"mini_math.pool.{i}"),
-        )
-        for i in range(1 if target is None else 2)
-    ]
-    chosen: IntArray = np.arange(len(prompts))
+    made_of = {
+        "model": _file_digest(base / "model.safetensors"),
+        "task": options.task,
+        "pool": options.pool,
+        "samples": options.pool_samples,
+        "with_hard_problems": target is not None,
+    }
+    path = cache / f"prompts-{options.task}-seed0-{digest(made_of)}.json"
+    if not path.exists():
+        measured = _measure_prompts(options, base, with_hard_problems=target is not None)
+        write_atomically(path, json.dumps({"made_of": made_of, "prompts": measured}, indent=1) + "\n")
+    entries = json.loads(path.read_text(encoding="utf-8"))["prompts"]
+    right_2N = np.array([entry["right"] for entry in entries], dtype=np.int64).T
     if target is not None:
         chosen = compose_pool(
-            *rounds,
+            *right_2N,
             num_samples=options.pool_samples,
             rollouts_per_prompt=options.rollouts_per_prompt,
             pool=options.pool,
             live_frac=target,
         )
-    return {"prompts": [{**prompts[i]._asdict(), "right": int(rounds[-1][i])} for i in chosen.tolist()]}
+        entries, right_2N = [entries[i] for i in chosen.tolist()], right_2N[:, chosen]
+    shares = expected_shares(right_2N[1], options.pool_samples, options.rollouts_per_prompt)
+    prompts = tuple(Prompt(entry["prompt_id"], entry["question"], entry["answer"]) for entry in entries)
+    return Pool(prompts, right_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
+
+
+def _measure_prompts(options: Options, base: Path, *, with_hard_problems: bool) -> list[dict[str, Any]]:
+    """Prompts with «right»: right answers in each of two independent measurements by ``pool_samples`` samples."""
+    task = cast(Task, options.task)
+    if with_hard_problems:
+        problems = sample_pool(options.pool * 3 // 2, split="train", seed=0, task=task)
+        problems += hard_problems(options.pool // 2, seed=0, task=task)
+    else:
+        problems = sample_pool(options.pool, split="train", seed=0, task=task)
+    model, tokenizer = load_model(base)
+    print(f"measuring {len(problems)} prompts by 2 x {options.pool_samples} samples (kept for later runs)", flush=True)
+    tokens = encode_prompts(tokenizer, [problem.question for problem in problems])
+    rounds = [
+        count_right(
+            model,
+            tokenizer,
+            tokens,
+            [problem.answer for problem in problems],
+            num_samples=options.pool_samples,
+            generator=torch_generator(0, f"mini_math.pool.{i}"),
+        )
+        for i in range(2)
+    ]
+    return [
+        {"prompt_id": problem.prompt_id, "question": problem.question, "answer": problem.answer, "right": right}
+        for problem, right in zip(problems, np.stack(rounds, 1).tolist(), strict=True)
+    ]
 
 
 def expected_shares(
@@ -185,7 +197,7 @@ def compose_pool(
     pool: int,
     live_frac: float,
 ) -> IntArray:
-    """Choose a pool with a given share of live groups; the rest half solved, half unsolved prompts.
+    """Choose a pool with a given share of live groups; the rest half solved, half unsolved, where there are enough.
 
     The first measurement sorts the prompts, the second one says how live each kind really is: a prompt that was right
     32 times of 32 need not be so in its next group.
@@ -207,16 +219,20 @@ def compose_pool(
     live_N, _, _ = expected_shares(second_N, num_samples, rollouts_per_prompt)
     share = {kind: float(live_N[places].mean()) if len(places) else 0.0 for kind, places in kinds.items()}
     found = ", ".join(f"{len(places)} {kind} (live share {share[kind]:.2f})" for kind, places in kinds.items())
-    rest = (share["solved"] + share["unsolved"]) / 2
-    if not rest < live_frac < share["live"]:
-        raise ConfigError(f"no pool with a live share of {live_frac} can be made of {found}; change --sharpen-steps")
-    num_live = round(pool * (live_frac - rest) / (share["live"] - rest))
-    wanted = {"live": num_live, "solved": (pool - num_live) // 2}
-    wanted["unsolved"] = pool - sum(wanted.values())
-    if any(wanted[kind] > len(places) for kind, places in kinds.items()):
+    wanted = {"live": 0, "solved": pool // 2, "unsolved": pool - pool // 2}
+    for _ in range(3):  # the number of live prompts depends on how live the rest is, and that on its mixture
+        rest = pool - wanted["live"]
+        rest_share = (wanted["solved"] * share["solved"] + wanted["unsolved"] * share["unsolved"]) / rest
+        if not rest_share < live_frac < share["live"]:
+            break
+        wanted["live"] = round(pool * (live_frac - rest_share) / (share["live"] - rest_share))
+        rest = pool - wanted["live"]
+        wanted["unsolved"] = min(max(rest - rest // 2, rest - len(kinds["solved"])), len(kinds["unsolved"]))
+        wanted["solved"] = rest - wanted["unsolved"]
+    if not wanted["live"] or any(wanted[kind] > len(places) for kind, places in kinds.items()):
         raise ConfigError(
-            f"a pool of {pool} prompts with a live share of {live_frac} needs {wanted}, but there are {found}; "
-            f"give a smaller --pool, or other --sharpen-steps"
+            f"no pool of {pool} prompts with a live share of {live_frac} can be made of {found}; change "
+            f"--sharpen-steps (more steps: more are solved) or --pool"
         )
     generator = make_generator(0, "mini_math.compose_pool")
     return np.sort(np.concatenate([generator.permutation(kinds[kind])[:number] for kind, number in wanted.items()]))

@@ -23,9 +23,7 @@ _LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\[,;: ]|~)\s*(?=[0-9]{3
 _INVISIBLE = re.compile(r"(?<!\\)\\[!,;: ]|\\q?quad\b|~")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])|\\displaystyle\b")
-_DFRAC = re.compile(r"\\[dtc]frac")
-_LATEX_OF = {"\u2212": "-", "≤": r"\le ", "≥": r"\ge ", "∪": r"\cup ", "∞": r"\infty ", "π": r"\pi ", "±": r"\pm "}
-_SAME_SIGNS = str.maketrans(_LATEX_OF)
+_LATEX_OF = {0x2212: "-", 0x2264: r"\le ", 0x2265: r"\ge ", 0x222A: r"\cup ", 0x221E: r"\infty ", 0x3C0: r"\pi "}
 WRAPPER = r"\\(?:text|textbf|textit|textrm|textsf|mbox|mathrm|mathbf|mathsf|operatorname|boxed)"
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|;")
 _NOT_WORDS = re.compile(r"\\(?:text|mbox|textbf|textit|mathrm|operatorname|begin|end)\s*\{[^}]*\}|\\[A-Za-z]+")
@@ -34,18 +32,17 @@ _UNIT_TAIL = re.compile(
     rf"\s*(?:{WRAPPER}\s*\{{(?P<text>[^{{}}]*)\}}|(?P<sign>\^\s*\{{?\s*\\circ\s*\}}?|°|\\degree|\\?%|\\\$|¢)"
     r"|(?<![A-Za-z\\_^{])(?P<bare>[A-Za-z][A-Za-z /.-]{0,40}))(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?$"
 )
-_NOT_IN_UNITS = re.compile(
-    r"[0-9(]|\b(?:and|or|if|not|no|mod|for|when|except|more|less|least|most|minus|negative)\b", re.I
-)
-_NOT_BARE = {"and", "sqrt", "sin", "cos", "tan", "cot", "log", "exp", "inf", "infty", "mod", "max", "min", "pi"}
+_NOT_IN_UNITS = re.compile(r"[0-9(]|\b(?:and|or|if|not?|mod|for|when|except|more|less|least|most|minus|negative)\b")
+_NOT_BARE = "and|sqrt|sin|cos|tan|cot|log|exp|inf|infty|mod|max"  # words of mathematics, not units
+_BARE_UNIT = re.compile(rf"(?:cm|mm|km|kg|ft|mi|in|hr|oz|lb|ml)\b.*|(?!(?:{_NOT_BARE})\b)[A-Za-z]{{3,}}(?:[ /.-]+\w+)*")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _UNIT_SPELLINGS = r"""
-deg degree degrees ^\circ ° \degree|% percent|\$ $ dollar dollars usd|¢ cent cents|in inch inches|ft foot feet
-yd yard yards|mi mile miles|mm millimeter millimeters millimetre millimetres
-cm centimeter centimeters centimetre centimetres|m meter meters metre metres|km kilometer kilometers kilometre kilometres|s sec secs second seconds
-min mins minute minutes|h hr hrs hour hours|day days|week weeks|month months|year years
-g gram grams|kg kilogram kilograms|lb lbs pound pounds|oz ounce ounces|l liter liters litre litres
-ml milliliter milliliters millilitre millilitres|gal gallon gallons|unit units|rad radian radians"""
+deg degree degrees ^\circ ° \degree|% percent|$ \$ dollar dollars usd|¢ cent cents|in inch inches|ft foot feet
+rad radian radians|yd yard yards|mi mile miles|mm millimeter millimeters millimetre millimetres
+cm centimeter centimeters centimetre centimetres|m meter meters metre metres
+km kilometer kilometers kilometre kilometres|s sec secs second seconds|min mins minute minutes|h hr hrs hour hours
+day days|week weeks|month months|year years|g gram grams|kg kilogram kilograms|lb lbs pound pounds|oz ounce ounces
+l liter liters litre litres|ml milliliter milliliters millilitre millilitres|gal gallon gallons|unit units"""
 _UNITS = {word: line.split()[0] for line in re.split(r"[|\n]", _UNIT_SPELLINGS) if line for word in line.split()}
 MAX_NUMBER_CHARS = 400
 MAX_EXPONENT = 4096
@@ -106,7 +103,7 @@ def one_line(text: str) -> str:
     """
     text = _LATEX_THOUSANDS.sub("", _DOLLAR.sub("", text))
     text = _INVISIBLE.sub(" ", text.replace("{,}", ",").replace("\\!", ""))
-    text = _SIZES.sub("", _DFRAC.sub(r"\\frac", text)).translate(_SAME_SIGNS)
+    text = _SIZES.sub("", re.sub(r"\\[dtc]frac", r"\\frac", text)).translate(_LATEX_OF).replace("±", r"\pm ")
     return " ".join(text.split()).rstrip(". ")
 
 
@@ -135,7 +132,7 @@ def exact_number(text: str) -> Fraction | None:
     text = re.sub(r"^\(([^(),]*)\)$", r"\1", one_line(text)).strip()
     if (value := plain_number(text)) is not None:
         return value
-    sign, unsigned = (-1 if text[:1] == "-" else 1), (text[1:] if text[:1] in ("+", "-") else text).strip()
+    sign, unsigned = (-1 if text[:1] == "-" else 1), text[text[:1] in ("+", "-") :].strip()
     flat = re.sub(r"[{}]", " ", _FRAC.sub(r" \1/\2 ", unsigned))
     found = _EXACT.fullmatch(flat.strip()) if unsigned[:1] not in ("+", "-") else None
     if not found:
@@ -178,7 +175,7 @@ def quantity(text: str) -> Quantity:
         head, words = text[: tail.start()].strip(), (tail["text"] or tail["sign"] or tail["bare"] or "").strip()
         first, _, rest = words.partition(" ")
         is_scale = first.lower() in _SCALES
-        if tail["bare"] and (exact_number(head) is None or not (is_scale or _is_bare_unit(words))):
+        if tail["bare"] and (exact_number(head) is None or not (is_scale or _BARE_UNIT.fullmatch(words))):
             break
         if _NOT_IN_UNITS.search(words):
             break
@@ -219,12 +216,6 @@ def unit_name(text: str) -> str:
         power = found[3] or ("" if not found[1] else "3" if found[1].startswith("c") else "2")
         names.append(_UNITS[found[2]] + (f"^{power}" if power else ""))
     return "/".join(names)
-
-
-def _is_bare_unit(words: str) -> bool:
-    if len(words) > 1 and unit_name(words):
-        return True
-    return all(len(word) > 2 and word.lower() not in _NOT_BARE for word in words.split())
 
 
 def unwrap(text: str) -> str:

@@ -1,8 +1,8 @@
 r"""Is an answer equal to the gold answer? The rules, with examples, are in ``docs/grader.md``.
 
-Exact first: an answer is taken apart (lists, tuples and intervals, names, units, numbers) as text; only expressions that
-are left over go to math-verify (https://github.com/huggingface/Math-Verify). Runs without any time limit of its own, so
-training code reaches it only through :mod:`recipe.prepo.grader_process`.
+Exact first: an answer is taken apart as text (lists, tuples, intervals, names, units, numbers); only expressions
+that are left over go to math-verify (https://github.com/huggingface/Math-Verify). Runs without any time limit of its
+own, so training code reaches it only through :mod:`recipe.prepo.grader_process`.
 
 Expressions are always handed to math-verify between dollar signs: without, bare LaTeX parses to nothing or to one
 number out of it (``3\sqrt{13}`` to 3); inside ``\boxed{}``, ``8\%`` parses to text only.
@@ -16,26 +16,16 @@ import re
 from functools import lru_cache
 from typing import Any, Literal
 
-from math_verify import parse, verify
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
 
-from recipe.prepo.answers import (
-    WRAPPER,
-    Quantity,
-    brackets,
-    one_line,
-    plain_number,
-    quantity,
-    same_quantity,
-    split_commas,
-    split_list,
-    tidy,
-    unit_name,
-    unwrap,
-)
+from recipe.prepo import answers
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its own time limit is off
 
-_AROUND_OPERATORS = re.compile(r"(?<=[\w)}\]])\s*([-+*/=<>])\s*(?=[\w\\({\[])")
+_LATEX = LatexExtractionConfig(
+    normalization_config=NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
+)
 _NAME = re.compile(
     r"(?!.*\\(?:frac|sqrt|pm|mp|cdot|times|cup|cap|sum|log|ln|sin|cos|tan|binom|begin|infty|\{))"
     r"[A-Za-z\\][A-Za-z0-9\\_{}' ]*(?:\(\s*[A-Za-z]+(?:\s*,\s*[A-Za-z]+)*\s*\)\s*)?"
@@ -48,7 +38,7 @@ _CUP = re.compile(r"\\cup(?![A-Za-z])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbB]?)matrix\}(.*)\\end\s*\{\1matrix\}", re.DOTALL)
 _NUMERAL = re.compile(r"([0-9][0-9A-Za-z]*)\s*(?:_\s*\{?\s*([0-9]+)\s*\}?)?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'-]*")
-_QUALIFIER = re.compile(
+_QUALIFIER = re.compile(  # "for all x", "where k is an integer": not part of the value
     r"[,\s]*(?:\\(?:text|mbox|textrm)\s*\{[,\s]*(?:for (?:all|any|each|every|some)|where)\b|\\forall\b).*$"
     r"|,\s*[A-Za-z]\s*\\in\s*\\mathbb.*$"
 )
@@ -71,16 +61,16 @@ def is_equal(gold: str, answer: str, *, is_list: bool | None = None, unit: str |
     >>> is_equal(r"\frac{1}{2}", "0.5"), is_equal("16,3,1,1", "1,3,16"), is_equal("1,-2", r"x=-2 \text{ or } x=1")
     (True, False, True)
     """
-    gold, answer = _without_qualifier(one_line(gold)), _without_qualifier(one_line(answer))
+    gold, answer = (_QUALIFIER.sub("", answers.one_line(text)) for text in (gold, answer))
     if not gold or not answer:
         return False
     if _literal(gold) == _literal(answer):
         return True
-    unit = unit_name(unit or "")
+    unit = answers.unit_name(unit or "")
     gold_parts = _parts(gold, is_list)
     if len(gold_parts) > 1 or "\\pm" in gold:
-        gold_parts, answer_parts = _all_signs(gold_parts), _all_signs(split_list(answer, is_list=True))
-        if (opened := brackets(gold)) and opened[0] == "\\{":
+        gold_parts, answer_parts = _all_signs(gold_parts), _all_signs(answers.split_list(answer, is_list=True))
+        if (opened := answers.brackets(gold)) and opened[0] == "\\{":
             gold_parts, answer_parts = list(dict.fromkeys(gold_parts)), list(dict.fromkeys(answer_parts))
         return _is_same_multiset(gold_parts, answer_parts, unit)
     return _is_same(gold_parts[0] if gold_parts else gold, answer, unit)
@@ -89,9 +79,7 @@ def is_equal(gold: str, answer: str, *, is_list: bool | None = None, unit: str |
 def is_answered(gold: str, text: str) -> bool:
     """Whether the answer that math-verify finds in running ``text`` (the end of a response) equals ``gold``."""
     found = parse(text, parsing_timeout=None)
-    if not found or not isinstance(found[-1], str):
-        return False
-    return is_equal(gold, found[-1])
+    return bool(found) and isinstance(found[-1], str) and is_equal(gold, found[-1])
 
 
 def kind_of_gold(gold: str, *, is_list: bool | None = None) -> GoldKind:
@@ -99,7 +87,7 @@ def kind_of_gold(gold: str, *, is_list: bool | None = None) -> GoldKind:
 
     "none" means that math-verify finds nothing in the gold, or does not find it equal to itself.
     """
-    kinds = [_kind_of_part(part) for part in _parts(tidy(gold), is_list)]
+    kinds = [_kind_of_part(part) for part in _parts(answers.tidy(gold), is_list)]
     if not kinds or "none" in kinds:
         return "none"
     return "text" if "text" in kinds else "math"
@@ -115,9 +103,8 @@ def _kind_of_part(part: str) -> GoldKind:
 
 @lru_cache(maxsize=4096)
 def _parse(expression: str) -> list[Any]:
-    r"""Without math-verify's fallback to a string, in which "units" are lost: ``\sin^2 t`` would equal ``\sin^2 m``."""
-    expression = _AROUND_OPERATORS.sub(r"\1", expression)  # else "a + b + c" is read as "a +" with units
-    return parse(f"${expression}$", parsing_timeout=None, fallback_mode="no_fallback")
+    r"""Without math-verify's fallback to a string and its units, by which ``6m`` would equal ``6t``."""
+    return parse(f"${expression}$", [_LATEX], parsing_timeout=None, fallback_mode="no_fallback")
 
 
 def _literal(text: str) -> str:
@@ -125,19 +112,14 @@ def _literal(text: str) -> str:
     return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
 
 
-def _without_qualifier(text: str) -> str:
-    r"""``2x \text{ for all } x`` and ``k\pi, k \in \mathbb{Z}`` without what follows the value."""
-    return _QUALIFIER.sub("", text) or text
-
-
 def _parts(gold: str, is_list: bool | None) -> list[str]:
     r"""A gold's answers: of ``\{…\}`` and of a comma list each one; a number, tuple or interval is one."""
-    opened = brackets(gold)
+    opened = answers.brackets(gold)
     if opened and opened[0] == "\\{":
-        return split_list(gold, is_list=True)
-    if opened or (not is_list and quantity(gold).value is not None):
+        return answers.split_list(gold, is_list=True)
+    if opened or (not is_list and answers.quantity(gold).value is not None):
         return [gold]
-    return split_list(f"({gold})", is_list=True)
+    return answers.split_list(f"({gold})", is_list=True)
 
 
 def _all_signs(parts: list[str]) -> list[str]:
@@ -148,12 +130,11 @@ def _all_signs(parts: list[str]) -> list[str]:
         if not 0 < num_signs <= MAX_SIGNS:
             expanded.append(part)
             continue
+        if "\\mp" in part:
+            expanded += [part.replace("\\pm", a).replace("\\mp", b) for a, b in ("+-", "-+")]
+            continue
         for signs in itertools.product("+-", repeat=num_signs):
-            if "\\mp" in part:
-                written = part.replace("\\pm", signs[0]).replace("\\mp", "-" if signs[0] == "+" else "+")
-            else:
-                written = "".join(a + b for a, b in zip(part.split("\\pm"), (*signs, ""), strict=True))
-            expanded.append(written)
+            expanded.append("".join(a + b for a, b in zip(part.split("\\pm"), (*signs, ""), strict=True)))
     return expanded
 
 
@@ -171,23 +152,23 @@ def _is_same(gold: str, answer: str, unit: str = "") -> bool:
         if not (renamed := _renamed(gold_name, answer_name, answer)):
             return False
         answer = renamed
-    of_gold, of_answer = quantity(gold), quantity(answer)
-    verdict = same_quantity(Quantity(of_gold.body, of_gold.value, of_gold.unit or unit), of_answer)
+    of_gold, of_answer = answers.quantity(gold), answers.quantity(answer)
+    verdict = answers.same_quantity(answers.Quantity(of_gold.body, of_gold.value, of_gold.unit or unit), of_answer)
     if verdict is not None:
         return verdict
     gold, answer = of_gold.body, of_answer.body
     if _literal(gold) == _literal(answer):
         return True
-    word = unwrap(gold)
+    word = answers.unwrap(gold)
     if _WORDS.fullmatch(word) and (word != gold or re.fullmatch("[A-Za-z]{4,}", word)):
-        return " ".join(word.lower().split()) == " ".join(unwrap(answer).lower().split())
+        return " ".join(word.lower().split()) == " ".join(answers.unwrap(answer).lower().split())
     verdict = _is_same_structure(gold, answer)
     return _is_same_expression(gold, answer) if verdict is None else verdict
 
 
 def _is_same_structure(gold: str, answer: str) -> bool | None:
     """Intervals, unions, tuples, matrices and numerals with a base; None when none of these can decide."""
-    if "\\cup" in gold and (sides := split_list(answer, is_list=True)) and all(map(as_interval, sides)):
+    if "\\cup" in gold and (sides := answers.split_list(answer, is_list=True)) and all(map(as_interval, sides)):
         answer = "\\cup".join(sides)
     gold_sets, answer_sets = ([as_interval(s) or s.strip() for s in _CUP.split(text)] for text in (gold, answer))
     if len(gold_sets) > 1:
@@ -198,33 +179,33 @@ def _is_same_structure(gold: str, answer: str) -> bool | None:
     if rows[0]:
         return _same_sequences(rows[0], rows[1] or [[cell] for cell in _items(answer)])
     numerals = (_NUMERAL.fullmatch(gold), _NUMERAL.fullmatch(answer))
-    if numerals[0] and numerals[1] and (numerals[0][2] or numerals[1][2]):  # the base is named in the problem, so it may be left out
+    if (
+        numerals[0] and numerals[1] and (numerals[0][2] or numerals[1][2])
+    ):  # the base is named in the problem, so it may be left out
         bases = {found[2] for found in numerals if found and found[2]}
         return len(bases) == 1 and numerals[0][1] == numerals[1][1]
-    opened = (brackets(gold), brackets(answer))
+    opened = (answers.brackets(gold), answers.brackets(answer))
     items = (_items(gold), _items(answer))
     if opened[0] and len(items[0]) > 1:
         kinds = [pair[0] + pair[2] if pair else "()" for pair in opened]
-        if not opened[1] and plain_number(answer) is not None:
-            return False
-        return kinds[0] == kinds[1] and _same_sequences([items[0]], [items[1]])
+        is_number = not opened[1] and answers.plain_number(answer) is not None
+        return kinds[0] == kinds[1] and not is_number and _same_sequences([items[0]], [items[1]])
     if len(items[1]) > 1:
         joined = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", answer)
-        return False if opened[1] or len(split_commas(joined)) > 1 else _is_same_expression(gold, joined)
+        return False if opened[1] or len(answers.split_commas(joined)) > 1 else _is_same_expression(gold, joined)
     return None
 
 
 def _items(text: str) -> list[str]:
     r"""The members of a tuple, with or without its brackets."""
-    opened = brackets(text)
-    return split_commas(opened[1] if opened else text)
+    opened = answers.brackets(text)
+    return answers.split_commas(opened[1] if opened else text)
 
 
 def _rows(text: str) -> list[list[str]]:
     found = _MATRIX.fullmatch(text)
-    if not found:
-        return []
-    return [[cell.strip() for cell in row.split("&")] for row in found[2].split("\\\\") if row.strip()]
+    rows = found[2].split("\\\\") if found else []
+    return [[cell.strip() for cell in row.split("&")] for row in rows if row.strip()]
 
 
 def _same_sequences(gold: list[list[str]], answer: list[list[str]]) -> bool:
@@ -235,14 +216,12 @@ def _same_sequences(gold: list[list[str]], answer: list[list[str]]) -> bool:
 
 def _is_same_multiset(gold_parts: list[str], answer_parts: list[str], unit: str = "") -> bool:
     left = list(answer_parts)
-    if len(left) != len(gold_parts):
-        return False
     for gold in gold_parts:
         match = next((answer for answer in left if _is_same(gold, answer, unit)), None)
         if match is None:
             return False
         left.remove(match)
-    return True
+    return not left
 
 
 def _is_same_expression(gold: str, answer: str) -> bool:
@@ -260,15 +239,15 @@ def choice_letter(text: str, *, with_content: bool = False) -> str | None:
     label, _ = split_choice(text)
     if label and with_content:
         text = label
-    found = re.match(r"\(\s*([A-Z])\s*\)|([A-Z])\s*[.:)](?!\S)|([A-Z])(?!.)", unwrap(text))
-    if not found or (unwrap(text)[found.end() :].strip(" .:") and not (with_content and not label)):
+    found = re.match(r"\(\s*([A-Z])\s*\)|([A-Z])\s*[.:)](?!\S)|([A-Z])(?!.)", answers.unwrap(text))
+    if not found or (answers.unwrap(text)[found.end() :].strip(" .:") and not (with_content and not label)):
         return None
     return found[1] or found[2] or found[3]
 
 
 def split_choice(text: str) -> tuple[str, str]:
     r"""A choice's label, "" for none, and the rest: ``\textbf{(C)}\ 12`` is ``\textbf{(C)}`` and ``12``."""
-    found = re.match(rf"({WRAPPER}\s*\{{\s*\(\s*[A-Z]\s*\)\s*[.:]?\s*\}})\s*(?=[^\s_^,'])", text)
+    found = re.match(rf"({answers.WRAPPER}\s*\{{\s*\(\s*[A-Z]\s*\)\s*[.:]?\s*\}})\s*(?=[^\s_^,'])", text)
     return (found[1], text[found.end() :]) if found else ("", text)
 
 
@@ -279,14 +258,10 @@ def split_name(text: str) -> tuple[str, str]:
     (('m_max', 'n-1'), ('x', '[1,2]'), ('', '2x = 5'))
     """
     first, *others = re.split(r"(?<![<>!:])=|\\in(?![a-z])", text)
-    if (
-        not others
-        or len(first) > 60
-        or not _NAME.fullmatch(first.strip())
-        or others[-1].count("{") != others[-1].count("}")
-    ):
+    is_name = len(first) <= 60 and _NAME.fullmatch(first.strip()) is not None
+    if not others or not is_name or others[-1].count("{") != others[-1].count("}"):
         return "", text
-    return re.sub(r"[\\{} ]", "", re.sub(WRAPPER, "", first)), others[-1].strip() or text
+    return re.sub(r"[\\{} ]", "", re.sub(answers.WRAPPER, "", first)), others[-1].strip() or text
 
 
 def as_interval(text: str) -> str | None:
@@ -303,8 +278,7 @@ def as_interval(text: str) -> str | None:
     if not 2 <= len(values) <= 3 or not _NAME.fullmatch(values[1]) or not values[0] or not values[-1]:
         return None
     if len(values) == 2:
-        is_lower = signs[0] in ("<", "<=")
-        values, signs = [values[0], values[1], r"\infty" if is_lower else r"-\infty"], [signs[0], signs[0][0]]
+        values, signs = [*values, r"\infty" if signs[0][0] == "<" else r"-\infty"], [signs[0], signs[0][0]]
     if {sign[0] for sign in signs} == {">"}:
         values, signs = values[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
     if {sign[0] for sign in signs} != {"<"}:
@@ -319,6 +293,7 @@ def _renamed(gold_name: str, answer_name: str, answer: str) -> str | None:
     functions = [re.fullmatch(r"(.+)\((\w)\)", name) for name in (gold_name, answer_name)]
     if functions[0] and functions[1] and functions[0][1] == functions[1][1]:
         new, old = functions[0][2], functions[1][2]
-        return re.sub(rf"\\[A-Za-z]+|{re.escape(old)}", lambda m: new if m[0] == old else m[0], answer)
+        tokens = re.findall(r"\\[A-Za-z]+|.", answer)
+        return None if new in tokens else "".join(new if token == old else token for token in tokens)
     heads = {re.split(r"[_(]", name)[0] for name in (gold_name, answer_name)}
     return answer if len(heads) == 1 and min(gold_name, answer_name, key=len) in heads else None

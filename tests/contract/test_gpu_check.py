@@ -95,6 +95,18 @@ def test_a_gpu_machine_without_torch_is_told_what_to_install(tools: Path, tmp_pa
     assert done.stdout == ""
 
 
+def test_a_part_that_fails_is_told_and_counts(tools: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/transformers.py").write_text("raise ImportError('half installed')\n")
+    executable(tmp_path / "python3", f'PYTHONPATH="{tmp_path}/site" exec "{sys.executable}" "$@"')
+    out = tmp_path / "bench"
+    done = gpu_check(f"{tmp_path}:{tools}", "--device", "cpu", "--size", "tiny", "--out", str(out))
+    assert done.returncode == 1
+    assert "half installed" in done.stderr
+    assert done.stdout.count("not measured: it failed with exit status 1") == 2
+    assert json.loads((out / "gpu_check.json").read_text())["numerics"]["failed"] is True
+
+
 def test_bad_rounds_are_refused_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--rounds", "0", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

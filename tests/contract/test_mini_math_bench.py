@@ -1,0 +1,507 @@
+"""The fast loop on the tiny model: it computes what verl computes, and does what the recipe's controller decides."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmarks.mini_math import __main__ as command
+from benchmarks.mini_math import runs
+from benchmarks.mini_math.collect import PromptStream
+from benchmarks.mini_math.grade import grade
+from benchmarks.mini_math.numbers import Curves, area, reach_target, rollouts_to
+from benchmarks.mini_math.options import Options
+from benchmarks.mini_math.oracle import OracleSelection
+from benchmarks.mini_math.policy import Responses, generate, prompt_nll_nats, response_log_probs, torch_generator
+from benchmarks.mini_math.report import render
+from benchmarks.mini_math.rows import ROWS, read_row
+from benchmarks.mini_math.settings import SHIPPED, compose_pool, expected_shares, load_model, prepare_base, prepare_pool
+from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
+from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
+from data_prep.mini_math.task import sample_pool
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.notation import Candidates
+from recipe.prepo.rules.registry import SELECTION
+
+ROOT = Path(__file__).parents[2]
+TINY = Options(
+    steps=3,
+    num_selected=4,
+    rollouts_per_prompt=4,
+    pool=40,
+    held_out=30,
+    eval_every=2,
+    probe=6,
+    oracle_samples=4,
+    pool_samples=8,
+)
+TINY_FLAGS = [
+    *("--steps", "3", "--num-selected", "4", "--rollouts-per-prompt", "4", "--pool", "40", "--held-out", "30"),
+    *("--eval-every", "2", "--probe", "6", "--oracle-samples", "4", "--pool-samples", "8", "--jobs", "1"),
+]
+SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "oracle")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Any:
+    torch.set_num_threads(1)
+    return load_model(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def prompts(shipped: Any) -> list[list[int]]:
+    return encode_prompts(shipped[1], [problem.question for problem in sample_pool(6, split="test", seed=1)])
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one finished run of each of SMOKE_ROWS, audit lines included."""
+    folder = tmp_path_factory.mktemp("mini_math")
+    for row in SMOKE_ROWS:
+        runs.run_task(runs.make_task(row, 0, TINY, cache=folder / "cache", out=folder, audit=True))
+    return folder
+
+
+def read_run(folder: Path, row: str) -> dict[str, Any]:
+    return json.loads((folder / "runs" / f"{row}-0.json").read_text(encoding="utf-8"))
+
+
+def audit_lines(folder: Path, row: str, name: str) -> list[dict[str, Any]]:
+    text = (folder / "audit" / f"{row}-0" / "audit" / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# ---- the policy -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.4])
+def test_generation_agrees_with_teacher_forcing(shipped: Any, prompts: list[list[int]], temperature: float) -> None:
+    model, tokenizer = shipped
+    sizes = [3, 1, 7, 2, 5, 4]
+    responses = generate(
+        model,
+        prompts,
+        sizes,
+        temperature=temperature,
+        max_tokens=48,
+        eos_id=tokenizer.eos_token_id,
+        generator=torch_generator(0, "test"),
+    )
+    prompts_R = [prompt for prompt, size in zip(prompts, sizes, strict=True) for _ in range(size)]
+    assert len(responses) == 22 and len(set(responses.num_tokens_R.tolist())) > 3
+    for i, (prompt, tokens) in enumerate(zip(prompts_R, responses.token_ids(), strict=True)):
+        assert tokenizer.eos_token_id not in tokens[:-1]
+        assert tokens[-1] == tokenizer.eos_token_id or len(tokens) == 48
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+        log_dist = torch.log_softmax(logits.double() / temperature, -1)
+        expected = log_dist[torch.arange(len(tokens)), tokens]
+        entropy = -(log_dist.exp() * log_dist).sum(-1)
+        n = len(tokens)
+        torch.testing.assert_close(responses.log_probs_RT[i, :n].double(), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(responses.entropies_RT[i, :n].double(), entropy, atol=1e-4, rtol=0)
+        assert responses.entropy_nats_R[i] == pytest.approx(float(entropy.mean()), abs=1e-4)
+    with torch.no_grad():
+        again = response_log_probs(
+            model, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((22,), temperature)
+        )
+    torch.testing.assert_close(again, responses.log_probs_RT, atol=1e-4, rtol=0)
+
+
+def test_each_rollout_has_its_own_temperature(shipped: Any, prompts: list[list[int]]) -> None:
+    model, _ = shipped
+    tokens = torch.tensor([[20, 21, 22], [20, 21, 22]])
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    with torch.no_grad():
+        both = response_log_probs(model, [prompts[0]] * 2, tokens, mask, torch.tensor([0.5, 2.0]))
+        hot = response_log_probs(model, [prompts[0]], tokens[:1], mask[:1], torch.tensor([2.0]))
+    torch.testing.assert_close(both[1], hot[0], atol=1e-5, rtol=0)
+    assert not torch.allclose(both[0], both[1], atol=0.1)
+
+
+def test_prompt_scores_agree_with_the_measuring_script(shipped: Any, prompts: list[list[int]]) -> None:
+    expected = prompt_perplexities(shipped[0], prompts)
+    np.testing.assert_allclose(np.exp(prompt_nll_nats(shipped[0], prompts)), expected, rtol=1e-4)
+
+
+def test_only_answers_that_end_by_themselves_are_right(shipped: Any) -> None:
+    _, tokenizer = shipped
+    texts = ["5 +7=12 #### 12<|im_end|>", "5 +7=12 #### 12", "5 +7=13 #### 13<|im_end|>", "<|im_end|>"]
+    rows = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+    responses = Responses(tokens, mask, torch.zeros(tokens.shape), torch.zeros(tokens.shape))
+    assert grade(tokenizer, responses, [12, 12, 12, 12]).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+# ---- the update -----------------------------------------------------------------------------------------------------
+
+
+def test_advantages_and_loss_are_verls() -> None:
+    from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, compute_policy_loss_vanilla
+    from verl.workers.config import ActorConfig
+
+    rng = torch.Generator().manual_seed(0)
+    group_R = np.array([0, 0, 0, 1, 2, 2, 2, 2])
+    reward_R = np.array([1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.0, 0.0])
+    mask = torch.arange(5)[None, :] < torch.tensor([5, 2, 3, 1, 5, 4, 2, 1])[:, None]
+    token_rewards = torch.zeros(8, 5)
+    token_rewards[:, 0] = torch.as_tensor(reward_R)
+    expected, _ = compute_grpo_outcome_advantage(token_rewards, mask.float(), group_R)
+    advantage_R = group_advantages(reward_R, group_R)
+    np.testing.assert_allclose(advantage_R, expected[:, 0].numpy(), atol=1e-6)
+
+    old = -torch.rand(8, 5, generator=rng)
+    new = old + 2.0 * torch.randn(8, 5, generator=rng)
+    config = ActorConfig(strategy="fsdp2", rollout_n=4, use_dynamic_bsz=True, clip_ratio=0.2, clip_ratio_c=3.0)
+    config.global_batch_info.update({"loss_scale_factor": 48})
+    weighted = torch.as_tensor(advantage_R * np.linspace(0.5, 2.0, 8), dtype=torch.float32)
+    theirs, metrics = compute_policy_loss_vanilla(
+        old, new, weighted[:, None] * mask, mask.float(), "seq-mean-token-sum-norm", config
+    )
+    loss, is_clipped = policy_loss(new, old, weighted, mask, clip_ratio=0.2, clip_ratio_c=3.0)
+    assert float(loss.sum() / 48 / 8) == pytest.approx(float(theirs), rel=1e-5)
+    assert float(is_clipped.sum() / mask.sum()) == pytest.approx(metrics["actor/pg_clipfrac"], abs=1e-6) != 0.0
+
+
+def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[list[int]]) -> None:
+    """Micro-batches, left-out rollouts without advantage and ragged lengths change nothing."""
+    tokenizer = shipped[1]
+    model, other = copy.deepcopy(shipped[0]), copy.deepcopy(shipped[0])
+    sizes = [6] * 6
+    responses = generate(
+        model,
+        prompts,
+        sizes,
+        temperature=1.3,
+        max_tokens=48,
+        eos_id=tokenizer.eos_token_id,
+        generator=torch_generator(1, "test"),
+    )
+    prompts_R = [prompt for prompt in prompts for _ in range(6)]
+    advantage_R = np.resize([1.0, 0.0, -0.5, 2.0, 0.0], 36)
+    assert np.count_nonzero(advantage_R) > MICRO_BATCH
+    constants = {"clip_ratio": 0.2, "clip_ratio_c": 3.0}
+    update_policy(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        prompts_R,
+        responses,
+        advantage_R,
+        np.full(36, 1.3),
+        [np.arange(36)],
+        **constants,
+        max_grad_norm=1e9,
+        loss_scale_tokens=48,
+    )
+    log_probs = response_log_probs(other, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((36,), 1.3))
+    advantages = torch.as_tensor(advantage_R, dtype=torch.float32)
+    loss, _ = policy_loss(log_probs, responses.log_probs_RT, advantages, responses.mask_RT, **constants)
+    (loss.sum() / 48 / 36).backward()
+    for (name, mine), theirs, before in zip(
+        model.named_parameters(), other.parameters(), shipped[0].parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+        assert not torch.equal(mine, before), name
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
+    """Read from the yaml files without Hydra: method, its rules' options, what method and experiment change."""
+    experiment = next(o for o in ROWS[row] if o.startswith("experiment=")).removeprefix("experiment=")
+    method, miniature = (
+        yaml.safe_load((ROOT / "conf" / folder / f"{experiment}.yaml").read_text(encoding="utf-8"))
+        for folder in ("method", "experiment")
+    )
+    expected = {}
+    for entry in method["defaults"]:
+        ((key, name),) = entry.items()
+        group = key.removeprefix("override /prepo/")
+        options = yaml.safe_load((ROOT / "conf" / "prepo" / group / f"{name}.yaml").read_text(encoding="utf-8"))
+        for changes in (method, miniature):
+            options |= changes.get("prepo", {}).get(group, {})
+        expected[group] = options
+    if row.startswith("prepo_end"):
+        expected["selection"]["progress_end"] = int(row.removeprefix("prepo_end")) / 100
+    if row == "oracle":
+        expected["selection"] = {"name": "oracle"}
+    found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
+    assert found.rules == expected
+    assert found.filters_groups == (row == "dapo")
+    takes_all = row in ("full", "grpo", "greso", "e3", "dapo")
+    num_selected = 80 if row == "full" else 16
+    assert (found.prepo.num_selected, found.prepo.num_candidates) == (num_selected, num_selected if takes_all else 80)
+    assert (found.prepo.seed, found.prepo.rollouts_per_prompt, found.loss_scale_tokens) == (3, 8, 48)
+
+
+def test_the_oracle_takes_the_largest_variance_and_stays_out_of_the_registry() -> None:
+    rule = OracleSelection(OracleSelection.Config(), seed=0)
+    rates = {"a": 0.0, "b": 0.5, "c": 0.9, "d": 1.0, "e": 0.3}
+    rule.pass_rates = lambda ids: np.array([rates[i] for i in ids])
+    selection = rule.select(Candidates(tuple(rates)), num_selected=3, progress=0.0)
+    assert selection.indices_P.tolist() == [1, 4, 2]
+    assert selection.skip_reasons == {0: "less_variance", 3: "less_variance"}
+    assert "oracle" not in SELECTION
+
+
+def test_rows_of_one_seed_see_the_pool_in_the_same_order() -> None:
+    ids = [str(i) for i in range(10)]
+    batches, singles = PromptStream(ids, seed=5), PromptStream(ids, seed=5)
+    first = batches.draw_batch(4) + batches.draw_batch(4)
+    assert first == tuple(singles.draw(1)[0] for _ in range(8))
+    assert len(set(singles.draw(12))) == 10  # the two that were left, and the next epoch
+    assert len(set(batches.draw_batch(4) + batches.draw_batch(4))) == 8  # those two are dropped
+    assert PromptStream(ids, seed=6).draw(10) != PromptStream(ids, seed=5).draw(10)
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", SMOKE_ROWS)
+def test_curves_keep_their_contract(smoke: Path, row: str) -> None:
+    run = read_run(smoke, row)
+    assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [row, 0, "words", "qwen2", "early"]
+    curve = run["curve"]
+    assert [point["step"] for point in curve] == [0, 2, 3]
+    for point in curve:
+        for key in ("accuracy", "zero_advantage_frac", "all_correct_frac", "all_wrong_frac"):
+            assert 0.0 <= point[key] <= 1.0
+        assert point["entropy_nats"] > 0.0 and point["temperature"] > 0.0
+        assert point["all_correct_frac"] + point["all_wrong_frac"] == pytest.approx(point["zero_advantage_frac"])
+    for key in ("rollouts", "tokens"):
+        assert curve[0][key] == 0 < curve[1][key] < curve[2][key]
+    assert curve[2]["tokens"] >= curve[2]["rollouts"]
+    assert curve[0]["accuracy"] == read_run(smoke, "uniform")["curve"][0]["accuracy"]
+    assert curve[0]["entropy_nats"] == read_run(smoke, "uniform")["curve"][0]["entropy_nats"]
+
+
+@pytest.mark.parametrize("row", SMOKE_ROWS)
+def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) -> None:
+    curve = read_run(smoke, row)["curve"]
+    choices, rollouts = audit_lines(smoke, row, "selection"), audit_lines(smoke, row, "rollouts")
+    dispatched = sum(sum(choice["rollout_n"].values()) for choice in choices)
+    assert curve[-1]["rollouts"] == dispatched
+    trained_tokens = sum(line["num_tokens"] for line in rollouts)
+    num_selected = 20 if row == "full" else 4
+    chosen: dict[int, Counter[str]] = defaultdict(Counter)
+    for choice in choices:
+        chosen[choice["step"]].update(choice["rollout_n"])
+    for step in (1, 2, 3):
+        of_step = [line for line in rollouts if line["step"] == step]
+        trained = Counter(line["prompt_id"] for line in of_step)
+        if row in ("greso", "dapo"):
+            rewards = defaultdict(set)
+            for line in of_step:
+                rewards[line["prompt_id"]].add(line["reward"])
+            assert not trained - chosen[step] and sum(trained.values()) == num_selected * 4
+            assert all(values == {0.0, 1.0} for values in rewards.values())
+        else:
+            assert trained == chosen[step] and sum(trained.values()) == num_selected * 4
+        temperatures = {choice["temperature"] for choice in choices if choice["step"] == step}
+        assert {line["temperature"] for line in of_step} == temperatures
+    if row in ("greso", "dapo"):
+        assert dispatched > 3 * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
+    else:
+        assert curve[-1]["tokens"] == trained_tokens
+    weighting = "relative_entropy" if row in ("prepo", "prepo_e3") else "none"
+    checked = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{row}-0", weighting],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_e3_changes_temperature_and_a_row_is_repeatable(smoke: Path, tmp_path: Path) -> None:
+    temperatures = read_run(smoke, "prepo_e3")["train"]["temperature"]
+    assert temperatures[0] == 1.0 and temperatures[2] != 1.0
+    runs.run_task(runs.make_task("prepo_e3", 0, TINY, cache=smoke / "cache", out=tmp_path))
+    timed = ("seconds", "seconds_with_evaluation")
+    again, first = (
+        [
+            {key: value for key, value in point.items() if key not in timed}
+            for point in read_run(folder, "prepo_e3")["curve"]
+        ]
+        for folder in (tmp_path, smoke)
+    )
+    assert again == first
+
+
+def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    arguments = [*TINY_FLAGS, "--out", str(out), "--cache", str(tmp_path / "cache")]
+    assert command.main([*arguments, "--rows", "uniform", "--seeds", "0"]) == 0
+    assert "1 runs, 0 of them finished already" in capsys.readouterr().out
+    before = (out / "runs" / "uniform-0.json").stat().st_mtime_ns
+    assert command.main([*arguments, "--rows", "uniform", "--seeds", "0"]) == 0
+    assert "1 runs, 1 of them finished already" in capsys.readouterr().out
+    assert (out / "runs" / "uniform-0.json").stat().st_mtime_ns == before
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert [(result["row"], result["seed"]) for result in results] == [("uniform", 0)]
+
+    task = runs.make_task("uniform", 0, TINY, cache=tmp_path / "cache", out=out)
+    assert runs.is_finished(task)
+    content = json.loads(task.path.read_text(encoding="utf-8")) | {"config": "of other rules"}
+    task.path.write_text(json.dumps(content), encoding="utf-8")
+    assert not runs.is_finished(task)
+
+    assert command.main([*arguments, "--rows", "uniform", "--learning-rate", "0.5"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "--learning-rate 0.0001 (now 0.5)" in error
+
+
+def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.claim_directory(smoke, TINY)
+    assert command.main(["--out", str(smoke), "--report-only"]) == 0
+    results = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
+    assert [result["row"] for result in results] == sorted(SMOKE_ROWS, key=list(ROWS).index)
+    assert [result["row"] for result in results if "note" in result] == ["oracle"]
+    text = (smoke / "table.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert "n=1: no interval" in text and "a bound, not a method" in text
+    assert len(list(smoke.glob("*.png"))) == 4 and all(path.stat().st_size > 5_000 for path in smoke.glob("*.png"))
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_has_the_live_share_that_the_second_measurement_says() -> None:
+    rng = np.random.default_rng(0)
+    rates = np.concatenate([np.full(300, 0.99), np.full(300, 0.01), rng.uniform(0.1, 0.9, 300)])
+    first, second, fresh = (rng.binomial(32, rates) for _ in range(3))
+    for target in (0.30, 0.15):
+        chosen = compose_pool(first, second, num_samples=32, rollouts_per_prompt=8, pool=400, live_frac=target)
+        assert len(set(chosen.tolist())) == 400
+        live, correct, wrong = expected_shares(fresh[chosen], 32, 8)
+        assert live.mean() == pytest.approx(target, abs=0.03)
+        assert correct.mean() == pytest.approx(wrong.mean(), abs=0.05)
+    with pytest.raises(ConfigError, match="no pool of 800 prompts with a live share"):
+        compose_pool(first, second, num_samples=32, rollouts_per_prompt=8, pool=800, live_frac=0.15)
+
+
+def test_expected_shares_are_unbiased() -> None:
+    rates = np.random.default_rng(1).binomial(16, 0.8, 40_000)
+    live, correct, wrong = (shares.mean() for shares in expected_shares(rates, 16, 8))
+    assert correct == pytest.approx(0.8**8, abs=0.003) and wrong == pytest.approx(0.2**8, abs=1e-4)
+    assert live == pytest.approx(1 - 0.8**8 - 0.2**8, abs=0.003)
+
+
+def test_bases_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.mini_math import settings
+
+    assert prepare_base(TINY, tmp_path) == SHIPPED and not list(tmp_path.iterdir())
+    short = settings.Recipe
+    monkeypatch.setattr(settings, "Recipe", lambda **options: short(**{**options, "num_steps": 1, "batch_size": 2}))
+    options = Options(setting="mid", model="llama", pool=8, pool_samples=8)
+    sharp = prepare_base(options, tmp_path)
+    made = sorted(path.name.split("-")[0] for path in tmp_path.iterdir())
+    assert made == ["base", "sharp"] and load_model(sharp)[0].config.model_type == "llama"
+    stamp = (sharp / "model.safetensors").stat().st_mtime_ns
+    assert prepare_base(options, tmp_path) == sharp
+    assert (sharp / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match="no pool of 8 prompts"):  # a model that can do nothing has no solved prompts
+        prepare_pool(options, sharp, tmp_path)
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def curves_of(*accuracies: list[float]) -> Curves:
+    rollouts = [[0.0, 100.0, 200.0, 300.0]] * len(accuracies)
+    return Curves(tuple(range(len(accuracies))), np.arange(4.0), np.array(rollouts), np.array(accuracies))
+
+
+def test_rollouts_to_a_target_are_interpolated() -> None:
+    rollouts, accuracy = np.array([0.0, 100.0, 200.0, 300.0]), np.array([0.2, 0.4, 0.3, 0.6])
+    assert rollouts_to(0.3, rollouts, accuracy) == pytest.approx(50.0)
+    assert rollouts_to(0.5, rollouts, accuracy) == pytest.approx(200 + 100 * 2 / 3)
+    assert rollouts_to(0.2, rollouts, accuracy) == 0.0
+    assert rollouts_to(0.61, rollouts, accuracy) is None
+    assert area(rollouts, accuracy, until=200.0) == pytest.approx((0.3 * 100 + 0.35 * 100) / 200)
+    assert area(rollouts, accuracy, until=400.0) == pytest.approx((30 + 35 + 45 + 60) / 400)
+
+
+def test_ratios_are_paired_and_never_says_so() -> None:
+    uniform = curves_of([0.2, 0.3, 0.4, 0.4], [0.2, 0.3, 0.4, 0.4])
+    faster = curves_of([0.2, 0.4, 0.5, 0.5], [0.2, 0.4, 0.5, 0.5])
+    worse = curves_of([0.2, 0.2, 0.2, 0.25], [0.2, 0.2, 0.2, 0.2])
+    half = reach_target(faster, uniform, 0.5)
+    assert (half.level, half.rollouts) == (pytest.approx(0.3), pytest.approx(50.0))
+    assert half.ratio is not None and half.ratio.value == pytest.approx(2.0)
+    assert half.ratio.bounds == (pytest.approx(2.0), pytest.approx(2.0)) and half.ratio.num_seeds == 2
+    end = reach_target(worse, uniform, 1.0)
+    assert (end.level, end.rollouts, end.num_reached, end.num_seeds) == (pytest.approx(0.4), None, 0, 2)
+    assert end.ratio is not None and end.ratio.value == 0.0
+    low = reach_target(worse, uniform, 0.25)
+    assert (low.rollouts, low.num_reached) == (None, 1)  # one seed reaches 0.25, the mean curve does not
+    assert reach_target(uniform, uniform, 1.0).ratio.value == 1.0  # type: ignore[union-attr]
+
+
+def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
+    def result(row: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
+        shares = {"zero_advantage_frac": 0.5, "all_correct_frac": 0.3, "all_wrong_frac": 0.2}
+        curve = [
+            {"step": i, "rollouts": 100 * i, "tokens": 900 * i, "accuracy": value, "entropy_nats": 0.2, **shares}
+            for i, value in enumerate(accuracy)
+        ]
+        train = {name: [value, value] for name, value in shares.items()} | {"groups": [16.0, 16.0]}
+        return {
+            "row": row,
+            "seed": seed,
+            "curve": curve,
+            "train": train,
+            "seconds": 50.0,
+            "seconds_with_evaluation": 70.0,
+        }
+
+    results = [result("uniform", seed, [0.2, 0.3, 0.4, 0.4]) for seed in (0, 1)]
+    results += [result("high", seed, [0.2, 0.25, 0.35, 0.35]) for seed in (0, 1)]
+    text = render(results, TINY)
+    assert "| high | 2 | 300 | 2,700 | 0.500 | 0.300 | 0.200 | 2.00 | 0.200 | 50 | 70 |" in text
+    assert "-0.050 [-0.050, -0.050] (n=2)" in text
+    assert "never (0/2)" in text and "never (0/2 seeds)" in text
+    assert "0.67 [0.67, 0.67] (n=2)" in text  # 100 rollouts of uniform over 150 of high to half of the way
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--rows", "uniform,grop"], ["'grop'", "greso", "prepo_end25"]),
+        (["--rows", ","], ["no row", "uniform"]),
+        (["--seeds", ""], ["--seeds", "0,1,2"]),
+        (["--seeds", "0,-1"], ["--seeds", "0,-1"]),
+        (["--steps", "1"], ["--steps 1", "at least 2"]),
+        (["--task", "wrods"], ["'wrods'", "words, expressions"]),
+        (["--model", "gpt"], ["'gpt'", "qwen2, llama"]),
+        (["--setting", "soon"], ["'soon'", "early, mid, late"]),
+        (["--jobs", "0"], ["--jobs 0"]),
+        (["--pool", "40"], ["--pool 40", "80"]),
+        (["--pool-samples", "4"], ["--pool-samples 4", "8"]),
+        (["--rows", "e3", "--rollouts-per-prompt", "2"], ["lowest=4", "prepo.budget.lowest"]),
+        (["--report-only"], ["holds no results"]),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
+) -> None:
+    assert command.main(["--out", str(tmp_path / "out"), "--cache", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(name in error for name in named), error
+    assert not (tmp_path / "out").exists()
