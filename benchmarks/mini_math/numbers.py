@@ -59,7 +59,7 @@ def rollouts_to(target: float, rollouts_E: FloatArray, accuracy_E: FloatArray) -
     Returns:
         None where it never does.
 
-    >>> rollouts_to(0.4, np.array([0.0, 100.0, 200.0]), np.array([0.3, 0.35, 0.45]))
+    >>> rollouts_to(0.5, np.array([0.0, 100.0, 200.0]), np.array([0.0, 0.25, 0.75]))
     150.0
     >>> rollouts_to(0.5, np.array([0.0, 100.0]), np.array([0.3, 0.4])) is None
     True
