@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,14 @@ def test_override_takes_what_verl_gives(name: str) -> None:
 def test_trainer_is_registered_when_verl_is_imported() -> None:
     assert get_trainer_cls("prepo_sync") is PrepoTrainerSync
     assert PrepoTrainerSync.__mro__[1:3] == (PrepoMixin, PPOTrainerSync)
+
+
+@pytest.mark.parametrize("module", ["mixin", "replay"])
+def test_adapters_may_be_imported_before_verl(module: str) -> None:
+    """Their import of verl registers the trainers, which import them."""
+    command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.adapters.{module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_trainer_reads_the_attributes_that_the_mixin_uses() -> None:

@@ -96,7 +96,6 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
         run=run_facts([f"prompt-{uid}" for uid in "abc"], rollouts_per_prompt=2),
         base_temperature=1.0,
     )
-    trainer.replay_buffer = None
     trainer._logs = RunLogs(run_dir, resume_step=0, audit=True)
     return trainer
 

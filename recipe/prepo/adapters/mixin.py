@@ -17,7 +17,7 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 from verl.workers.config import HFModelConfig
 
-from recipe.prepo.adapters import fields, replay
+from recipe.prepo.adapters import fields
 from recipe.prepo.adapters.run_logs import RunLogs, TrackingTee
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.adapters.temperature import read_temperatures_by_row
@@ -32,6 +32,8 @@ from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerpr
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
+
+    from recipe.prepo.adapters.replay import AccountingReplayBuffer
 else:
     _Trainer = object
 
@@ -44,6 +46,7 @@ class PrepoMixin(_Trainer):
     """Hooks shared by every ``prepo_<mode>`` trainer; a subclass sets ``verl_mode`` to the mode it extends."""
 
     verl_mode: str
+    _account: AccountingReplayBuffer | None = None  # None for a replay buffer of the user's own
 
     def __init__(self, config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -68,7 +71,10 @@ class PrepoMixin(_Trainer):
         """verl's own buffer for its mode, which also accounts for what it throws away."""
         if (self.config.trainer.v1.sampler.get("custom_sampler") or {}).get("path"):
             return super()._build_replay_buffer()
-        return replay.build_replay_buffer(
+        # Not at the top: it subclasses what verl.trainer defines, whose import registers this very class.
+        from recipe.prepo.adapters.replay import build_replay_buffer
+
+        self._account = build_replay_buffer(
             self.config,
             trainer_mode=self.trainer_mode,
             filter_groups_metric=self._resolve_filter_groups_metric(),
@@ -77,6 +83,7 @@ class PrepoMixin(_Trainer):
             poll_interval_s=CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S,
             next_round=self._next_round if self.prepo.skips_prompts else None,
         )
+        return self._account
 
     def _next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
         return self.controller.next_round(num_missing, zero_variance_frac=zero_variance_frac, refills=refills)
@@ -168,8 +175,8 @@ class PrepoMixin(_Trainer):
             return fields.concatenated(drawn), decision
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
-        if isinstance(self.replay_buffer, replay.AccountingReplayBuffer):
-            self.replay_buffer.note_submitted(batch["uid"])
+        if self._account is not None:
+            self._account.note_submitted(batch["uid"])
         return int(super()._submit_batch_to_rollout(batch))
 
     def _candidates(self, batch: TensorDict) -> Candidates:
@@ -199,8 +206,7 @@ class PrepoMixin(_Trainer):
                 batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
             batch = self._apply_weights(batch, trained, weight_R, shaped_R)
-            accounts = isinstance(self.replay_buffer, replay.AccountingReplayBuffer)
-            discarded = self.replay_buffer.take_discarded() if accounts else ()
+            discarded = () if self._account is None else self._account.take_discarded()
             metrics.update(
                 self.controller.finish_step(
                     trained.rollouts, weight_R, step=self.global_steps, shaped_R=shaped_R, discarded=discarded
