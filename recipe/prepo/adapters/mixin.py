@@ -158,7 +158,8 @@ class PrepoMixin(_Trainer):
             self._logs.audit_selection(lambda: selection_line(decision))
             batch = fields.take_rows(batch, decision.selection.indices_P)
             fields.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
-            fields.set_call(batch, decision.call)
+            if self.prepo.seed_rollouts:
+                fields.set_call(batch, decision.call)
             if not self.controller.temperature.is_constant:
                 fields.set_temperature(batch, decision.temperature)
         return batch
