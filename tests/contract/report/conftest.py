@@ -125,6 +125,7 @@ def make_run(
             "prepo/rollouts_total/max": step * chosen * ROLLOUT_N,
             "prepo/response_tokens_total/max": step * chosen * ROLLOUT_N * 20,
             "critic/score/mean": 0.3 + 0.4 * progress + 0.05 * generator.normal(),
+            "prepo/temperature/mean": 1.0 + 0.01 * step,
             "prepo/zero_advantage_frac/mean": 0.5 - 0.002 * step,
             "prepo/all_correct_frac/mean": 0.2 + 0.1 * generator.random(),
             "prepo/all_wrong_frac/mean": 0.1 + 0.05 * generator.random(),

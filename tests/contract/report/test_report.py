@@ -16,6 +16,7 @@ from recipe.prepo.errors import DataError
 from recipe.prepo.report import write_report
 from recipe.prepo.report.__main__ import main
 from recipe.prepo.report.audit_figures import pass_rates, perplexity_pass_rate
+from recipe.prepo.report.decision_figures import decisions
 from recipe.prepo.report.figures import phase_seconds
 from recipe.prepo.report.load import load_run
 from recipe.prepo.report.page import compare_page, run_page
@@ -224,3 +225,16 @@ def test_importing_the_report_loads_neither_matplotlib_nor_the_trainer() -> None
     code = "import sys, recipe.prepo.report; print(sorted({'matplotlib', 'verl', 'ray', 'torch'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_decisions_show_only_what_changed(tmp_path: Path, make_run: MakeRun) -> None:
+    run = load_run(make_run(tmp_path / "run"))
+    assert decisions([run]).png is not None
+    for data in run.metrics.values():
+        data["prepo/temperature/mean"] = 1.0
+    same = decisions([run])
+    assert same.png is None
+    assert "same temperature" in same.caption
+    for step, data in run.metrics.items():
+        data["prepo/rollouts_per_prompt/max"] = 8.0 + step % 3
+    assert decisions([run, run]).png is not None
