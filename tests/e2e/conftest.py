@@ -9,13 +9,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
+import transfer_queue as tq
 from real_stack import ROOT, SMALL, Run, launch
 
 from recipe.prepo.cpu import cpu_environment
+from recipe.prepo.doctor import compose_config
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +85,15 @@ def prepare_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
         return made
 
     return prepare
+
+
+@pytest.fixture(scope="module")
+def transfer_queue() -> Iterator[None]:
+    """A real TransferQueue without a trainer around it."""
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    config = compose_config(["experiment=tiny_cpu"]).transfer_queue
+    config.enable = True
+    tq.init(config)
+    yield
+    tq.close()
+    ray.shutdown()

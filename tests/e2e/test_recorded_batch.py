@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import ray
 import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
@@ -35,17 +33,6 @@ ROWS = [
     ("c", 1.0, 6, 0, False),
     ("pad", 0.0, 1, 1, True),
 ]
-
-
-@pytest.fixture(scope="module")
-def transfer_queue() -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    config = compose_config(["experiment=tiny_cpu"]).transfer_queue
-    config.enable = True
-    tq.init(config)
-    yield
-    tq.close()
-    ray.shutdown()
 
 
 def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:

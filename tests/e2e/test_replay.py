@@ -7,34 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-import ray
 import torch
 import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.prepo.adapters.replay import AccountingReplayBuffer, RoundsReplayBuffer
-from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.skipping import Refill, refill_size
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("transfer_queue")]
 Rewards = Sequence[float]
 MIXED, RIGHT, WRONG = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def transfer_queue() -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    config = compose_config(["experiment=tiny_cpu"]).transfer_queue
-    config.enable = True
-    tq.init(config)
-    yield
-    tq.close()
-    ray.shutdown()
-
-
 @pytest.fixture(autouse=True)
-def clean_partition() -> Iterator[None]:
+def clean_partition(transfer_queue: None) -> Iterator[None]:
     yield
     left = list((tq.kv_list("train") or {}).get("train", {}))
     if left:

@@ -138,6 +138,11 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
     )
 
 
+def uid_of(key: str) -> str:
+    """The prompt's key in a rollout's key ``{uid}_{session}_{output}``."""
+    return key.split("_")[0]
+
+
 def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
     """Rewards and lengths of finished rollouts that are about to be thrown away.
 
@@ -146,10 +151,10 @@ def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> R
     """
     keys = list(tags)
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
-    group = {uid: i for i, uid in enumerate(dict.fromkeys(key.split("_")[0] for key in keys))}
+    group = {uid: i for i, uid in enumerate(dict.fromkeys(uid_of(key) for key in keys))}
     return RolloutBatch(
         prompt_ids=[_prompt_id(info) for info in _rows(data["extra_info"])],
-        group_R=np.array([group[key.split("_")[0]] for key in keys], dtype=np.int64),
+        group_R=np.array([group[uid_of(key)] for key in keys], dtype=np.int64),
         reward_R=np.array([scores.sum() for scores in _dense(data["rm_scores"])]),
         num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
     )

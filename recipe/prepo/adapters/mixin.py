@@ -55,13 +55,12 @@ class PrepoMixin(_Trainer):
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places, so it must read its own name.
             config.trainer.v1.trainer_mode = self.verl_mode
-            if not _refills_single_prompts(config, self.verl_mode):
-                # One dataloader fetch is one step's candidates: none is ever left over.
-                config.data.gen_batch_size = self.prepo.num_candidates
             if self.prepo.skips_prompts:
-                # verl's machinery for groups without reward variance; it also fetches prompts one by one then.
+                # verl's machinery for groups without reward variance.
                 config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
-                config.data.gen_batch_size = 1
+            # One dataloader fetch is one step's candidates: none is ever left over.
+            single = _refills_single_prompts(config, self.verl_mode)
+            config.data.gen_batch_size = 1 if single else self.prepo.num_candidates
         self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
         super().__init__(config)
 
@@ -281,7 +280,7 @@ class PrepoMixin(_Trainer):
 
 
 def _refills_single_prompts(config: DictConfig, verl_mode: str) -> bool:
-    """Whether verl 0.9.1 sets ``data.gen_batch_size`` to 1 by itself, to refill evicted prompts one by one."""
+    """Whether verl 0.9.1 needs ``data.gen_batch_size`` to be 1, to refill evicted prompts one by one."""
     filter_groups = config.algorithm.get("filter_groups")
     return (
         verl_mode != "sync"

@@ -50,7 +50,7 @@ class AccountingReplayBuffer(ReplayBuffer):
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == fields.TRAIN_PARTITION:
             partition = self.partitions[partition_id]
-            tags = {key: tag for key, tag in partition.items() if key.split("_")[0] in uids}
+            tags = {key: tag for key, tag in partition.items() if fields.uid_of(key) in uids}
             if tags:
                 self._discarded.append(fields.read_outcomes(partition_id, tags))
             for uid in uids:
@@ -69,7 +69,7 @@ class AccountingReplayBuffer(ReplayBuffer):
         partition = dict(self.partitions[partition_id])
         size: dict[str, int] = dict.fromkeys(sampleable_keys, 0)
         for key in partition:
-            uid = key.split("_")[0]
+            uid = fields.uid_of(key)
             if uid in size:
                 size[uid] += 1
         room = self._max_rollouts
@@ -152,7 +152,7 @@ class RoundsReplayBuffer(AccountingReplayBuffer):
 
     def _with_rollouts(self, partition_id: str, uids: set[str]) -> set[str]:
         """Without the groups whose every rollout failed."""
-        return uids & {key.split("_")[0] for key in self.partitions[partition_id]}
+        return uids & {fields.uid_of(key) for key in self.partitions[partition_id]}
 
 
 def build_replay_buffer(
@@ -168,9 +168,6 @@ def build_replay_buffer(
     """The buffer with the options that verl 0.9.1 gives its own one."""
     sampler, data = config.trainer.v1.sampler, config.data
     filter_groups = config.algorithm.get("filter_groups") or {}
-    refills_failed = bool(sampler.get("sync_refill_failed_groups", False))
-    # Evicted prompts are refilled one by one; verl sets data.gen_batch_size so only later.
-    refills_single = filter_groups_metric is not None or refills_failed
     options = {
         "max_rollouts": max_rollouts,
         "trainer_mode": trainer_mode,
@@ -182,9 +179,9 @@ def build_replay_buffer(
         "refill_fn": refill_fn,
         "filter_groups_metric": filter_groups_metric,
         "train_batch_size": data.train_batch_size,
-        "gen_batch_size": 1 if refills_single else data.get("gen_batch_size") or data.train_batch_size,
+        "gen_batch_size": data.gen_batch_size,
         "max_inflight_gen_batches": filter_groups.get("max_inflight_gen_batches", 1),
-        "sync_refill_failed_groups": refills_failed,
+        "sync_refill_failed_groups": bool(sampler.get("sync_refill_failed_groups", False)),
     }
     if next_round is not None:
         return RoundsReplayBuffer(next_round=next_round, **options)

@@ -111,7 +111,7 @@ class Controller:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
         progress = training_progress(step, self.run.total_steps)
         selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
-        return self._decide(candidates, selection, num_selected=num_selected, step=step)
+        return self._decide(candidates, selection, num_selected=num_selected, step=step, progress=progress)
 
     def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
         """For rules that skip prompts: draw from the data until ``num_selected`` different prompts are kept.
@@ -136,9 +136,11 @@ class Controller:
         selection = Selection(
             np.array(list(chosen.values()), dtype=np.int64), skip_reasons=dict(sorted(reasons.items()))
         )
-        return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step)
+        return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step, progress=progress)
 
-    def _decide(self, candidates: Candidates, selection: Selection, *, num_selected: int, step: int) -> Decision:
+    def _decide(
+        self, candidates: Candidates, selection: Selection, *, num_selected: int, step: int, progress: float
+    ) -> Decision:
         chosen = selection.indices_P.tolist()
         assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
         prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
@@ -146,7 +148,7 @@ class Controller:
             candidates=candidates,
             selection=selection,
             rollout_n_P=self.budget.allocate(prompt_ids, rollouts_per_prompt=self.run.rollouts_per_prompt),
-            progress=training_progress(step, self.run.total_steps),
+            progress=progress,
             temperature=self.temperature.temperature(self.base_temperature),
             step=step,
             call=len(self._decisions),

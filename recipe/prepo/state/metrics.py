@@ -40,17 +40,14 @@ def rollout_metrics(
     rollouts: RolloutBatch, weight_R: FloatArray, shaped_R: FloatArray | None, discarded: Sequence[RolloutBatch]
 ) -> dict[str, float]:
     """Shares are over all groups that were rolled out, thrown-away ones included: what the rollouts were spent on."""
-    first_free = 0
-    group_R, reward_R, advantage_reward_R = [], [], []
-    for batch in (rollouts, *discarded):
-        group_R.append(batch.group_R + first_free)
+    batches, groups, first_free = (rollouts, *discarded), [], 0
+    for batch in batches:
+        groups.append(batch.group_R + first_free)
         first_free += int(batch.group_R.max(initial=-1)) + 1
-        reward_R.append(batch.reward_R)
-        advantage_reward_R.append(batch.reward_R)
+    group_R, rewards = np.concatenate(groups), [batch.reward_R for batch in batches]
+    outcomes = for_advantages = group_outcomes(np.concatenate(rewards), group_R)
     if shaped_R is not None:
-        advantage_reward_R[0] = shaped_R
-    outcomes = group_outcomes(np.concatenate(reward_R), np.concatenate(group_R))
-    for_advantages = group_outcomes(np.concatenate(advantage_reward_R), np.concatenate(group_R))
+        for_advantages = group_outcomes(np.concatenate([shaped_R, *rewards[1:]]), group_R)
     metrics = _summary("prepo/weight", weight_R)
     metrics["prepo/zero_advantage_frac/mean"] = for_advantages.zero_advantage_frac
     metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
