@@ -60,11 +60,11 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
 
 
 def check_rollouts(path: Path, *, weighted: bool) -> int:
-    """Recompute every weight from the step's entropies, and every weighted advantage."""
-    steps = defaultdict(list)
+    """Recompute every weight from the entropies of its step (of its update, if it has several) and its advantage."""
+    batches = defaultdict(list)
     for line in lines(path):
-        steps[line["step"]].append(line)
-    for step, rollouts in steps.items():
+        batches[line["step"], line.get("update", 0)].append(line)
+    for (step, _), rollouts in batches.items():
         mean = sum(line["entropy_nats"] for line in rollouts) / len(rollouts)
         for line in rollouts:
             where = f"{path.name}, step {step}, prompt {line['prompt_id']}, rollout {line['rollout']}"
@@ -77,7 +77,7 @@ def check_rollouts(path: Path, *, weighted: bool) -> int:
         mean_weight = sum(line["weight"] for line in rollouts) / len(rollouts)
         if abs(mean_weight - 1.0) > TOLERANCE:
             fail(f"{path.name}, step {step}: mean weight {mean_weight}")
-    return sum(len(rollouts) for rollouts in steps.values())
+    return sum(len(rollouts) for rollouts in batches.values())
 
 
 def main() -> None:

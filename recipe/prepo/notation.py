@@ -69,6 +69,11 @@ class Decision:
     call: int
     rule: str
 
+    @property
+    def policy_version(self) -> int:
+        """Step whose weights the rollout servers held when this was decided; they are pushed at each step's end."""
+        return self.step - 1
+
 
 @dataclass(frozen=True)
 class RolloutBatch:
@@ -94,6 +99,21 @@ class RolloutBatch:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+
+def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Rollouts of several batches as one; groups stay apart. Entropies only where every batch has them."""
+    if len(batches) == 1:
+        return batches[0]
+    firsts = np.cumsum([0, *(int(batch.group_R.max(initial=-1)) + 1 for batch in batches)])
+    entropies = [batch.entropy_nats_R for batch in batches if batch.entropy_nats_R is not None]
+    return RolloutBatch(
+        prompt_ids=[prompt_id for batch in batches for prompt_id in batch.prompt_ids],
+        group_R=np.concatenate([batch.group_R + first for batch, first in zip(batches, firsts, strict=False)]),
+        reward_R=np.concatenate([batch.reward_R for batch in batches]),
+        num_tokens_R=np.concatenate([batch.num_tokens_R for batch in batches]),
+        entropy_nats_R=np.concatenate(entropies) if len(entropies) == len(batches) else None,
+    )
 
 
 @dataclass(frozen=True)

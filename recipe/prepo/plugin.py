@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
+from recipe.prepo.adapters.workarounds import log_without_flush
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.import_hooks import after_import
 
@@ -17,14 +18,20 @@ def _register_trainers(_v1: ModuleType) -> None:
     import recipe.prepo.adapters.trainers  # noqa: F401
 
 
+def _register_gloo_weights(_base: ModuleType) -> None:
+    import recipe.prepo.cpu.gloo_weights  # noqa: F401
+
+
 def load() -> None:
-    """Hook this recipe into verl; changes nothing of verl unless the CPU platform is chosen."""
+    """Hook this recipe into verl; its behaviour changes where the CPU platform is chosen, and nowhere else."""
     after_import("verl.trainer.ppo.v1", _register_trainers)
+    after_import("verl.trainer.ppo.v1.trainer_separate_async", log_without_flush)
     if is_cpu_platform():
         import recipe.prepo.cpu.platform  # noqa: F401
         from recipe.prepo.cpu import workarounds
 
         workarounds.apply()
+        after_import("verl.checkpoint_engine.base", _register_gloo_weights)
 
 
 try:

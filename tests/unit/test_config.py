@@ -147,6 +147,59 @@ def test_what_only_entropies_forbid_is_allowed_without_them(path: str, value: An
     assert read_config(config).rules["weighting"] == {"name": "none"}
 
 
+def separate(path: str = "data.must", value: Any = None) -> dict[str, Any]:
+    """A configuration of two pools, with one value changed."""
+    config = changed("trainer.v1", {"trainer_mode": "prepo_separate_async"})
+    config["trainer"]["v1"]["separate_async"] = {"parameter_sync_step": 2}
+    config["trainer"]["device"] = "cuda"
+    config["actor_rollout_ref"]["actor"] = {"ppo_mini_batch_size": 16}
+    config["actor_rollout_ref"]["rollout"] |= {
+        "nnodes": 1,
+        "n_gpus_per_node": 8,
+        "checkpoint_engine": {"backend": "nccl"},
+    }
+    config["reward"] = {"reward_model": {"enable": False}}
+    *parents, last = path.split(".")
+    node = config
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return config
+
+
+def test_separate_pools_are_read() -> None:
+    assert read_config(separate()).num_selected == 32
+
+
+POOLS: list[tuple[str, Any, str, str]] = [
+    ("actor_rollout_ref.rollout.nnodes", 0, "nnodes=0", "cluster=separate"),
+    ("actor_rollout_ref.rollout.n_gpus_per_node", None, "n_gpus_per_node=None", "cluster=separate"),
+    ("actor_rollout_ref.rollout.checkpoint_engine", {"backend": "naive"}, "'naive'", "backend=nccl"),
+    ("actor_rollout_ref.rollout.checkpoint_engine", None, "None", "backend=nccl"),
+    ("actor_rollout_ref.rollout.checkpoint_engine", {"backend": "gloo"}, "'gloo'", "backend=nccl"),
+    ("trainer.device", "cpu", "'nccl'", "backend=gloo"),
+    ("actor_rollout_ref.actor.ppo_mini_batch_size", 32, "=32", "data.train_batch_size=32"),
+    ("trainer.v1.separate_async.parameter_sync_step", 4, "=4", "parameter_sync_step=4"),
+    (
+        "reward.reward_model",
+        {"enable": True, "enable_resource_pool": False},
+        "enable=True",
+        "enable_resource_pool=True",
+    ),
+    ("prepo.seed_rollouts", True, "prepo_separate_async", "prepo.seed_rollouts=False"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named", "mend"), POOLS, ids=[f"{path}={value}" for path, value, *_ in POOLS]
+)
+def test_pools_that_cannot_work_are_refused(path: str, value: Any, named: str, mend: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read_config(separate(path, value))
+    assert named in str(error.value)
+    assert mend in str(error.value)
+
+
 def test_rollout_correction_may_be_null() -> None:
     assert read_config(changed("algorithm.rollout_correction", None)).num_selected == 32
 

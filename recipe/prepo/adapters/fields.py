@@ -100,7 +100,8 @@ def _dense(column: torch.Tensor) -> list[np.ndarray]:
 class TrainedRollouts:
     """The real (not padding) rows of a training batch and where they stand in it.
 
-    ``rows_R`` indexes ``meta.keys``; ``masks_R_T`` marks the tokens that the policy generated.
+    ``rows_R`` indexes ``meta.keys``; ``masks_R_T`` marks the tokens that the policy generated;
+    ``policy_versions_R`` is the first and the last version of the weights that generated them.
     """
 
     rollouts: RolloutBatch
@@ -109,6 +110,7 @@ class TrainedRollouts:
     masks_R_T: list[np.ndarray]
     prompt_len_R: IntArray
     temperature_R: FloatArray | None
+    policy_versions_R: list[tuple[int, int]]
 
 
 def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bool = False) -> TrainedRollouts:
@@ -135,6 +137,7 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
         masks_R_T=masks_R_T,
         prompt_len_R=np.array([int(meta.tags[i]["prompt_len"]) for i in rows], dtype=np.int64),
         temperature_R=np.array([float(t) for t in data[TEMPERATURE]]) if with_temperature else None,
+        policy_versions_R=[(meta.tags[i]["min_global_steps"], meta.tags[i]["max_global_steps"]) for i in rows],
     )
 
 

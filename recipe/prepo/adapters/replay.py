@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from recipe.prepo.adapters import fields
 from recipe.prepo.errors import DataError
@@ -26,12 +26,14 @@ class AccountingReplayBuffer(ReplayBuffer):
 
     Args:
         max_rollouts: most rollouts in one batch (K * M).
+        on_poll: called while it waits for rollouts; raises what must end the wait.
         kwargs: of verl's ``ReplayBuffer``.
     """
 
-    def __init__(self, *, max_rollouts: int, **kwargs: Any) -> None:
+    def __init__(self, *, max_rollouts: int, on_poll: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._max_rollouts = max_rollouts
+        self._on_poll = on_poll
         self._discarded: list[RolloutBatch] = []
         self._submitted: dict[str, int] = {}
         self._num_submitted = 0
@@ -46,6 +48,11 @@ class AccountingReplayBuffer(ReplayBuffer):
         """The groups that were thrown away since the last call."""
         taken, self._discarded = tuple(self._discarded), []
         return taken
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        self._on_poll()
+        waited: float = super()._wait_for_next_poll(partition_id, last_debug_time)
+        return waited
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == fields.TRAIN_PARTITION:
@@ -81,6 +88,10 @@ class AccountingReplayBuffer(ReplayBuffer):
         for uid in chosen:
             self._submitted.pop(uid, None)
         return chosen, partition, steps
+
+
+class AccountingReplayBufferAsync(AccountingReplayBuffer, ReplayBufferAsync):
+    """The same over verl's buffer for the asynchronous modes, which refills each group that it throws away."""
 
 
 class RoundsReplayBuffer(AccountingReplayBuffer):
@@ -164,12 +175,18 @@ def build_replay_buffer(
     max_rollouts: int,
     poll_interval_s: float,
     next_round: NextRound | None,
+    on_poll: Callable[[], None],
 ) -> AccountingReplayBuffer:
-    """The buffer with the options that verl 0.9.1 gives its own one."""
+    """The buffer with the options that verl 0.9.1 gives its own one.
+
+    Args:
+        next_round: sizes the rounds of a rule that skips prompts; used in sync mode only.
+    """
     sampler, data = config.trainer.v1.sampler, config.data
     filter_groups = config.algorithm.get("filter_groups") or {}
     options = {
         "max_rollouts": max_rollouts,
+        "on_poll": on_poll,
         "trainer_mode": trainer_mode,
         "trainer_config": config.trainer.v1.get(trainer_mode, {}),
         "max_off_policy_threshold": sampler.max_off_policy_threshold,
@@ -183,6 +200,8 @@ def build_replay_buffer(
         "max_inflight_gen_batches": filter_groups.get("max_inflight_gen_batches", 1),
         "sync_refill_failed_groups": bool(sampler.get("sync_refill_failed_groups", False)),
     }
+    if trainer_mode != "sync":
+        return AccountingReplayBufferAsync(**options)
     if next_round is not None:
         return RoundsReplayBuffer(next_round=next_round, **options)
     return AccountingReplayBuffer(**options)

@@ -27,6 +27,9 @@ TokenIds = list[int]
 SCORE_PARTITION = "prepo_score"
 MAX_CONCURRENT_REQUESTS = 4096
 MAX_ACTOR_TOKENS = 8192
+# A replica that goes back to training (verl's hybrid_rollout switch) aborts what it has; another one is asked again.
+ABORTED = ("abort", "aborted")
+MAX_ASKED_AGAIN, ASK_AGAIN_AFTER_S = 30, 1.0
 
 
 class PromptTokenizer:
@@ -71,12 +74,12 @@ class RolloutScorer:
 
         async def score(token_ids: TokenIds) -> np.ndarray:
             async with slots:
-                output = await self._client.generate(
-                    request_id=uuid.uuid4().hex,
-                    prompt_ids=token_ids,
-                    # vLLM must generate one token; prompt_logprobs=0 returns the prompt's own tokens only.
-                    sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "detokenize": False},
-                )
+                output = await self._ask(token_ids)
+            for _ in range(MAX_ASKED_AGAIN):
+                if output.stop_reason not in ABORTED:
+                    break
+                await asyncio.sleep(ASK_AGAIN_AFTER_S)
+                output = await self._ask(token_ids)
             log_probs = output.extra_fields.get("prompt_logprobs")
             if log_probs is None or len(log_probs) != len(token_ids):
                 raise RuntimeError(
@@ -87,6 +90,14 @@ class RolloutScorer:
             return np.array([row[0] for row in log_probs[:-1]], dtype=np.float64)
 
         return list(await asyncio.gather(*(score(token_ids) for token_ids in prompts)))
+
+    async def _ask(self, token_ids: TokenIds) -> Any:
+        return await self._client.generate(
+            request_id=uuid.uuid4().hex,
+            prompt_ids=token_ids,
+            # vLLM must generate one token; prompt_logprobs=0 returns the prompt's own tokens only.
+            sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "detokenize": False},
+        )
 
 
 class ActorScorer:

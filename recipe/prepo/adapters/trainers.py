@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+from typing import Any
 
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
+
+from recipe.prepo.adapters.background import BackgroundDispatchMixin
 from recipe.prepo.adapters.mixin import PrepoMixin
 
 
@@ -12,3 +15,25 @@ class PrepoTrainerSync(PrepoMixin, PPOTrainerSync):
     """Rollout and training in turn on the same devices: choose, roll out, weigh, update."""
 
     verl_mode = "sync"
+
+
+@register_trainer("prepo_colocate_async")
+class PrepoTrainerColocateAsync(BackgroundDispatchMixin, PPOTrainerColocateAsync):
+    """Rollout and training in turn on the same devices; a long rollout is interrupted and goes on in the next step."""
+
+    verl_mode = "colocate_async"
+
+    def on_sample_end(self) -> None:
+        """The servers sleep from here to the next weights, so nothing may still be scored or submitted."""
+        self.wait_for_dispatch()
+        super().on_sample_end()
+
+
+@register_trainer("prepo_separate_async")
+class PrepoTrainerSeparateAsync(BackgroundDispatchMixin, PPOTrainerSeparateAsync):
+    """Rollout and training at the same time on device pools of their own."""
+
+    verl_mode = "separate_async"
+
+    def scoring_client(self) -> Any:
+        return self.standalone_server_manager.get_client()

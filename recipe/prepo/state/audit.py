@@ -37,6 +37,7 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         ],
         "rollout_n": dict(rollout_n),
         "temperature": decision.temperature,
+        "policy_version": decision.policy_version,
     }
 
 
@@ -51,6 +52,8 @@ def rollout_lines(
     base_temperature: float,
     temperature_R: FloatArray | None = None,
     shaped_R: FloatArray | None = None,
+    policy_versions_R: list[tuple[int, int]] | None = None,
+    update: int | None = None,
 ) -> list[dict[str, Any]]:
     """The lines of ``audit/rollouts.jsonl`` for one step.
 
@@ -58,6 +61,8 @@ def rollout_lines(
         advantage_R: group advantages before weighting.
         temperature_R: each rollout's temperature; None when all have ``base_temperature``.
         shaped_R: rewards that the advantages were computed from, where they differ from the raw ones.
+        policy_versions_R: first and last version of the weights that generated each rollout.
+        update: which of the step's updates they are trained in, where it has several: weights have mean 1 in each.
     """
     return [
         {
@@ -72,6 +77,8 @@ def rollout_lines(
             "advantage_weighted": float(advantage_weighted_R[i]),
             "temperature": base_temperature if temperature_R is None else float(temperature_R[i]),
             **({} if shaped_R is None else {"reward_shaped": float(shaped_R[i])}),
+            **({} if policy_versions_R is None else {"policy_versions": list(policy_versions_R[i])}),
+            **({} if update is None else {"update": update}),
         }
         for i, prompt_id in enumerate(rollouts.prompt_ids)
     ]

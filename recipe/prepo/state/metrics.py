@@ -11,7 +11,7 @@ import numpy as np
 
 from recipe.prepo.maths.entropy_control import token_mean_entropy_nats
 from recipe.prepo.maths.groups import group_outcomes
-from recipe.prepo.notation import Decision, FloatArray, RolloutBatch
+from recipe.prepo.notation import Decision, FloatArray, RolloutBatch, concatenate_rollouts
 
 
 def selection_metrics(decisions: Sequence[Decision]) -> dict[str, float]:
@@ -40,14 +40,11 @@ def rollout_metrics(
     rollouts: RolloutBatch, weight_R: FloatArray, shaped_R: FloatArray | None, discarded: Sequence[RolloutBatch]
 ) -> dict[str, float]:
     """Shares are over all groups that were rolled out, thrown-away ones included: what the rollouts were spent on."""
-    batches, groups, first_free = (rollouts, *discarded), [], 0
-    for batch in batches:
-        groups.append(batch.group_R + first_free)
-        first_free += int(batch.group_R.max(initial=-1)) + 1
-    group_R, rewards = np.concatenate(groups), [batch.reward_R for batch in batches]
-    outcomes = for_advantages = group_outcomes(np.concatenate(rewards), group_R)
+    rolled_out = concatenate_rollouts([rollouts, *discarded])
+    outcomes = for_advantages = group_outcomes(rolled_out.reward_R, rolled_out.group_R)
     if shaped_R is not None:
-        for_advantages = group_outcomes(np.concatenate([shaped_R, *rewards[1:]]), group_R)
+        thrown_away_R = rolled_out.reward_R[len(rollouts) :]
+        for_advantages = group_outcomes(np.concatenate([shaped_R, thrown_away_R]), rolled_out.group_R)
     metrics = _summary("prepo/weight", weight_R)
     metrics["prepo/zero_advantage_frac/mean"] = for_advantages.zero_advantage_frac
     metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
