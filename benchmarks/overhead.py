@@ -9,49 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
-from typing import Any
 
-from benchmarks.real_stack import run_on_stack
+from benchmarks.alternated import Pair, alternated_pairs, phase_table, spread
 
-COMMON = [
-    "experiment=tiny_cpu",
-    "trainer.resume_mode=disable",
-    "trainer.val_before_train=false",
-    "trainer.test_freq=-1",
-    "trainer.save_freq=-1",
-    "trainer.total_epochs=100",
-    "actor_rollout_ref.actor.optim.lr=0",
-]
 SIDES = {
     "stock": ["trainer.v1.trainer_mode=sync", "prepo/selection=all", "prepo/weighting=none"],
     "prepo": ["prepo/selection=uniform", "prepo.score_candidates=always"],
 }
-WARM_UP_STEPS = 3
 
 
-def record_steps(trainer: Any, agent_loop_manager: Any) -> list[dict[str, float]]:
-    """Train, and return verl's phase timings of each step."""
-    timings: list[dict[str, float]] = []
-    compute_metrics = trainer._compute_metrics
-
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        timings.append(dict(trainer.timing_raw))
-        return compute_metrics(*args, **kwargs)
-
-    trainer._compute_metrics = recorded
-    trainer.fit(agent_loop_manager)
-    return timings
-
-
-def medians(timings: list[dict[str, float]]) -> dict[str, float]:
-    """Median seconds of each phase over the steps after the warm-up."""
-    kept = timings[WARM_UP_STEPS:]
-    return {phase: statistics.median(step.get(phase, 0.0) for step in kept) for phase in kept[-1]}
-
-
-def overheads(pair: dict[str, dict[str, float]]) -> dict[str, float]:
+def overheads(pair: Pair) -> dict[str, float]:
     """Shares of a stock step that this recipe adds, scoring apart: measured from outside, and from inside."""
     stock, prepo = pair["stock"], pair["prepo"]
     own = prepo["prompt_selection"] + prepo["rollout_weighting"]
@@ -62,18 +30,9 @@ def overheads(pair: dict[str, dict[str, float]]) -> dict[str, float]:
     }
 
 
-def table(pairs: list[dict[str, dict[str, float]]], num_steps: int) -> str:
+def table(pairs: list[Pair], num_steps: int) -> str:
     """Medians over the pairs, phase by phase, and the shares with their spread."""
-    phases = sorted({phase for pair in pairs for side in pair.values() for phase in side})
-    rows = [
-        f"{len(pairs)} alternated pairs of {num_steps} steps, median seconds of a step",
-        "",
-        "| phase | stock | prepo |",
-        "|---|---|---|",
-    ]
-    for phase in phases:
-        values = [statistics.median(pair[side].get(phase, 0.0) for pair in pairs) for side in SIDES]
-        rows.append(f"| {phase} | {values[0]:.4f} | {values[1]:.4f} |")
+    rows = [f"{len(pairs)} alternated pairs of {num_steps} steps, median seconds of a step", "", *phase_table(pairs)]
     rows += ["", "| added to a stock step | min | median | max |", "|---|---|---|---|"]
     labels = {
         "paired": "all but scoring, prepo step minus stock step",
@@ -81,8 +40,7 @@ def table(pairs: list[dict[str, dict[str, float]]], num_steps: int) -> str:
         "scoring": "scoring",
     }
     for name, label in labels.items():
-        shares = [overheads(pair)[name] for pair in pairs]
-        rows.append(f"| {label} | {min(shares):.1%} | {statistics.median(shares):.1%} | {max(shares):.1%} |")
+        rows.append(f"| {label} | {spread([overheads(pair)[name] for pair in pairs], '.1%')} |")
     return "\n".join(rows) + "\n"
 
 
@@ -92,22 +50,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     arguments, overrides = parser.parse_known_args(argv)
-    pairs: list[dict[str, dict[str, float]]] = []
-    for number in range(arguments.pairs):
-        pair = {}
-        for side in list(SIDES) if number % 2 == 0 else list(SIDES)[::-1]:
-            run_overrides = [
-                *COMMON,
-                *SIDES[side],
-                f"trainer.total_training_steps={arguments.steps}",
-                f"trainer.default_local_dir=outputs/bench/runs/overhead_{side}",
-                *overrides,
-            ]
-            pair[side] = medians(run_on_stack(run_overrides, record_steps))
-        pairs.append(pair)
+
+    def keep(pairs: list[Pair]) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "overhead.json").write_text(json.dumps(pairs, indent=1) + "\n")
         (arguments.out / "overhead.md").write_text(table(pairs, arguments.steps))
+
+    pairs = alternated_pairs(
+        SIDES, num_pairs=arguments.pairs, num_steps=arguments.steps, overrides=overrides, after_pair=keep
+    )
     print(table(pairs, arguments.steps))
 
 

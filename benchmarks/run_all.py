@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import overhead, scale, scoring
+from benchmarks import overhead, pools, scale, scoring
 
 
 def main() -> None:
-    for benchmark in (scale, scoring, overhead):
+    for benchmark in (scale, scoring, overhead, pools):
         print(f"== {benchmark.__name__}", flush=True)
         benchmark.main([])
 

@@ -10,14 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.requirements import check_rule, check_scoring, check_seeds, check_trainer, value_at
+from recipe.prepo.requirements import check_rule, check_scoring, check_seeds, check_trackers, check_trainer, value_at
 from recipe.prepo.rules.base import SelectionRule, SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 SCORERS = ("rollout", "actor")
 SCORE_CANDIDATES = ("auto", "always")
 MAX_RATIO = 1e6
-OPTIONS = ("candidate_ratio", "seed", "audit", "scorer", "score_candidates", "seed_rollouts")
+OPTIONS = (
+    "candidate_ratio",
+    "seed",
+    "audit",
+    "scorer",
+    "score_candidates",
+    "seed_rollouts",
+    "report_every",
+    "val_samples",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class PrepoConfig:
         score_prompts: whether candidates are scored.
         skips_prompts: whether the selection skips prompts and refills a step in rounds.
         min_prompts: prompts that the training set must have for one step.
+        report_every: steps between two drawings of the report while the run goes on; 0 for none.
+        val_samples: data source -> samples of each of its validation prompts, where not ``val_kwargs.n``.
     """
 
     rules: dict[str, dict[str, Any]]
@@ -47,6 +58,8 @@ class PrepoConfig:
     skips_prompts: bool
     min_prompts: int
     seed_rollouts: bool
+    report_every: int
+    val_samples: dict[str, int]
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
@@ -71,6 +84,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         if prepo[name] not in known:
             raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
     check_trainer(config)
+    check_trackers(config)
     if isinstance(selection, SkippingRule) and prepo["score_candidates"] == "always":
         raise ConfigError(
             f"prepo.score_candidates=always with prepo/selection={rules['selection']['name']}: its prompts are drawn "
@@ -99,6 +113,8 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         skips_prompts=isinstance(selection, SkippingRule),
         min_prompts=selection.first_round(num_selected) if isinstance(selection, SkippingRule) else num_candidates,
         seed_rollouts=prepo["seed_rollouts"],
+        report_every=_integer(prepo["report_every"], "prepo.report_every", at_least=0),
+        val_samples=_val_samples(prepo["val_samples"]),
     )
 
 
@@ -142,6 +158,15 @@ def _rule_options(value: Any, group: str) -> dict[str, Any]:
             f"{names}."
         )
     return dict(value)
+
+
+def _val_samples(value: Any) -> dict[str, int]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"prepo.val_samples={value!r} must map data sources to samples of each prompt. Set "
+            f"'prepo.val_samples={{aime24: 16, gsm8k: 1}}', or {{}} for as many as val_kwargs.n everywhere."
+        )
+    return {str(source): _integer(n, f"prepo.val_samples.{source}", at_least=1) for source, n in value.items()}
 
 
 def _switch(value: Any, name: str) -> bool:

@@ -5,6 +5,7 @@ Needs no verl, Ray or GPU. Each check raises one ConfigError that says what is w
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,36 @@ def value_at(config: Mapping[str, Any], path: str) -> Any:
     if node == "???":
         raise ConfigError(f"{path} must be set: add {path}=<value>")
     return node
+
+
+# trainer.logger -> the package that verl 0.9.1's adapter imports, in the task runner, after the models are loaded.
+TRACKER_PACKAGES = {
+    "console": None,
+    "file": None,
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "clearml": "clearml",
+    "trackio": "trackio",
+    "rl_insight": "rl_insight",
+}
+
+
+def check_trackers(config: Mapping[str, Any]) -> None:
+    names = value_at(config, "trainer").get("logger") or []
+    for name in [names] if isinstance(names, str) else names:
+        if name not in TRACKER_PACKAGES:
+            raise ConfigError(
+                f"trainer.logger={names!r}: verl 0.9.1 has no tracker {name!r}. Choose among "
+                f"{', '.join(TRACKER_PACKAGES)}."
+            )
+        package = TRACKER_PACKAGES[name]
+        if package and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"trainer.logger={names!r}: {name} needs the package {package}, which is not installed. Run pip "
+                f"install {package}, or leave {name} out of trainer.logger."
+            )
 
 
 def check_trainer(config: Mapping[str, Any]) -> None:

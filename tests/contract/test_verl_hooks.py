@@ -175,6 +175,7 @@ def test_replay_buffer_still_polls_too_slowly() -> None:
 
 def test_replay_buffer_hooks_are_as_expected() -> None:
     assert parameters(ReplayBuffer._clear_groups) == ["partition_id", "uids"]
+    assert parameters(ReplayBuffer._sync_metadata_from_transfer_queue) == []
     assert parameters(ReplayBuffer._select_prompt_uids) == ["partition_id", "sampleable_keys", "batch_size"]
     assert parameters(ReplayBuffer._evict_terminal_groups) == ["global_steps", "partition_id", "eviction_reasons"]
     assert parameters(ReplayBuffer._terminal_eviction_reasons) == ["global_steps", "partition_id"]

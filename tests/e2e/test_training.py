@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from real_stack import ROOT, Run
+from tracker_records import CONTRACT, json_lines_history, mlflow_history, tensorboard_history, wandb_history
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.e2e
@@ -38,6 +39,24 @@ def test_leaves_every_file_of_the_contract(straight_run: Run) -> None:
     assert list((straight_run.directory / "report").glob("*.png"))
     assert "trainer_mode: prepo_sync" in (straight_run.directory / "config.yaml").read_text()
     assert str(straight_run.directory / "report" / "index.html") in straight_run.output
+
+
+def test_every_tracker_has_every_metric(straight_run: Run) -> None:
+    directory = straight_run.directory
+    logged = json_lines_history(directory / "metrics.jsonl")
+    run, mlflow = mlflow_history(f"sqlite:///{directory / 'mlflow.db'}", "prepo")
+    assert run.info.status == "FINISHED"
+    for history in (
+        tensorboard_history(directory / "tensorboard"),
+        wandb_history(directory),
+        {step: {name.replace("_at_", "@"): v for name, v in data.items()} for step, data in mlflow.items()},
+        json_lines_history(directory / "file.jsonl"),
+    ):
+        for step, data in logged.items():
+            assert set(data) <= set(history[step]), step
+        for step in (1, 2, 3, 4):
+            assert not [name for name in CONTRACT if name not in history[step]], step
+            assert history[step]["prepo/rollouts_total/max"] == 32 * step
 
 
 def test_each_step_stands_once_with_the_metrics_of_the_contract(straight_run: Run) -> None:

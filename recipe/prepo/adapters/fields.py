@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
@@ -24,12 +25,20 @@ ROLLOUT_N = "__rollout_n__"
 TEMPERATURE = "temperature"
 # Number of the step's choice that a prompt comes from, where it is not the first.
 CALL = "prepo_call"
+# Reading the ids as columns, a chunk at a time, takes a fortieth of the time of building each row's dictionary.
+ARROW_CHUNK_ROWS = 100_000
 
 
 def _rows(column: Any) -> list[Any]:
     """A non-tensor column as a plain list; TransferQueue hands out stacks, linked lists or arrays."""
     values = column.tolist() if hasattr(column, "tolist") else list(column)
     return [getattr(value, "data", value) if type(value).__name__ == "NonTensorData" else value for value in values]
+
+
+def training_prompt_ids(table: Any) -> list[str]:
+    """``extra_info.prompt_id`` of every row of verl's training set (a Hugging Face table), in order."""
+    chunks = table.with_format("arrow").select_columns(["extra_info"]).iter(ARROW_CHUNK_ROWS)
+    return [prompt_id for rows in chunks for prompt_id in pc.struct_field(rows["extra_info"], "prompt_id").to_pylist()]
 
 
 def prompt_ids_of(batch: TensorDict) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ class AccountingReplayBuffer(ReplayBuffer):
         super().__init__(**kwargs)
         self._max_rollouts = max_rollouts
         self._on_poll = on_poll
+        self._listing_s = 0.0
         self._discarded: list[RolloutBatch] = []
         self._submitted: dict[str, int] = {}
         self._num_submitted = 0
@@ -49,8 +50,15 @@ class AccountingReplayBuffer(ReplayBuffer):
         taken, self._discarded = tuple(self._discarded), []
         return taken
 
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        begin = time.perf_counter()
+        super()._sync_metadata_from_transfer_queue()
+        self._listing_s = time.perf_counter() - begin
+
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
         self._on_poll()
+        # Listing takes time in proportion to the rollouts: a tenth of the trainer's process at most.
+        time.sleep(max(0.0, 9 * self._listing_s - self.poll_interval))
         waited: float = super()._wait_for_next_poll(partition_id, last_debug_time)
         return waited
 

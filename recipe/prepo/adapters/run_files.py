@@ -48,4 +48,4 @@ class RunFilesMixin(SetupMixin):
 
     @logger.setter
     def logger(self, tracking: Any) -> None:
-        self._tracking = TrackingTee(tracking, self._logs.metrics)
+        self._tracking = TrackingTee(tracking, self._logs.metrics, backends=self.config.trainer.logger)

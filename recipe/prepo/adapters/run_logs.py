@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recipe.prepo.errors import ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
 from recipe.prepo.state.jsonl import StepLog
+
+logger = logging.getLogger(__name__)
 
 
 class RunLogs:
@@ -43,28 +48,51 @@ class RunLogs:
             self._rollouts.append(lines())
 
 
-def _numbers(data: Mapping[str, Any]) -> dict[str, float | int | None]:
-    """The numbers among the metrics; those that are not finite become null, which every JSON reader takes."""
-    plain = {name: value.item() if hasattr(value, "item") else value for name, value in data.items()}
+def _numbers(data: Mapping[str, Any]) -> dict[str, float | int]:
+    """The metrics that are single numbers, NumPy's and torch's among them, as plain Python ones."""
+    plain = {name: value.item() if getattr(value, "ndim", None) == 0 else value for name, value in data.items()}
     return {
-        name: value if math.isfinite(value) else None
-        for name, value in plain.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        name: value for name, value in plain.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
 class TrackingTee:
-    """Passes verl's metrics on to its tracker and writes ``metrics.jsonl``."""
+    """Passes verl's metrics on to its trackers and writes ``metrics.jsonl``.
 
-    def __init__(self, tracking: Any, metrics_log: StepLog) -> None:
+    Every tracker gets the same plain numbers, NaN and infinities among them. For verl 0.9.1's adapters anything else
+    ends the run (tensorboard: None, texts, arrays; file: tensors) or loses all metrics of the step (mlflow).
+
+    Args:
+        tracking: verl's ``Tracking``.
+        metrics_log: ``metrics.jsonl``, in which numbers that are not finite stand as null.
+        backends: ``trainer.logger``.
+
+    Raises:
+        ConfigError: a backend did not start; verl 0.9.1 only logs that of mlflow, in a worker's log, and goes on.
+    """
+
+    def __init__(self, tracking: Any, metrics_log: StepLog, *, backends: str | Sequence[str] = ()) -> None:
+        wanted = [backends] if isinstance(backends, str) else list(backends)
+        if missing := [name for name in wanted if name != "tracking" and name not in tracking.logger]:
+            raise ConfigError(
+                f"trainer.logger={wanted}: {', '.join(missing)} could not be started, so that its metrics would be "
+                f"lost. Its own message is in the log of the task runner; mend what it names (for mlflow most often "
+                f"MLFLOW_TRACKING_URI={os.environ.get('MLFLOW_TRACKING_URI')!r}), or leave it out of trainer.logger."
+            )
         self._tracking = tracking
         self._metrics_log = metrics_log
+        self._left_out: set[str] = set()
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
         """Log one step. The validation that a resumed run starts with belongs to a step that stands already."""
-        self._tracking.log(data=data, step=step)
+        numbers = _numbers(data)
+        if left_out := data.keys() - numbers.keys() - self._left_out:
+            self._left_out |= left_out
+            logger.warning("not single numbers, and so in no tracker: %s", ", ".join(sorted(left_out)))
+        self._tracking.log(data=numbers, step=step)
         if step > self._metrics_log.last_step:
-            self._metrics_log.append([{"step": step, "data": _numbers(data)}])
+            finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+            self._metrics_log.append([{"step": step, "data": finite}])
 
     def finish(self, *args: Any, **kwargs: Any) -> None:
         self._metrics_log.close()

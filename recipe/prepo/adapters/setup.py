@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import HFModelConfig
 
+from recipe.prepo.adapters import fields
 from recipe.prepo.adapters.scoring import ActorScorer, PromptTokenizer, RolloutScorer
+from recipe.prepo.adapters.validation import set_val_samples
 from recipe.prepo.config import PrepoConfig, check_data_size, read_config
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.maths.prompt_index import PromptIndex
@@ -85,9 +87,12 @@ class SetupMixin(_Trainer):
         finally:
             data.train_batch_size = self.prepo.num_selected
         check_data_size(len(self.train_dataset), self.prepo)
+        set_val_samples(
+            self.val_dataset, self.prepo.val_samples, default=self.config.actor_rollout_ref.rollout.val_kwargs.n
+        )
         self._end_with_the_data()
         model: HFModelConfig = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
-        prompt_ids = [info["prompt_id"] for info in self.train_dataset.dataframe["extra_info"]]
+        prompt_ids = fields.training_prompt_ids(self.train_dataset.dataframe)
         self.controller = Controller(
             self.prepo.rules,
             identity=RunIdentity(
