@@ -5,7 +5,7 @@ No default stands here: defaults stand in ``conf/`` only. Needs no verl, Ray or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,11 +160,32 @@ def _rule_options(value: Any, group: str) -> dict[str, Any]:
     return dict(value)
 
 
+def check_val_samples(samples: Mapping[str, int], data_sources: Iterable[str]) -> None:
+    """Refuse a number of samples for a set that is not in the validation data.
+
+    Args:
+        samples: ``prepo.val_samples``: data source -> samples of each of its prompts.
+        data_sources: of all validation rows.
+
+    Raises:
+        ConfigError: names the sets that there are.
+    """
+    known = sorted(set(data_sources))
+    unknown = sorted(set(samples) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"prepo.val_samples names {', '.join(unknown)}, but data.val_files hold the data sources "
+            f"{', '.join(known)}. Correct prepo.val_samples, for instance 'prepo.val_samples={{{known[0]}: 16}}'."
+        )
+
+
 def _val_samples(value: Any) -> dict[str, int]:
+    if value is None:
+        return {}
     if not isinstance(value, Mapping):
         raise ConfigError(
             f"prepo.val_samples={value!r} must map data sources to samples of each prompt. Set "
-            f"'prepo.val_samples={{aime24: 16, gsm8k: 1}}', or {{}} for as many as val_kwargs.n everywhere."
+            f"'prepo.val_samples={{aime24: 16, gsm8k: 1}}', or null for as many as val_kwargs.n everywhere."
         )
     return {str(source): _integer(n, f"prepo.val_samples.{source}", at_least=1) for source, n in value.items()}
 

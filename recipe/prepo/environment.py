@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.config import PrepoConfig, check_data_size
+from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.requirements import value_at
-from recipe.prepo.rows import validate_files
+from recipe.prepo.rows import data_sources, validate_files
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
@@ -102,6 +102,8 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
             raise ConfigError(f"data.{name} is empty; set data.{name}=<parquet made by python -m data_prep>.")
     num_rows = validate_files(files["train_files"])
     validate_files(files["val_files"])
+    if prepo.val_samples:
+        check_val_samples(prepo.val_samples, data_sources(files["val_files"]))
     limit = value_at(config, "data").get("train_max_samples", -1)
     num_rows = min(num_rows, limit) if limit and limit > 0 else num_rows
     check_data_size(num_rows, prepo)

@@ -104,6 +104,15 @@ def validate_files(paths: Iterable[str | Path]) -> int:
     return sum(len(column) for column in ids.values())
 
 
+def data_sources(paths: Iterable[str | Path]) -> set[str]:
+    """The data sources in parquet files that have passed :func:`validate_files`."""
+    return {
+        source
+        for path in paths
+        for source in pc.unique(_open_parquet(Path(path)).read(columns=["data_source"]).column(0)).to_pylist()
+    }
+
+
 def _open_parquet(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"

@@ -296,6 +296,19 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ],
         ["prepo/temperature=entropy_target", "PrepoAgentLoopManager"],
     ),
+    "seeds where timing decides": (
+        lambda _: ["trainer.v1.trainer_mode=prepo_colocate_async"],
+        ["prepo_colocate_async", "prepo.seed_rollouts=False"],
+    ),
+    "separate pools without a pool for the servers": (
+        lambda _: ["cluster=cpu", "actor_rollout_ref.rollout.nnodes=0"],
+        ["rollout.nnodes=0", "cluster=separate"],
+    ),
+    "samples of a set that is not there": (
+        lambda _: ["prepo.val_samples={aime24: 16}"],
+        ["aime24", "mini_math", "prepo.val_samples={mini_math: 16}"],
+    ),
+    "unknown tracker": (lambda _: ["trainer.logger=[wandbb]"], ["wandbb", "wandb"]),
     "unknown row": (lambda _: ["method=gresso"], ["gresso", "greso"]),
     "stock trainer": (lambda _: ["trainer.v1.trainer_mode=sync"], ["'sync'", "trainer.v1.trainer_mode=prepo_sync"]),
     "model not there": (

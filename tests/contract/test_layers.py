@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
     "import_hooks": set(),
+    "signals": set(),
     "cpu": {"import_hooks"},
     "notation": {"maths"},
     "rows": {"errors"},
@@ -30,18 +31,21 @@ ALLOWED: dict[str, set[str]] = {
     "summary": {"report", "state"},
     "adapters": {*RULES, "config", "cpu", "state"},
     "plugin": {"adapters", "cpu", "import_hooks"},
-    "main": {"adapters", "config", "cpu", "environment", "errors", "progress", "state", "summary"},
+    "main": {"adapters", "config", "cpu", "environment", "errors", "progress", "report", "signals", "state", "summary"},
     "doctor": {"config", "cpu", "environment", "errors"},
     "answers": set(),
     "grading": {"answers"},
     "grader_process": {"errors", "grading"},
     "reward": {"answers", "errors", "grader_process"},
+    "evaluation": {"adapters", "answers", "cpu", "environment", "errors", "maths", "report", "reward", "rows"},
+    "evaluate": {"evaluation"},
+    "analyze": {"errors", "evaluation", "maths"},
 }
 STACK = {"verl", "ray", "transfer_queue", "tensordict", "torch", "transformers", "vllm"}
 CONFIGURATION = {"hydra", "omegaconf"}
 # Who may import what of these, at the top of the file and inside of functions.
 AT_THE_TOP = {"adapters": STACK | {"omegaconf"}, "cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION}
-IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}}
+IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}, "evaluation": {"verl", "vllm"}}
 
 
 def sources() -> list[Path]:

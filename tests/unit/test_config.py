@@ -21,7 +21,7 @@ GOOD: dict[str, Any] = {
         "score_candidates": "auto",
         "seed_rollouts": False,
         "report_every": 0,
-        "val_samples": {},
+        "val_samples": None,
         "selection": {"name": "ppl_schedule", "progress_end": 1.0},
         "weighting": {"name": "relative_entropy"},
         "budget": {"name": "fixed"},

@@ -7,30 +7,12 @@ own number (``val-core/<data_source>/acc/mean@<n>``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from recipe.prepo.adapters.fields import ROLLOUT_N
+from recipe.prepo.config import check_val_samples
 from recipe.prepo.errors import ConfigError
-
-
-def check_val_samples(samples: Mapping[str, int], data_sources: Iterable[str]) -> None:
-    """Refuse a set that is not in the validation data.
-
-    Args:
-        samples: ``prepo.val_samples``: data_source -> samples of each of its prompts.
-        data_sources: of all validation rows.
-
-    Raises:
-        ConfigError: names the sets that there are.
-    """
-    known = sorted(set(data_sources))
-    unknown = sorted(set(samples) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"prepo.val_samples names {', '.join(unknown)}, but data.val_files hold the data sources"
-            f" {', '.join(known)}. Correct prepo.val_samples, for instance prepo.val_samples={{{known[0]}: 16}}."
-        )
 
 
 def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -> None:
@@ -50,7 +32,7 @@ def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -
     if ROLLOUT_N in table.column_names:
         raise ConfigError(
             f"data.val_files have a column {ROLLOUT_N} of their own, and prepo.val_samples would replace it. Drop the"
-            f" column, or leave prepo.val_samples empty."
+            f" column, or set prepo.val_samples=null."
         )
     data_sources = list(table["data_source"])
     check_val_samples(samples, data_sources)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recipe.prepo.maths.rank_correlation import RankCorrelation, spearman, spearman_interval
+from recipe.prepo.report.figures import smoothing_note
 from recipe.prepo.report.load import FloatArray, Rollouts, Run, Selections
 from recipe.prepo.report.style import Drawing, figure, legend, line, plain_numbers, to_png
 from recipe.prepo.report.summary import rule
@@ -20,6 +21,8 @@ ROLLOUTS_MISSING = "audit/rollouts.jsonl is missing."
 BANDS = ((0.05, 0.95, "#e3e3e3"), (0.25, 0.75, "#bcbcbc"))
 LOG_SCALE_FROM = 8.0
 NUM_BINS = 10
+# (up to so many points, how opaque, area in square points)
+POINTS = ((200, 0.8, 18.0), (10_000, 0.3, 18.0), (np.inf, 0.06, 6.0))
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,17 @@ def window_path(run: Run) -> Drawing:
             axes.fill_between(steps, ends[:, 0], ends[:, 1], color=grey, label=text, linewidth=0)
         else:
             axes.bar(steps, ends[:, 1] - ends[:, 0], bottom=ends[:, 0], color=grey, label=text, width=0.5)
-    chosen = [step for step in steps if found.selected_ppl.get(step)]
+    chosen = [step for step in steps if step in found.selected_ppl]
+    width = 1
     for index, (text, of) in enumerate((("highest chosen", max), ("lowest chosen", min)), start=1):
         values = np.array([of(found.selected_ppl[step]) for step in chosen], float)
-        line(axes, np.array(chosen, float), values, index, text)
+        width = line(axes, np.array(chosen, float), values, index, text, smooth=True)
     _scale(axes, "y", np.concatenate([np.asarray(found.candidate_ppl[step]) for step in steps]))
     axes.set_ylabel("prompt perplexity")
     axes.set_xlabel("training step")
     plain_numbers(axes)
     legend(drawn, axes)
-    caption = "The chosen prompts lie between the two lines."
+    caption = "The chosen prompts lie between the two lines." + smoothing_note(width)
     unscored = found.num_candidates - found.num_scored
     caption += f" {unscored:,} of {found.num_candidates:,} candidates have no perplexity." if unscored else ""
     return Drawing("window", title, caption, to_png(drawn))
@@ -89,9 +93,9 @@ def perplexity_pass_rate(run: Run) -> Drawing:
         return Drawing(name, title, "No trained prompt has a perplexity in audit/selection.jsonl.")
     found = spearman_interval(pairs.ppl, pairs.pass_rate, pairs.prompt_ids)
     drawn, (axes,) = figure(height_in=3.8)
-    alpha = 0.8 if pairs.ppl.size < 20 * NUM_BINS else 0.3
+    alpha, size = next(look for most, *look in POINTS if pairs.ppl.size <= most)
     axes.scatter(
-        pairs.ppl, pairs.pass_rate, s=18, color="#777777", alpha=alpha, linewidth=0, label="a prompt in a step"
+        pairs.ppl, pairs.pass_rate, s=size, color="#777777", alpha=alpha, linewidth=0, label="a prompt in a step"
     )
     if pairs.ppl.size >= 4 * NUM_BINS:
         parts = np.array_split(np.argsort(pairs.ppl, kind="stable"), NUM_BINS)

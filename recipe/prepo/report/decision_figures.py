@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recipe.prepo.report.figures import is_single, over_steps, smoothing_note, spread_note
 from recipe.prepo.report.load import Run
-from recipe.prepo.report.style import Drawing, figure, legend, line, plain_numbers, to_png
+from recipe.prepo.report.rows import Row
+from recipe.prepo.report.style import Drawing, figure, legend, line, plain_numbers, spread, to_png
 
+NATS, TARGET_ENTROPY = "nats a token", "prepo/entropy_target_nats/mean"
 # (axis label, metrics with their texts). A panel is drawn where one of its metrics changes within some run.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("share of candidates", (("prepo/skipped_frac/mean", "not chosen, or skipped"),)),
@@ -27,47 +30,54 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
     ("temperature", (("prepo/temperature/mean", "temperature"),)),
     (
-        "nats a token",
-        (("prepo/token_entropy_nats/mean", "entropy"), ("prepo/entropy_target_nats/mean", "its target")),
+        NATS,
+        (("prepo/token_entropy_nats/mean", "entropy"), (TARGET_ENTROPY, "its target")),
     ),
     ("share of rollouts", (("prepo/length_biased_frac/mean", "with a length bias"),)),
 )
 
 
-def decisions(runs: Sequence[Run]) -> Drawing:
-    """A panel for each decision that changed; of several runs the first metric of each panel is compared."""
-    title = "What the rules decided"
-    panels = [panel for panel in PANELS if any(_changes(run, metric) for run in runs for metric, _ in panel[1])]
+def decisions(rows: Sequence[Row]) -> Drawing:
+    """A panel for each decision that changed; of several rows the first metric of each panel is compared."""
+    title, single = "What the rules decided", is_single(rows)
+    runs = [run for row in rows for run in row.runs]
+    panels = [
+        panel
+        for panel in PANELS
+        if any(_changes(run, metric) for run in runs for metric, _ in panel[1]) and (panel[0] != NATS or _held(runs))
+    ]
     if not panels:
         return Drawing(
             "decisions", title, "Every step had as many rollouts, the same group size and the same temperature."
         )
     drawn, axes = figure(len(panels), 1.2 + 1.7 * len(panels))
     width = 1
-    for place, (label, metrics) in enumerate(panels):
-        axes[place].set_ylabel(label)
-        if len(runs) > 1:
-            metric, text = metrics[0]
-            axes[place].set_title(text)
-            for index, run in enumerate(runs):
-                if run.series(metric)[1].size:
-                    width = max(width, line(axes[place], *run.series(metric), index, run.name, smooth=True))
-        else:
+    for panel, (unit, metrics) in zip(axes, panels, strict=True):
+        panel.set_ylabel(unit)
+        if single:
             for index, (metric, text) in enumerate(metrics):
                 if runs[0].series(metric)[1].size:
-                    line(axes[place], *runs[0].series(metric), index, text)
-            if len(metrics) > 1:
-                axes[place].legend(loc="best", fontsize=8)
-            else:
-                axes[place].set_title(metrics[0][1])
+                    line(panel, *runs[0].series(metric), index, text)
+        else:
+            for index, row in enumerate(rows):
+                found = over_steps(row, metrics[0][0])
+                if found.x.size:
+                    width = max(width, spread(panel, found, index, row.label(found.num_runs), smooth=True))
+        if single and len(metrics) > 1:
+            panel.legend(loc="best", fontsize=8)
+        else:
+            panel.set_title(metrics[0][1])
     axes[-1].set_xlabel("training step")
     plain_numbers(axes[-1])
-    if len(runs) > 1:
+    if not single:
         legend(drawn, axes[0])
-    caption = "Panels of what stayed the same all the time are left out."
-    if len(runs) > 1 and width > 1:
-        caption += f" Faint: every step; line: running mean over up to {width} steps."
-    return Drawing("decisions", title, caption, to_png(drawn))
+    caption = "Panels of what stayed the same all the time are left out." + spread_note(rows)
+    return Drawing("decisions", title, caption + smoothing_note(width), to_png(drawn))
+
+
+def _held(runs: Sequence[Run]) -> bool:
+    """Whether some run holds its entropy at a target; without one, the entropy has its own figure."""
+    return any(run.series(TARGET_ENTROPY)[1].size for run in runs)
 
 
 def _changes(run: Run, metric: str) -> bool:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from array import array
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,18 +26,26 @@ FloatArray = npt.NDArray[np.float64]
 RUN_FILES = ("config.yaml", "metrics.jsonl", "audit/selection.jsonl", "audit/rollouts.jsonl")
 
 
+def _doubles() -> array[float]:
+    return array("d")
+
+
 @dataclass
 class Selections:
     """Perplexities of the candidates and of the prompts chosen from them, step by step (calls of a step pooled).
 
-    `history` maps a prompt to its choices, (step, ppl) each, in order of steps.
+    `history` maps a prompt to its choices, (step, ppl) each, in order of steps. `times_drawn` and `times_chosen` count
+    how often a prompt was a candidate, and was chosen; `last_ppl` is its perplexity when it was a candidate last.
     """
 
-    candidate_ppl: dict[int, list[float]] = field(default_factory=dict)
-    selected_ppl: dict[int, list[float]] = field(default_factory=dict)
+    candidate_ppl: defaultdict[int, array[float]] = field(default_factory=lambda: defaultdict(_doubles))
+    selected_ppl: defaultdict[int, array[float]] = field(default_factory=lambda: defaultdict(_doubles))
     num_candidates: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    times_drawn: Counter[str] = field(default_factory=Counter)
+    times_chosen: Counter[str] = field(default_factory=Counter)
+    last_ppl: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_scored(self) -> int:
@@ -110,6 +119,8 @@ def load_run(run_dir: Path) -> Run:
 
 def finite(value: object) -> float | None:
     """The number as a float; None for anything else: NaN, an infinity, null, a bool, text."""
+    if type(value) is float:  # nearly all of them, and there are millions
+        return value if math.isfinite(value) else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -185,19 +196,24 @@ def _load_metrics(path: Path, notes: list[str]) -> dict[int, dict[str, float]]:
 def _load_selections(path: Path, notes: list[str]) -> Selections:
     found = Selections()
     for step, record in _json_lines(path, "audit/selection.jsonl", notes):
+        drawn: list[str] = []
         ppl_of: dict[str, float] = {}
         for candidate in _records(record.get("candidates")):
-            found.num_candidates += 1
-            ppl = finite(candidate.get("ppl"))
+            prompt_id, ppl = _interned(candidate.get("prompt_id")), finite(candidate.get("ppl"))
+            drawn.append(prompt_id)
             if ppl is not None and ppl > 0:
-                ppl_of[str(candidate.get("prompt_id"))] = ppl
-        found.candidate_ppl.setdefault(step, []).extend(ppl_of.values())
+                ppl_of[prompt_id] = ppl
+        found.num_candidates += len(drawn)
+        found.times_drawn.update(drawn)
+        found.last_ppl.update(ppl_of)
+        found.candidate_ppl[step].extend(ppl_of.values())
         chosen = record.get("selected")
-        for prompt_id in map(str, chosen if isinstance(chosen, list) else ()):
+        for prompt_id in map(_interned, chosen if isinstance(chosen, list) else ()):
+            found.times_chosen[prompt_id] += 1
             if prompt_id in ppl_of:
-                found.selected_ppl.setdefault(step, []).append(ppl_of[prompt_id])
+                found.selected_ppl[step].append(ppl_of[prompt_id])
                 found.history.setdefault(prompt_id, []).append((step, ppl_of[prompt_id]))
-        found.skipped.update(str(skip.get("reason")) for skip in _records(record.get("skipped")))
+        found.skipped.update(_interned(skip.get("reason")) for skip in _records(record.get("skipped")))
     for choices in found.history.values():
         choices.sort()
     return found
@@ -210,11 +226,16 @@ def _load_rollouts(path: Path, notes: list[str]) -> Rollouts:
         if weight is not None:
             found.weights.append(weight)
         if reward is not None:
-            key = (step, str(record.get("prompt_id")))
+            key = (step, _interned(record.get("prompt_id")))
             found.reward_sum[key] = found.reward_sum.get(key, 0.0) + reward
             found.count[key] = found.count.get(key, 0) + 1
             found.all_zero_one = found.all_zero_one and reward in (0.0, 1.0)
     return found
+
+
+def _interned(value: object) -> str:
+    """One object for each text, however often it is read: a run has few prompts and millions of lines."""
+    return sys.intern(value) if type(value) is str else str(value)
 
 
 def _records(value: object) -> list[dict[str, Any]]:

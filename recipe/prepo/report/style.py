@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_IN, DPI, MAX_LABEL = 5.2, 150, 42
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too.
-LOOKS: tuple[tuple[str, str, str], ...] = (
+    from recipe.prepo.report.rows import Curve
+
+WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and four more.
+LineStyle = str | tuple[int, tuple[int, ...]]
+LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#000000", "-", "o"),
     ("#D55E00", "--", "s"),
     ("#0072B2", "-.", "^"),
@@ -30,6 +33,10 @@ LOOKS: tuple[tuple[str, str, str], ...] = (
     ("#8C6D00", "--", "P"),
     ("#56B4E9", "-.", "X"),
     ("#666666", ":", "*"),
+    ("#7A0019", (0, (6, 1)), "<"),
+    ("#4B3F9E", (0, (3, 1, 1, 1, 1, 1)), ">"),
+    ("#8F8F00", (0, (1, 3)), "p"),
+    ("#00A3A3", (0, (9, 3)), "h"),
 )
 
 
@@ -132,12 +139,32 @@ def line(axes: Axes, x: FloatArray, y: FloatArray, index: int, text: str, *, smo
     return width
 
 
+def spread(axes: Axes, found: Curve, index: int, text: str, *, smooth: bool = False) -> int:
+    """`line` for the mean of a row, over the range of its runs: a light band with thin edges in the line's style.
+
+    Returns:
+        The width of the running mean, 1 for none; the edges are smoothed like the line.
+    """
+    width = smoothing_width(len(found.x)) if smooth else 1
+    if found.num_runs > 1:
+        color, style, _ = LOOKS[index % len(LOOKS)]
+        low, high = (running_mean(ends, width) if width > 1 else ends for ends in (found.low, found.high))
+        axes.fill_between(found.x, low, high, color=color, alpha=0.13, linewidth=0)
+        for ends in (low, high):
+            axes.plot(found.x, ends, color=color, linestyle=style, linewidth=0.5, alpha=0.8)
+        if len(found.x) == 1:
+            axes.vlines(found.x, found.low, found.high, color=color, linewidth=1.0)
+    return line(axes, found.x, found.mean, index, text, smooth=smooth)
+
+
 def legend(drawn: Figure, axes: Axes) -> None:
-    """The entries of `axes` below the whole figure, where they hide no data, in as many columns as fit."""
+    """The entries of `axes` below the whole figure, which grows by them, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         longest = max(map(len, labels))
         columns = 3 if longest <= 14 else 2 if longest <= 28 else 1
+        lines = -(-len(labels) // columns)
+        drawn.set_figheight(drawn.get_figheight() + LEGEND_LINE_IN * (lines - 1))
         drawn.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 

@@ -13,6 +13,8 @@ from recipe.prepo.report.load import FloatArray, Run
 
 ROLLOUTS = "prepo/rollouts_total/max"
 TOKENS = "prepo/response_tokens_total/max"
+STEP_SECONDS = "timing_s/step"
+SECONDS = f"sum of {STEP_SECONDS}"
 ZERO_ADVANTAGE = "prepo/zero_advantage_frac/mean"
 HELD_OUT = re.compile(r"val-core/(.+/(?:acc|reward)/mean@\d+)")
 MISSING = "n/a"
@@ -50,8 +52,14 @@ def held_out(run: Run, names: Sequence[str]) -> tuple[FloatArray, FloatArray]:
 
 
 def cumulative(run: Run, steps: FloatArray, counter: str) -> FloatArray:
-    """The cumulative `counter` at each of `steps`: 0 at step 0, NaN where it was not logged."""
-    at = {0.0: 0.0} | dict(zip(*(part.tolist() for part in run.series(counter)), strict=True))
+    """The cumulative `counter` at each of `steps`: 0 at step 0, NaN where it was not logged.
+
+    `SECONDS` is the time in training steps up to then: without the validations, and without a step that logged none.
+    """
+    known, values = run.series(STEP_SECONDS if counter == SECONDS else counter)
+    if counter == SECONDS:
+        values = np.cumsum(values)
+    at = {0.0: 0.0} | dict(zip(known.tolist(), values.tolist(), strict=True))
     return np.array([at.get(step, float("nan")) for step in steps.tolist()], float)
 
 
@@ -131,10 +139,12 @@ def head_rows(run: Run) -> list[tuple[str, str]]:
         ("Held-out data", setting_text(run.setting("data.val_files"))),
         ("Rollouts generated", number(last(run, ROLLOUTS))),
         ("Response tokens generated", number(last(run, TOKENS))),
-        ("Seconds in training steps", number(total(run, "timing_s/step"), 1)),
+        ("Seconds in training steps", number(total(run, STEP_SECONDS), 1)),
         ("Seconds in validation after step 0", number(total(run, "timing_s/testing"), 1)),
         ("Zero-advantage share, mean over steps", number(mean(run, ZERO_ADVANTAGE), 4)),
     ]
+    seed = run.setting("prepo.seed")
+    rows += [("Seed", setting_text(seed))] if seed is not None else []
     if run.selections and run.selections.skipped:
         reasons = run.selections.skipped.most_common(5)
         rows.append(("Candidates skipped", ", ".join(f"{reason}: {count:,}" for reason, count in reasons)))
@@ -150,41 +160,7 @@ def gains(run: Run) -> list[Gain]:
     return [entry for entry in found if entry is not None]
 
 
-def compare_rows(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]:
-    """One list a run, in the order of `COMPARE_HEAD`; `names` are the held-out scores that all runs have."""
-    rows = []
-    for run in runs:
-        entry = gain(run, names, "mean")
-        rows.append(
-            [
-                run.name,
-                rule(run, "selection"),
-                rule(run, "weighting"),
-                steps_text(run),
-                number(entry.last if entry else None, 4),
-                f"{entry.last - entry.first:+.4f}" if entry else MISSING,
-                number(last(run, ROLLOUTS)),
-                number(last(run, TOKENS)),
-                number(total(run, "timing_s/step"), 1),
-                number(mean(run, ZERO_ADVANTAGE), 4),
-            ]
-        )
-    return rows
-
-
-COMPARE_HEAD = (
-    "run",
-    "selection",
-    "weighting",
-    "steps",
-    "final held-out score",
-    "gain",
-    "rollouts",
-    "response tokens",
-    "seconds in steps",
-    "zero-advantage share",
-)
-
-
 def common_held_out(runs: Sequence[Run]) -> list[str]:
-    return sorted(set.intersection(*(set(held_out_names(run)) for run in runs)))
+    """The held-out scores that all runs have, but for runs that have none at all (yet)."""
+    found = [names for run in runs if (names := {*held_out_names(run)})]
+    return sorted(set.intersection(*found)) if found else []

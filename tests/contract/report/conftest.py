@@ -26,6 +26,7 @@ class Page(HTMLParser):
         self.figures: dict[str, str] = {}
         self.images: dict[str, bytes] = {}
         self.tags: set[str] = set()
+        self.alts: dict[str, str] = {}
         self.text = ""
         self._table = self._figure = ""
         self._in_cell = self._in_style = False
@@ -50,6 +51,7 @@ class Page(HTMLParser):
             source = values["src"] or ""
             assert source.startswith("data:image/png;base64,")
             self.images[self._figure] = base64.b64decode(source.split(",", 1)[1])
+            self.alts[self._figure] = values["alt"] or ""
         self._in_style = tag == "style"
 
     def handle_endtag(self, tag: str) -> None:
@@ -82,12 +84,13 @@ def write_lines(path: Path, records: list[dict]) -> None:
 def make_run(
     root: Path, *, steps: int = 6, planned: int = 6, candidates: int = 20, chosen: int = 4, seed: int = 0,
     rule: str = "ppl_schedule", sets: tuple[str, ...] = ("openai/gsm8k",), scored: bool = True, lift: float = 0.05,
+    seconds: float = 9.0,
 ) -> Path:  # fmt: skip
     """A run directory after the contract: pass rate falls with perplexity, accuracy rises by `lift` a validation."""
     generator = np.random.default_rng(seed)
     config = {
-        "prepo": {"selection": {"name": rule}, "weighting": {"name": "relative_entropy"}, "budget": {"name": "fixed"},
-                  "temperature": {"name": "constant"}},
+        "prepo": {"seed": seed, "selection": {"name": rule}, "weighting": {"name": "relative_entropy"},
+                  "budget": {"name": "fixed"}, "temperature": {"name": "constant"}},
         "actor_rollout_ref": {"model": {"path": "some/model"}},
         "data": {"train_files": ["train.parquet"], "val_files": ["test.parquet"]},
         "trainer": {"total_training_steps": planned, "v1": {"trainer_mode": "prepo_sync"}},
@@ -131,7 +134,7 @@ def make_run(
             "prepo/all_wrong_frac/mean": 0.1 + 0.05 * generator.random(),
             "prepo/entropy_nats/mean": 1.2 - 0.6 * progress + 0.05 * generator.random(),
             "timing_s/prompt_scoring": 0.5, "timing_s/gen": 4.0, "timing_s/old_log_prob": 1.0, "timing_s/adv": 0.1,
-            "timing_s/update_actor": 2.0, "timing_s/update_weights": 0.4, "timing_s/step": 9.0,
+            "timing_s/update_actor": 2.0, "timing_s/update_weights": 0.4, "timing_s/step": seconds,
         }  # fmt: skip
         if step % max(1, planned // 6) == 0:
             data |= dict.fromkeys(names, 0.25 + lift * step) | {

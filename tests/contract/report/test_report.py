@@ -17,12 +17,14 @@ from recipe.prepo.report import write_report
 from recipe.prepo.report.__main__ import main
 from recipe.prepo.report.audit_figures import pass_rates, perplexity_pass_rate
 from recipe.prepo.report.decision_figures import decisions
-from recipe.prepo.report.figures import phase_seconds
 from recipe.prepo.report.load import load_run
-from recipe.prepo.report.page import compare_page, run_page
+from recipe.prepo.report.page import RunPart, compare_page, run_page
+from recipe.prepo.report.rows import Row, group_rows
+from recipe.prepo.report.time_figures import phase_seconds
 
-OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy", "decisions"}
-SINGLE = OVERLAID | {"window", "perplexity_pass_rate", "weights", "step_time"}
+OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "decisions"}
+OWN = {"window", "perplexity_pass_rate", "weights", "choices", "step_time"}
+SINGLE = OVERLAID | OWN
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
 
@@ -46,6 +48,7 @@ def test_page_holds_every_figure_inside_and_beside(report_dir: Path, page: Any) 
         assert width > 500
         assert height > 300
         assert data.endswith(b"IEND\xaeB`\x82")
+        assert len(page.alts[name]) > 20
 
 
 def test_page_fetches_and_runs_nothing(page: Any) -> None:
@@ -156,9 +159,9 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, re
     index = write_report([first, second], tmp_path / "out")
     assert index == tmp_path / "out" / "index.html"
     page = read_page(index.read_text(encoding="utf-8"))
-    assert set(page.images) == OVERLAID
+    assert set(page.images) == OVERLAID | {f"{name}_{index}" for name in OWN for index in (1, 2)}
     rows = page.cells("comparison")
-    assert rows["run"] == ["first", "second"]
+    assert rows["row"] == ["first", "second"]
     assert rows["selection"] == ["ppl_schedule", "uniform"]
     assert rows["final held-out score"] == ["0.5500", "0.2900"]
     assert rows["gain"] == ["+0.3000", "+0.0400"]
@@ -174,8 +177,8 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, re
 def test_comparison_of_runs_without_a_shared_score_says_so(
     tmp_path: Path, make_run: MakeRun, read_page: ReadPage
 ) -> None:
-    runs = [load_run(make_run(tmp_path / name, sets=(name,))) for name in ("a", "b")]
-    page = read_page(compare_page(runs, [], []))
+    runs = [load_run(make_run(tmp_path / name, sets=(name,), rule=name)) for name in ("a", "b")]
+    page = read_page(compare_page(group_rows(runs), [], []))
     assert page.cells("comparison")["gain"] == ["n/a", "n/a"]
     assert "The runs share no held-out score" in page.text
 
@@ -183,11 +186,11 @@ def test_comparison_of_runs_without_a_shared_score_says_so(
 def test_comparison_goes_to_outputs_and_tells_runs_of_one_name_apart(
     tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [make_run(tmp_path / folder / "run", steps=0) for folder in ("a", "b")]
+    runs = [make_run(tmp_path / folder / "run", steps=0, rule=f"rule_{folder}") for folder in ("a", "b")]
     monkeypatch.chdir(tmp_path)
     index = write_report(runs)
     assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
-    assert read_page(index.read_text(encoding="utf-8")).cells("comparison")["run"] == ["a/run", "b/run"]
+    assert read_page(index.read_text(encoding="utf-8")).cells("comparison")["row"] == ["a/run", "b/run"]
 
 
 def test_no_run_directory_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,8 +219,8 @@ def test_command_prints_the_path_of_the_page(
 
 
 def test_details_are_closed_until_opened(finished_run: Path) -> None:
-    html = run_page(load_run(finished_run), [])
-    assert html.count("<details>") == 2
+    html = run_page(RunPart(load_run(finished_run), []), [])
+    assert html.count("<details>") == 3
     assert "<details open" not in html
 
 
@@ -229,12 +232,13 @@ def test_importing_the_report_loads_neither_matplotlib_nor_the_trainer() -> None
 
 def test_decisions_show_only_what_changed(tmp_path: Path, make_run: MakeRun) -> None:
     run = load_run(make_run(tmp_path / "run"))
-    assert decisions([run]).png is not None
+    row, pair = Row("one", (run,)), Row("two", (run, run))
+    assert decisions([row]).png is not None
     for data in run.metrics.values():
         data["prepo/temperature/mean"] = 1.0
-    same = decisions([run])
+    same = decisions([row])
     assert same.png is None
     assert "same temperature" in same.caption
     for step, data in run.metrics.items():
         data["prepo/rollouts_per_prompt/max"] = 8.0 + step % 3
-    assert decisions([run, run]).png is not None
+    assert decisions([row, pair]).png is not None

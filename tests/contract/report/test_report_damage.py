@@ -13,10 +13,13 @@ import pytest
 
 from recipe.prepo.report import audit_figures, figures, style, write_report
 from recipe.prepo.report.load import load_run
-from recipe.prepo.report.page import run_page
+from recipe.prepo.report.page import RunPart, run_page
+from recipe.prepo.report.rows import Row
 
-METRIC_FIGURES = {"accuracy_rollouts", "accuracy_tokens", "zero_advantage", "entropy", "step_time", "decisions"}
-SINGLE = METRIC_FIGURES | {"window", "perplexity_pass_rate", "weights"}
+METRIC_FIGURES = {
+    "accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "step_time", "decisions",
+}  # fmt: skip
+SINGLE = METRIC_FIGURES | {"window", "perplexity_pass_rate", "weights", "choices"}
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
 
@@ -40,7 +43,7 @@ def run_dir(finished_run: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("missing", "not_drawn"),
     [
-        ("audit/selection.jsonl", {"window", "perplexity_pass_rate"}),
+        ("audit/selection.jsonl", {"window", "perplexity_pass_rate", "choices"}),
         ("audit/rollouts.jsonl", {"weights", "perplexity_pass_rate"}),
         ("metrics.jsonl", METRIC_FIGURES),
     ],
@@ -62,7 +65,7 @@ def test_missing_file_is_named_and_the_rest_drawn(
 
 def test_missing_config_leaves_the_numbers(run_dir: Path, read_page: ReadPage) -> None:
     (run_dir / "config.yaml").unlink()
-    page = read_page(run_page(load_run(run_dir), []))
+    page = read_page(run_page(RunPart(load_run(run_dir), []), []))
     assert "config.yaml is missing" in page.text
     rows = page.cells("summary")
     assert rows["Steps done"] == ["6 of an unknown number"]
@@ -81,7 +84,7 @@ def test_metrics_that_are_nan_null_or_absent_are_said(
     lines[4]["data"]["critic/score/mean"] = None
     write_lines(run_dir / "metrics.jsonl", lines)
     run = load_run(run_dir)
-    page = read_page(run_page(run, figures.metric_drawings([run])))
+    page = read_page(run_page(RunPart(run, []), figures.metric_drawings([Row(run.name, (run,))])))
     assert "critic/score/mean (2 times)" in page.text
     assert "prepo/entropy_nats/mean is not logged" in page.figures["entropy"]
     assert "drawn against steps instead" in page.figures["accuracy_rollouts"]
@@ -96,7 +99,7 @@ def test_a_run_still_going_is_reported_up_to_its_cut_line(
     run_dir = make_run(tmp_path / "run", planned=12)
     with (run_dir / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 7, "data": {"critic/sco')
-    page = read_page(run_page(load_run(run_dir), []))
+    page = read_page(run_page(RunPart(load_run(run_dir), []), []))
     assert page.cells("summary")["Steps done"] == ["6 of 12"]
     assert "6 of 12 steps are logged" in page.text
     assert "metrics.jsonl: the last line is cut off" in page.text
@@ -174,5 +177,40 @@ def test_a_run_with_only_the_first_validation_shows_it(tmp_path: Path, make_run:
 
 def test_a_long_noisy_run_says_that_its_lines_are_running_means(tmp_path: Path, make_run: MakeRun) -> None:
     run = load_run(make_run(tmp_path / "long", steps=80, planned=80, candidates=5, chosen=1))
-    assert "running mean over up to 5 steps" in figures.entropy([run]).caption
+    assert "running mean over up to 5 steps" in figures.entropy([Row("long", (run,))]).caption
     assert style.smoothing_width(30) == 1
+
+
+def test_comparison_of_damaged_runs_says_what_is_missing_and_draws_the_rest(
+    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None], read_page: ReadPage
+) -> None:
+    name = "val-core/openai/gsm8k/acc/mean@2"
+    whole = make_run(tmp_path / "whole-seed0", rule="uniform")
+    short = make_run(tmp_path / "whole-seed1", rule="uniform", seed=1, steps=3)
+    bare = make_run(tmp_path / "bare", rule="low_ppl")
+    odd = make_run(tmp_path / "odd", rule="high_ppl")
+    empty = make_run(tmp_path / "empty", rule="greso")
+    shutil.rmtree(bare / "audit")
+    lines = read_lines(odd / "metrics.jsonl")
+    lines[-1]["data"] |= {name: math.nan, "prepo/rollouts_total/max": math.nan, "timing_s/step": None}
+    write_lines(odd / "metrics.jsonl", lines)
+    (empty / "metrics.jsonl").write_text("")
+    runs = [whole, short, bare, odd]
+    page = read_page(write_report(runs, tmp_path / "four", target=0.4).read_text(encoding="utf-8"))
+    assert "whole-seed1: 3 of 6 steps are logged" in page.text
+    assert "bare: audit/selection.jsonl is missing" in page.text
+    assert "odd: metrics.jsonl: values that are no finite number are left out" in page.text
+    assert f"{name} (1 times)" in page.text
+    assert {"accuracy_rollouts", "zero_advantage", "weights_1", "weights_3", "step_time_2"} <= set(page.images)
+    assert "Not drawn" in page.figures["weights_2"]
+    target = page.cells("target")
+    assert target["row"] == ["whole", "bare", "odd"]
+    assert target["reached at step"] == ["3", "3", "3"], "the steps that both seeds have"
+    assert "The rows were not evaluated at the same steps." in page.text
+    page = read_page(write_report([*runs, empty], tmp_path / "five").read_text(encoding="utf-8"))
+    assert "No validation is logged in empty." in page.text
+    assert page.cells("target")["reached at step"][-1] == "not evaluated"
+    assert {"accuracy_rollouts", "accuracy_tokens", "entropy", "weights_4"} <= set(page.images)
+    assert "drawn against steps" not in page.figures["accuracy_rollouts"]
+    page = read_page(write_report([*runs, empty], tmp_path / "six", baseline="empty").read_text(encoding="utf-8"))
+    assert "The baseline has no held-out score." in page.text

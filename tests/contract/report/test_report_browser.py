@@ -1,0 +1,221 @@
+"""The report in a real browser (chromium, headless), driven through its DevTools protocol.
+
+`PREPO_CHROMIUM` names the browser; else `chromium`, `chromium-browser` or `google-chrome` on the PATH is taken. With
+`PREPO_SCREENSHOTS=DIR` the pictures are kept there, to be looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recipe.prepo.report import write_report
+
+MakeRun = Callable[..., Path]
+PHONE, DESKTOP = (375, 800), (1280, 900)
+PATIENCE_S = 60.0
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+]  # fmt: skip
+LONG = "a-prompt-id-without-any-place-to-break-" * 8
+
+
+class Browser:
+    """One tab: loads a file at a size, evaluates expressions, and records what it asks for and complains about."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._next = socket, 0
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self._loaded = False
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict:
+        self._next += 1
+        self._socket.send(json.dumps({"id": self._next, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=PATIENCE_S))
+            if message.get("id") == self._next:
+                assert "error" not in message, message
+                return message["result"]
+            self._note(message)
+
+    def _note(self, message: dict) -> None:
+        method, data = message.get("method"), message.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.requests.append(data["request"]["url"])
+        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+            self.complaints.append(json.dumps(data)[:500])
+        elif method == "Page.loadEventFired":
+            self._loaded = True
+
+    def load(self, path: Path, size: tuple[int, int], *, scheme: str = "light") -> None:
+        width, height = size
+        self.requests, self.complaints, self._loaded = [], [], False
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 600)  # fmt: skip
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        while not self._loaded:
+            self._note(json.loads(self._socket.recv(timeout=PATIENCE_S)))
+        self.value("document.querySelectorAll('details').forEach(part => { part.open = true })")
+
+    def value(self, expression: str) -> Any:
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def picture(self, name: str, width: int) -> np.ndarray:
+        """The whole page as an array (height, width, 3); kept as a file where PREPO_SCREENSHOTS says."""
+        from PIL import Image
+
+        height = min(16_000, self.value("document.documentElement.scrollHeight"))
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        data = base64.b64decode(found["data"])
+        if folder := os.environ.get("PREPO_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{name}.png").write_bytes(data)
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    names = (os.environ.get("PREPO_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    command = next((found for name in names if name and (found := shutil.which(name))), None)
+    if command is None:
+        pytest.skip("no chromium (PREPO_CHROMIUM, or chromium on the PATH): the report is NOT TESTED in a browser")
+    client = pytest.importorskip("websockets.sync.client", reason="no websockets: NOT TESTED in a browser")
+    profile = tmp_path_factory.mktemp("profile")
+    process = subprocess.Popen(
+        [command, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        port_file, end = profile / "DevToolsActivePort", time.monotonic() + PATIENCE_S
+        while not (port_file.exists() and "\n" in port_file.read_text()):
+            assert process.poll() is None and time.monotonic() < end, f"{command} did not start"
+            time.sleep(0.05)
+        port = port_file.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tab = next(entry for entry in json.load(answer) if entry["type"] == "page")
+        with client.connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
+            yield Browser(socket)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, write_lines: Callable) -> dict[str, Path]:
+    """The page of one run, with hostile and long texts in it, and that of two methods with two seeds each."""
+    root = tmp_path_factory.mktemp("browser")
+    single = make_run(root / "one", steps=12, planned=12, sets=("openai/gsm8k", "math500"))
+    selection = [json.loads(line) for line in (single / "audit/selection.jsonl").read_text().splitlines()]
+    selection[0]["candidates"].append({"prompt_id": LONG, "nll_nats": 1.0, "num_tokens": 3, "ppl": 2.7})
+    write_lines(single / "audit" / "selection.jsonl", selection)
+    texts = ["<script>console.error('ran')</script>", '"><img src=http://example.com/x.png>', "y" * 10**6, LONG]
+    write_lines(
+        single / "rollouts" / "1.jsonl",
+        [{"input": text, "output": text, "gts": "1", "score": float(at % 2)} for at, text in enumerate(texts)],
+    )
+    runs = [
+        make_run(root / f"{name}-seed{seed}", steps=8, planned=8, seed=seed, rule=rule, lift=lift + 0.01 * seed)
+        for name, rule, lift in (("prepo", "ppl_schedule", 0.04), ("random", "uniform", 0.02))
+        for seed in (0, 1)
+    ]
+    return {"single": write_report([single]), "comparison": write_report(runs, root / "comparison")}
+
+
+@pytest.mark.parametrize("kind", ["single", "comparison"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_page_fits_shows_its_pictures_and_asks_for_nothing(
+    browser: Browser, pages: dict[str, Path], kind: str, scheme: str, size: tuple[int, int]
+) -> None:
+    browser.load(pages[kind], size, scheme=scheme)
+    width = size[0]
+    assert browser.value("innerWidth") == width
+    assert browser.value("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
+    wide = "[...document.querySelectorAll('body *')].filter(part => !part.closest('.scroll') && "
+    wide += f"part.getBoundingClientRect().right > {width} + 1).map(part => part.outerHTML.slice(0, 80))"
+    assert browser.value(wide) == []
+    images = browser.value("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt.length])")
+    assert len(images) == (11 if kind == "single" else 6 + 2 * 5)
+    assert all(complete and natural > 500 and alt > 20 for complete, natural, alt in images)
+    back = browser.picture(f"{kind}-{scheme}-{width}", width)[5, 3]
+    assert (back.max() < 64) if scheme == "dark" else (back.min() > 240)
+    assert [url for url in browser.requests if not url.startswith(("file://", "data:image/png"))] == []
+    assert browser.complaints == []
+
+
+def test_scripts_in_texts_do_not_run_and_long_words_break(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.load(pages["single"], PHONE)
+    assert browser.value("document.scripts.length") == 0
+    text = browser.value("document.body.innerText")
+    assert "<script>console.error('ran')</script>" in text
+    assert '"><img src=http://example.com/x.png>' in text
+    assert "999,100 characters" in text
+    assert browser.value("document.querySelector('#never_chosen').getBoundingClientRect().width") < 2 * PHONE[0]
+
+
+def test_text_is_readable_in_both_schemes(browser: Browser, pages: dict[str, Path]) -> None:
+    """Contrast of text and ground after WCAG 2: at least 4.5 to 1."""
+
+    def luminance(color: str) -> float:
+        channels = [float(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for scheme in ("light", "dark"):
+        browser.load(pages["single"], PHONE, scheme=scheme)
+        for selector in ("td", "figcaption", "h1", "pre", "summary"):
+            style = f"getComputedStyle(document.querySelector('{selector}'))"
+            ink = browser.value(f"{style}.color")
+            ground = browser.value(f"{style}.backgroundColor")
+            ground = (
+                browser.value("getComputedStyle(document.body).backgroundColor") if "0, 0, 0, 0" in ground else ground
+            )
+            dark, light = sorted((luminance(ink), luminance(ground)))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, selector, ink, ground)
+
+
+def test_lines_are_told_apart_without_colour(browser: Browser, pages: dict[str, Path]) -> None:
+    """In grey, the two rows' lines differ: the picture of the first row's curve is not the second's in another hue."""
+    from PIL import Image
+
+    from recipe.prepo.report.style import LOOKS
+
+    assert len({(style, marker) for _, style, marker in LOOKS}) == len(LOOKS)
+    browser.load(pages["comparison"], DESKTOP)
+    source = browser.value("document.querySelector('#accuracy_rollouts img').src")
+    grey = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("L")
+    assert np.asarray(grey).min() < 60, "nothing dark enough to read"
+    browser.picture("comparison-for-grey", DESKTOP[0])
+
+
+def test_live_page_loads_itself_again(browser: Browser, tmp_path: Path, make_run: MakeRun) -> None:
+    run_dir = make_run(tmp_path / "run", steps=2, planned=9)
+    index = write_report([run_dir], refresh_s=1)
+    browser.load(index, PHONE)
+    with (run_dir / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"step": 3, "data": {"critic/score/mean": 0.5}}) + "\n")
+    write_report([run_dir])
+    end = time.monotonic() + PATIENCE_S
+    while "3 of 9" not in (browser.value("document.body && document.body.innerText") or ""):
+        assert time.monotonic() < end, "the page was not loaded again"
+        time.sleep(0.1)

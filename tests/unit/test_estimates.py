@@ -1,0 +1,167 @@
+"""pass@k and maj@k against enumeration, intervals against simulation."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipe.prepo.maths.estimates import macro_interval, majority_at_k, mean_interval, pass_at_k, signal_frac
+
+
+def all_subsets(outcomes: list[str], k: int) -> list[tuple[str, ...]]:
+    return list(combinations(outcomes, k))
+
+
+@pytest.mark.parametrize("num_samples", range(1, 8))
+def test_pass_at_k_equals_enumeration(num_samples: int) -> None:
+    for num_right in range(num_samples + 1):
+        outcomes = ["right"] * num_right + ["wrong"] * (num_samples - num_right)
+        for k in range(1, num_samples + 1):
+            subsets = all_subsets(outcomes, k)
+            any_right = sum("right" in subset for subset in subsets) / len(subsets)
+            mixed = sum(len(set(subset)) == 2 for subset in subsets) / len(subsets)
+            assert pass_at_k([num_samples], [num_right], k)[0] == pytest.approx(any_right, abs=1e-12)
+            assert signal_frac([num_samples], [num_right], k)[0] == pytest.approx(mixed, abs=1e-12)
+
+
+def test_pass_at_k_takes_ragged_numbers_of_samples() -> None:
+    assert pass_at_k([2, 16, 5], [1, 1, 0], 2).tolist() == pytest.approx([1.0, 2 / 16, 0.0])
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    """The mean over many draws of n = 6 samples is 1 - (1 - p)^4; the plug-in 1 - (1 - c/n)^4 is not."""
+    right = np.random.default_rng(0).binomial(6, 0.2, size=200_000)
+    truth = 1 - 0.8**4
+    assert pass_at_k([6] * len(right), right.tolist(), 4).mean() == pytest.approx(truth, abs=0.003)
+    assert abs((1 - (1 - right / 6) ** 4).mean() - truth) > 0.02
+
+
+def test_pass_at_k_does_not_overflow() -> None:
+    found = pass_at_k([100_000], [3], 50_000)[0]
+    exact = 1 - Fraction(50_000 * 49_999 * 49_998, 100_000 * 99_999 * 99_998)
+    assert found == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "num_right", "k"), [([4], [1], 5), ([4], [1], 0), ([4], [5], 1), ([4], [-1], 1)]
+)
+def test_counts_out_of_range_are_refused(num_samples: list[int], num_right: list[int], k: int) -> None:
+    with pytest.raises(ValueError, match=r"k = |number of right"):
+        pass_at_k(num_samples, num_right, k)
+    with pytest.raises(ValueError, match=r"k = |number"):
+        majority_at_k(num_right[0], [num_samples[0] - num_right[0]], [k])
+
+
+def majority_by_enumeration(answers: list[str | None], k: int) -> float:
+    total = Fraction(0)
+    subsets = list(combinations(answers, k))
+    for subset in subsets:
+        counts = Counter(answer for answer in subset if answer is not None)
+        if counts:
+            tied = [answer for answer, count in counts.items() if count == max(counts.values())]
+            total += Fraction("right" in tied, len(tied))
+    return float(total / len(subsets))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_right=st.integers(0, 4),
+    wrong=st.lists(st.integers(1, 3), max_size=3),
+    num_abstained=st.integers(0, 3),
+)
+def test_majority_equals_enumeration(num_right: int, wrong: list[int], num_abstained: int) -> None:
+    answers: list[str | None] = ["right"] * num_right + [None] * num_abstained
+    for index, count in enumerate(wrong):
+        answers += [f"wrong {index}"] * count
+    ks = list(range(1, len(answers) + 1))
+    found = majority_at_k(num_right, wrong, ks, num_abstained=num_abstained)
+    assert found.tolist() == pytest.approx([majority_by_enumeration(answers, k) for k in ks], abs=1e-12)
+
+
+def test_majority_of_one_sample_is_the_mean_accuracy() -> None:
+    assert majority_at_k(3, [2, 1], [1], num_abstained=2)[0] == pytest.approx(3 / 8)
+
+
+def test_majority_of_a_thousand_samples_stays_finite_and_of_more_is_refused() -> None:
+    found = majority_at_k(510, [490], [1, 999, 1000])
+    assert found[2] == 1.0 and 0.51 <= found[0] < found[1] <= 1.0
+    with pytest.raises(ValueError, match="1000"):
+        majority_at_k(1001, [], [1])
+
+
+# A set's questions have pass rates that follow Beta(a, b), and 16 samples each: (questions, a, b, lowest coverage).
+# Measured over these 400 simulated sets (300 for the average of sets), nominal 0.95: 0.958, 0.960, 0.945, 0.985, 0.905;
+# average 0.953. A percentile interval would have 0.930, 0.958, 0.948, 0.980 and 0.883.
+SETS = {
+    "few hard questions": (30, 0.3, 2.0, 0.93),
+    "many hard questions": (300, 0.3, 2.0, 0.93),
+    "mixed": (40, 1.0, 1.0, 0.92),
+    "all or nothing": (30, 0.5, 0.5, 0.93),
+    "few questions, hardly any right": (30, 0.15, 2.0, 0.88),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_interval_covers_the_true_mean_about_as_often_as_it_says(name: str) -> None:
+    num_questions, a, b, lowest = SETS[name]
+    generator = np.random.default_rng(1)
+    covered = 0
+    for repeat in range(400):
+        values = generator.binomial(16, generator.beta(a, b, num_questions)) / 16
+        found = mean_interval(values, bounds=(0.0, 1.0), num_resamples=1000, seed=repeat)
+        covered += found.low <= a / (a + b) <= found.high
+    assert lowest <= covered / 400 <= 0.995
+
+
+def test_macro_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(2)
+    sets = [(30, 0.3, 2.0), (40, 1.0, 1.0), (200, 2.0, 1.0)]
+    truth = np.mean([a / (a + b) for _, a, b in sets])
+    covered = 0
+    for repeat in range(300):
+        values = [generator.binomial(16, generator.beta(a, b, size)) / 16 for size, a, b in sets]
+        found = macro_interval(values, num_resamples=1000, seed=repeat)
+        covered += found.low <= truth <= found.high
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_interval_of_no_right_answer_at_all_is_the_exact_binomial_one() -> None:
+    found = mean_interval([0.0] * 30, bounds=(0.0, 1.0))
+    assert (found.mean, found.low) == (0.0, 0.0)
+    # With a true accuracy of `high`, 30 wrong answers of 30 come up once in 40 times.
+    assert (1 - found.high) ** 30 == pytest.approx(0.025)
+    all_right = mean_interval([1.0] * 30, bounds=(0.0, 1.0))
+    assert (all_right.low, all_right.high) == (pytest.approx(1 - found.high), 1.0)
+
+
+def test_interval_edge_cases() -> None:
+    assert math.isnan(mean_interval([0.5]).low)
+    assert math.isnan(macro_interval([[0.5], [0.5, 1.0]]).high)
+    same = mean_interval([12.0] * 5)
+    assert (same.low, same.mean, same.high) == (12.0, 12.0, 12.0)
+    for wrong in ([], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="finite number a question"):
+            mean_interval(wrong)
+    with pytest.raises(ValueError, match="at least one set"):
+        macro_interval([])
+
+
+def test_macro_weighs_sets_equally_and_resamples_them_apart() -> None:
+    assert macro_interval([[0.0, 0.0], [1.0] * 10]).mean == 0.5
+    values = np.random.default_rng(3).random(50)
+    one = mean_interval(values)
+    # Two equal sets drawn alike would keep the width of one; drawn apart, their mean has 1 / sqrt(2) of it.
+    both = macro_interval([values, values])
+    assert both.high - both.low == pytest.approx((one.high - one.low) / math.sqrt(2), rel=0.1)
+
+
+def test_intervals_repeat_by_seed() -> None:
+    values = [0.1, 0.9, 0.4, 0.7, 0.2]
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1) != mean_interval(values, seed=2)
