@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format bench clean
+.PHONY: help setup test unit lint format bench faults clean
 
 ENV = py="$$(bash scripts/setup_env.sh --platform cpu --dev --print-python)";
 # With their doctests. Importing these modules imports no verl, Ray or vLLM.
@@ -10,7 +10,7 @@ LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/adapters --ignore=recipe/pr
 	--ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
-	@echo "make setup | test | unit (seconds) | lint | format | bench | clean"
+	@echo "make setup | test | unit (seconds) | lint | format | bench | faults (hours) | clean"
 
 setup:
 	@bash scripts/setup_env.sh --platform cpu --dev
@@ -32,6 +32,10 @@ format:
 
 bench:
 	@$(ENV) exec "$$py" -m benchmarks.run_all
+
+# Kills, hangs and full disks on the real stack; FAULTS="--kills 5 --replica 2 …" for fewer of them.
+faults:
+	@$(ENV) exec "$$py" -m benchmarks.faults $(FAULTS)
 
 clean:
 	rm -rf .venv .setup .ruff_cache .mypy_cache .pytest_cache .hypothesis build ./*.egg-info

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+EXIT_FAULT = 1
+"""Exit status of a run that a fault ended (a process died, a disk is full): the same command resumes it."""
+
 EXIT_BAD_INPUT = 2
-"""Exit status of a command that stops with one of these errors."""
+"""Exit status of a command that cannot work as it was given."""
+
+EXIT_STOPPED = 75
+"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that stopped because it was asked to: the same command goes on."""
 
 
 class PrepoError(Exception):
     """Base of every error that this recipe raises on purpose."""
+
+    exit_status = EXIT_BAD_INPUT
 
 
 class ConfigError(PrepoError, ValueError):
@@ -24,3 +32,9 @@ class StateError(PrepoError, ValueError):
 
 class NumericsError(PrepoError, ValueError):
     """A log-probability, entropy or weight is not finite; the message names the prompt."""
+
+
+class FaultError(PrepoError, RuntimeError):
+    """Something that the run needs died or ran out; the message names it, and how to go on."""
+
+    exit_status = EXIT_FAULT

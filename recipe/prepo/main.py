@@ -7,7 +7,9 @@ checked, and after the platform that it asks for has been chosen.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +19,15 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from recipe.prepo.adapters.workarounds import RUN_ID_ENV
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.environment import check_all, check_device, set_paths
-from recipe.prepo.errors import EXIT_BAD_INPUT, PrepoError
+from recipe.prepo.errors import EXIT_STOPPED, FaultError, PrepoError
 from recipe.prepo.progress import progress_bar
-from recipe.prepo.state.checkpoint import load_state
+from recipe.prepo.report.live import live_report
+from recipe.prepo.signals import StopSignals
+from recipe.prepo.state.checkpoint import latest_checkpoint, load_state
 from recipe.prepo.state.controller import require_same_run
 from recipe.prepo.summary import closing_summary
 
@@ -47,17 +52,29 @@ def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
         if os.environ.get("RAY_ADDRESS"):
             for option in ("num_cpus", "num_gpus", "include_dashboard"):
                 config.ray_kwargs.ray_init.pop(option, None)  # the cluster that is joined has its own
+        elif not config.ray_kwargs.ray_init.get("address"):
+            keep_to_loopback()
         choose_platform(config)
     return prepo, found.total_steps
 
 
+def keep_to_loopback() -> None:
+    """Let the Ray that is started here listen on loopback only; TransferQueue, vLLM and verl take its node's address.
+
+    Ray would take the machine's outer address, unless it believes that it runs no cluster, and its metrics servers all.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+
+
 def choose_platform(config: DictConfig) -> None:
-    """Tell this process and every worker when the run is one for the CPU; must come before verl is imported."""
+    """Tell this process and every worker which run it is of, and when it is one for the CPU; comes before verl."""
+    environment = {RUN_ID_ENV: uuid.uuid4().hex[:12]}
     if config.trainer.device == CPU_PLATFORM:
-        environment = cpu_environment()
-        os.environ.update(environment)
-        ray_init = config.ray_kwargs.ray_init
-        ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+        environment |= cpu_environment()
+    os.environ.update(environment)
+    ray_init = config.ray_kwargs.ray_init
+    ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
 
 
 def make_paths_absolute(config: DictConfig) -> None:
@@ -76,8 +93,15 @@ def make_paths_absolute(config: DictConfig) -> None:
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
 
 
-def train(config: DictConfig) -> None:
-    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards."""
+def train(config: DictConfig) -> tuple[int, str] | None:
+    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
+
+    Returns:
+        None at the end of the training; when it stopped because a signal asked for it, the last step and the signal.
+
+    Raises:
+        FaultError: a process of the run died, or a checkpoint could not be written.
+    """
     # verl tells at each import which engines it has no use for here.
     warnings.filterwarnings("ignore", message=".* engine is not available")
     import ray
@@ -86,17 +110,31 @@ def train(config: DictConfig) -> None:
     from verl.utils.config import validate_config
 
     import recipe.prepo.adapters.trainers  # noqa: F401  (a broken hook shows its own traceback here)
+    from recipe.prepo.adapters import channel
 
     try:
         validate_config(
             config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
         )
-        run_ppo(config, task_runner_class=TaskRunnerV1)
-    except Exception:
-        print("the run failed; the workers' own logs are in /tmp/ray/session_latest/logs", file=sys.stderr)
+        with StopSignals(channel.ask_to_stop) as signals:
+            run_ppo(config, task_runner_class=channel.CallFirst(TaskRunnerV1, signals.install))
+        stopped_after = channel.hear(channel.STOPPED)
+        return (int(stopped_after), signals.asked_by) if stopped_after else None
+    except PrepoError:
+        raise
+    except Exception as error:
+        fault = channel.fault_behind(error)
+        if fault:
+            raise FaultError(fault) from error
+        logs = os.environ.get("PREPO_RAY_LOGS") or f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+        print(f"the run failed; the workers' own logs are in {logs}", file=sys.stderr)
         raise
     finally:
+        sockets = channel.clear() if ray.is_initialized() else []
         ray.shutdown()
+        if not (os.environ.get("RAY_ADDRESS") or config.ray_kwargs.ray_init.get("address")):
+            for socket in sockets:
+                socket.unlink(missing_ok=True)
 
 
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
@@ -106,7 +144,8 @@ def run(config: DictConfig) -> None:
         prepo, total_steps = prepare(config)
         run_dir = Path(config.trainer.default_local_dir)
         print(f"run       {run_dir}", flush=True)
-        first_step = last_checkpoint(run_dir) if config.trainer.resume_mode == "auto" else 0
+        stopped = None
+        first_step = latest_checkpoint(run_dir, mend=True) if config.trainer.resume_mode == "auto" else 0
         if first_step:
             check_resumable(run_dir, first_step, prepo)
         if first_step >= total_steps and not config.trainer.val_only:
@@ -116,16 +155,17 @@ def run(config: DictConfig) -> None:
             )
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
-            with progress_bar(run_dir, total_steps, first_step=first_step):
-                train(config)
+            live = live_report(run_dir, prepo.report_every, first_step=first_step)
+            with progress_bar(run_dir, total_steps, first_step=first_step), live:
+                stopped = train(config)
         print(closing_summary(run_dir))
-
-
-def last_checkpoint(run_dir: Path) -> int:
-    """Step of the latest checkpoint in a run directory, 0 when there is none."""
-    latest = run_dir / "latest_checkpointed_iteration.txt"
-    step = int(latest.read_text()) if latest.exists() else 0
-    return step if (run_dir / f"global_step_{step}").is_dir() else 0
+        if stopped:
+            step, signal_name = stopped
+            if step <= first_step:  # a batch system that starts it again would do so for ever
+                print(f"stopped        before a step was done ({signal_name}); the same command starts again there")
+                sys.exit(128 + signal.Signals[signal_name])
+            print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command goes on")
+            sys.exit(EXIT_STOPPED)
 
 
 def check_resumable(run_dir: Path, step: int, prepo: PrepoConfig) -> None:
@@ -140,13 +180,13 @@ def check_resumable(run_dir: Path, step: int, prepo: PrepoConfig) -> None:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Print an error meant for users without a traceback and exit with status 2."""
+    """Print an error meant for users without a traceback and exit with its status."""
     try:
         yield
     except PrepoError as error:
         # Ray re-raises a worker's error as a subclass whose text is the remote traceback; its cause is the error.
         print(f"error: {getattr(error, 'cause', error)}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        sys.exit(error.exit_status)
 
 
 def main() -> None:

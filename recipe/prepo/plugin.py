@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
-from recipe.prepo.adapters.workarounds import log_without_flush
+from recipe.prepo.adapters.workarounds import log_without_flush, name_weight_sockets_by_run
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.import_hooks import after_import
 
@@ -26,6 +26,8 @@ def load() -> None:
     """Hook this recipe into verl; its behaviour changes where the CPU platform is chosen, and nowhere else."""
     after_import("verl.trainer.ppo.v1", _register_trainers)
     after_import("verl.trainer.ppo.v1.trainer_separate_async", log_without_flush)
+    for module in ("vllm_rollout", "utils"):
+        after_import(f"verl.workers.rollout.vllm_rollout.{module}", name_weight_sockets_by_run)
     if is_cpu_platform():
         import recipe.prepo.cpu.platform  # noqa: F401
         from recipe.prepo.cpu import workarounds

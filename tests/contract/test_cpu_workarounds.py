@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -134,6 +135,53 @@ elif receiver.socket is not None:
     receiver.socket.send(b"")  # lets the sender unlink its shared memory
     thread.join(30)
 
+from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+def queue():
+    writer = MessageQueue(n_reader=1, n_local_reader=1)
+    reader = MessageQueue.create_from_handle(writer.export_handle(), 0)
+    thread = threading.Thread(target=reader.wait_until_ready, daemon=True)
+    thread.start()
+    writer.wait_until_ready()
+    thread.join(30)
+    if sys.argv[1] != "stock":
+        workarounds.drop_segment_names([os.getpid()])
+    writer.enqueue("still there")
+    name = f"/dev/shm/{writer.buffer.shared_memory.name}"
+    has_name = os.path.exists(name)
+    if has_name:
+        os.unlink(name)
+    return [has_name, reader.dequeue(timeout=30)]
+
+results["queue"] = outcome(queue)
+
+def sockets():
+    import types, zmq
+    from vllm.utils.network_utils import get_open_zmq_ipc_path
+    context = zmq.Context()
+    server, client = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+    address = []
+
+    class Server:
+        async def run_server(self, args):
+            address.append(get_open_zmq_ipc_path())
+            server.bind(address[0])
+            client.connect(address[0])
+            client.send_string("hello")
+            return server.recv_string()
+
+    if sys.argv[1] != "stock":
+        workarounds.leave_nothing_behind(types.SimpleNamespace(vLLMHttpServer=Server))
+    asyncio.run(Server().run_server(None))
+    client.send_string("still there")
+    path = address[0].removeprefix("ipc://")
+    has_name = os.path.exists(path)
+    if has_name:
+        os.unlink(path)
+    return [has_name, server.recv_string(), "VLLM_RPC_BASE_PATH" in os.environ]
+
+results["sockets"] = outcome(sockets)
+
 from recipe.prepo.cpu.platform import CpuIndex
 from verl.plugin.platform.platform_manager import _detect_platform_name, get_platform
 from verl.utils.device import get_device_id, get_device_name
@@ -252,6 +300,36 @@ def test_received_weights_are_views_of_a_buffer_that_goes_away(stock: Any, mende
     assert mended["values"] == [["a", True], ["b", True]]
     assert mended["lasts"] == [True]
     assert mended["sender ended"]
+
+
+@pytest.mark.parametrize("kind", ["queue", "sockets"])
+def test_names_in_memory_and_in_tmp_outlive_their_processes(kind: str, stock: Any, mended: Any) -> None:
+    assert stock[kind][:2] == [True, "still there"]
+    assert mended[kind][:2] == [False, "still there"]
+    assert not any(mended[kind][2:])
+
+
+def test_an_engine_ends_with_its_server_however_that_went() -> None:
+    """What ``Popen`` started outlives a killed parent, unless it is guarded."""
+    script = """
+import subprocess, sys, time
+from recipe.prepo.cpu.workarounds import end_with_this_process
+alone, guarded = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
+guard = end_with_this_process([guarded.pid])
+print(alone.pid, guarded.pid, guard.pid, flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
+    assert parent.stdout is not None
+    alone, guarded, guard = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
+    parent.kill()
+    parent.wait()
+    try:
+        assert psutil.wait_procs([guarded, guard], timeout=30)[1] == []
+        assert alone.is_running()
+    finally:
+        alone.kill()
+        parent.stdout.close()
 
 
 def test_device_index_works_in_both_of_verls_ways(stock: Any, mended: Any) -> None:

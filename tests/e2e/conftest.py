@@ -6,7 +6,7 @@ A run takes about a minute to start, so a fixture is a run and a test is a quest
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,28 +15,66 @@ from pathlib import Path
 import pytest
 import ray
 import transfer_queue as tq
-from real_stack import ROOT, SMALL, Run, launch
+from real_stack import ROOT, SMALL, Hurt, Run, launch
 
+from benchmarks.faults_run import Training
+from benchmarks.footprint import Footprint
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """After the last test: no process, shared-memory segment or socket of any run of these tests."""
+    with Footprint() as footprint:
+        os.environ.update(footprint.environment)
+        yield
+        for name in footprint.environment:
+            del os.environ[name]
+        footprint.wait_for_end(60)
+        left = footprint.leftovers()
+    assert not left, f"left behind: {left}"
+
+
 @pytest.fixture(scope="session")
 def straight_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """PREPO for four steps, checkpointed after two and four."""
+    """PREPO for four steps, checkpointed after two and four, with every tracker that works without a network."""
+    directory = tmp_path_factory.mktemp("straight")
     overrides = [*SMALL, "trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=4"]
-    return launch(tmp_path_factory.mktemp("straight"), overrides)
+    overrides.append("trainer.logger=[console,tensorboard,wandb,mlflow,file]")
+    offline = {
+        "TENSORBOARD_DIR": str(directory / "tensorboard"),
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(directory),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{directory / 'mlflow.db'}",
+        "VERL_FILE_LOGGER_PATH": str(directory / "file.jsonl"),
+    }
+    return launch(directory, overrides, extra_environment=offline)
 
 
 @pytest.fixture(scope="session")
-def resumed_run(straight_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same run gone on from its second step, over the whole run's own metrics and audit files."""
-    directory = tmp_path_factory.mktemp("resumed") / "run"
-    shutil.copytree(straight_run.directory, directory)
-    shutil.rmtree(directory / "global_step_4")
-    (directory / "latest_checkpointed_iteration.txt").write_text("2")
-    overrides = [*SMALL, "trainer.total_training_steps=4", "trainer.save_freq=2", "trainer.test_freq=4"]
-    return launch(directory, overrides)
+def hurt_run(tmp_path_factory: pytest.TempPathFactory) -> Hurt:
+    """Four steps: the rollout server is killed, a SIGTERM stops the next attempt, the third one goes to the end."""
+    directory = tmp_path_factory.mktemp("faults") / "run"
+    with Training(directory, 4, "trainer.save_freq=1") as first:
+        first.wait_for_steps(1)
+        server = first.process("ray::vLLMHttpServer")
+        os.kill(server, signal.SIGKILL)
+        killed = first.wait_for_end()
+    with Training(directory, 4, "trainer.save_freq=-1") as second:
+        second.wait_for_steps(1)
+        second.driver.send_signal(signal.SIGTERM)
+        stopped = second.wait_for_end()
+    with Training(directory, 4, "trainer.save_freq=-1") as third:
+        third.wait_for_steps(4)
+        finished = third.wait_for_end()
+    return Hurt(directory, server, killed, first.output, stopped, second.output, finished)
+
+
+@pytest.fixture(scope="session")
+def resumed_run(hurt_run: Hurt) -> Run:
+    """The run that was hurt, with all of its lines."""
+    return Run(hurt_run.directory, "")
 
 
 NEUTRAL = ["prepo/selection=all", "prepo/weighting=none", "trainer.total_training_steps=2", "trainer.test_freq=-1"]
@@ -96,4 +134,7 @@ def transfer_queue() -> Iterator[None]:
     tq.init(config)
     yield
     tq.close()
+    sockets = [Path(node[name]) for node in ray.nodes() for name in ("ObjectStoreSocketName", "RayletSocketName")]
     ray.shutdown()
+    for socket in sockets:  # which Ray leaves in its folder
+        socket.unlink(missing_ok=True)

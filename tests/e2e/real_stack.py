@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.faults_run import Ending
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "experiment=tiny_cpu",
@@ -33,6 +35,19 @@ class Run:
     @property
     def steps(self) -> dict[int, dict[str, float]]:
         return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
+
+
+@dataclass(frozen=True)
+class Hurt:
+    """A run that was hurt twice and then went on to its end."""
+
+    directory: Path
+    server: int
+    killed: Ending
+    killed_output: str
+    stopped: Ending
+    stopped_output: str
+    finished: Ending
 
 
 def launch(

@@ -181,6 +181,6 @@ def test_a_resumed_run_generates_the_same_rollouts_and_doubles_no_line(straight_
     assert [key(line) for line in straight] == [key(line) for line in resumed]
     assert [line["num_tokens"] for line in straight] == [line["num_tokens"] for line in resumed]
     assert [line["reward"] for line in straight] == [line["reward"] for line in resumed]
-    assert [line["step"] for line in resumed_run.lines("metrics.jsonl")] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in resumed_run.lines("metrics.jsonl")] == [1, 2, 3, 4]
     for name in ("prepo/rollouts_total/max", "prepo/response_tokens_total/max"):
         assert resumed_run.steps[4][name] == straight_run.steps[4][name]

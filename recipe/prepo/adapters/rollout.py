@@ -8,6 +8,7 @@ import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from recipe.prepo.adapters import fields
+from recipe.prepo.adapters.reward_limit import RewardLimit
 from recipe.prepo.maths.rng import rollout_seed
 
 # verl 0.9.1 exports the Ray actor class; the plain class that it wraps is what can be subclassed.
@@ -15,7 +16,17 @@ _PlainWorker: Any = vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
 
 
 class PrepoAgentLoopWorker(_PlainWorker):
-    """Samples training rollouts at their prompt's temperature, and with a seed when ``prepo.seed_rollouts`` is on."""
+    """Samples training rollouts at their prompt's temperature, and with a seed when ``prepo.seed_rollouts`` is on.
+
+    Waits for a reward no longer than :mod:`recipe.prepo.adapters.reward_limit` says.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reward_limit = RewardLimit()
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        await self._reward_limit.score(super()._compute_score(outputs, kwargs), outputs[-1])
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         prepo = self.config.prepo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ class TrackingTee:
     def finish(self, *args: Any, **kwargs: Any) -> None:
         self._metrics_log.close()
         self._tracking.finish(*args, **kwargs)
+        if "wandb" in self._tracking.logger:
+            sys.modules["wandb"].teardown()  # its service process, with its socket
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracking, name)

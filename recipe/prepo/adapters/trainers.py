@@ -8,17 +8,18 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync
 
 from recipe.prepo.adapters.background import BackgroundDispatchMixin
 from recipe.prepo.adapters.mixin import PrepoMixin
+from recipe.prepo.adapters.stopping import StoppingMixin
 
 
 @register_trainer("prepo_sync")
-class PrepoTrainerSync(PrepoMixin, PPOTrainerSync):
+class PrepoTrainerSync(StoppingMixin, PrepoMixin, PPOTrainerSync):
     """Rollout and training in turn on the same devices: choose, roll out, weigh, update."""
 
     verl_mode = "sync"
 
 
 @register_trainer("prepo_colocate_async")
-class PrepoTrainerColocateAsync(BackgroundDispatchMixin, PPOTrainerColocateAsync):
+class PrepoTrainerColocateAsync(StoppingMixin, BackgroundDispatchMixin, PPOTrainerColocateAsync):
     """Rollout and training in turn on the same devices; a long rollout is interrupted and goes on in the next step."""
 
     verl_mode = "colocate_async"
@@ -30,7 +31,7 @@ class PrepoTrainerColocateAsync(BackgroundDispatchMixin, PPOTrainerColocateAsync
 
 
 @register_trainer("prepo_separate_async")
-class PrepoTrainerSeparateAsync(BackgroundDispatchMixin, PPOTrainerSeparateAsync):
+class PrepoTrainerSeparateAsync(StoppingMixin, BackgroundDispatchMixin, PPOTrainerSeparateAsync):
     """Rollout and training at the same time on device pools of their own."""
 
     verl_mode = "separate_async"

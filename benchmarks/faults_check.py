@@ -1,0 +1,78 @@
+"""Whether a run that was hurt and resumed is the run that it would have been, and the table of what happened."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SELECTION = (
+    "step",
+    "call",
+    "progress",
+    "num_selected",
+    "window_start",
+    "selected",
+    "skipped",
+    "rollout_n",
+    "temperature",
+)
+ROLLOUT = ("prompt_id", "rollout", "reward", "num_tokens", "temperature")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Lines of a log; none when it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def decisions(run_dir: Path) -> dict[int, dict[str, Any]]:
+    """What a run decided and got in each step."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in read(run_dir / "audit" / "selection.jsonl"):
+        step = found.setdefault(line["step"], {"choices": [], "rollouts": []})
+        candidates = [candidate["prompt_id"] for candidate in line["candidates"]]
+        step["choices"].append({**{name: line[name] for name in SELECTION}, "candidates": candidates})
+    for line in read(run_dir / "audit" / "rollouts.jsonl"):
+        step = found.setdefault(line["step"], {"choices": [], "rollouts": []})
+        step["rollouts"].append(tuple(line[name] for name in ROLLOUT))
+    for step in found.values():
+        step["rollouts"].sort()
+    return found
+
+
+def differences(reference: Path, run_dir: Path, *, num_steps: int) -> list[str]:
+    """What is lost, doubled or different in the first ``num_steps`` steps; empty when all is as in the reference."""
+    problems = []
+    lines = Counter(line["step"] for line in read(run_dir / "metrics.jsonl") if "timing_s/step" in line["data"])
+    wanted = range(1, num_steps + 1)
+    problems += [f"step {step} stands {lines[step]} times in metrics.jsonl" for step in wanted if lines[step] != 1]
+    expected, found = decisions(reference), decisions(run_dir)
+    for step in wanted:
+        for part in ("choices", "rollouts"):
+            if expected.get(step, {}).get(part) != found.get(step, {}).get(part):
+                problems.append(f"the {part} of step {step} are not those of the undisturbed run")
+    return problems
+
+
+def table(events: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
+    """Markdown: a row a fault, then what became of each chain of runs."""
+    text = [
+        "| part | fault | at step | exit status | seconds to the end | message | killed by the script | left behind |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for event in events:
+        message = event["error"].removeprefix("error: ").replace("|", "/")
+        text.append(
+            f"| {event['part']} | {event['fault']} | {event['step']} | {event['exit_status']} | {event['seconds']:.1f} "
+            f"| {message or '–'} | {event['num_killed']} | {event['leftovers']} |"
+        )
+    text += [
+        "",
+        "| part | run | faults survived | steps compared | lost, doubled or different |",
+        "|---|---|---|---|---|",
+    ]
+    for check in checks:
+        problems = "; ".join(check["problems"]) or "none"
+        text.append(f"| {check['part']} | {check['run']} | {check['faults']} | {check['steps']} | {problems} |")
+    return "\n".join(text) + "\n"

@@ -1,0 +1,41 @@
+"""A reward function for ``benchmarks.faults``: this recipe's own one, which sometimes meets an answer that hangs it.
+
+Only answers that are wrong anyway hang, so that the rewards stay those of an undisturbed run. Which kind comes next is
+said by files in the folder ``PREPO_FAULTS_DIR``, each of which is used up once: ``grader-N`` (a comparison that never
+ends in the grading process) and ``function-N`` (the reward function itself never returns).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from recipe.prepo.reward import compute_score as grade
+
+ENDLESS = r"\boxed{9^{9^{9^{9}}}}"
+_never = threading.Event()
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
+) -> dict[str, float]:
+    """As :func:`recipe.prepo.reward.compute_score`."""
+    result = grade(data_source, solution_str, ground_truth, extra_info, **kwargs)
+    kind = "" if result["score"] else _take(Path(os.environ["PREPO_FAULTS_DIR"]))
+    if kind == "grader":
+        return grade("math", ENDLESS, "17", time_limit_s=2.0)
+    if kind == "function":
+        _never.wait()
+    return result
+
+
+def _take(folder: Path) -> str:
+    for file in sorted(folder.glob("*-*")):
+        try:
+            file.rename(folder / f".used.{file.name}")
+        except FileNotFoundError:  # another thread was faster
+            continue
+        return file.name.partition("-")[0]
+    return ""

@@ -1,0 +1,272 @@
+"""scripts/slurm_*.py without a cluster: what they read and ask for. tests/e2e/test_slurm.py has a real one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from recipe.prepo.doctor import compose_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_a_sweep_is_sized_by_its_first_run() -> None:
+    from slurm_run import single
+
+    overrides = ["--multirun", "experiment=random,prepo", "prepo.seed=0,1", "trainer.logger=[file,console]", "+a.b=3"]
+    assert single(overrides) == ["experiment=random", "prepo.seed=0", "trainer.logger=[file,console]", "+a.b=3"]
+
+
+def test_a_cpu_experiment_has_logical_gpus_and_a_small_object_store() -> None:
+    from slurm_run import node_sizes
+
+    config = compose_config(["experiment=tiny_cpu", "trainer.n_gpus_per_node=2"])
+    assert node_sizes(config, {}) == ["--num-gpus=2", "--num-cpus=32", f"--object-store-bytes={1 << 30}"]
+    assert node_sizes(config, {"PREPO_OBJECT_STORE_GIB": "0.5"})[-1] == f"--object-store-bytes={1 << 29}"
+
+
+def test_separate_pools_on_the_cpu_get_the_larger_pools_share_on_each_node() -> None:
+    from slurm_run import node_sizes
+
+    config = compose_config(["experiment=tiny_cpu", "actor_rollout_ref.rollout.n_gpus_per_node=3"])
+    assert node_sizes(config, {})[0] == "--num-gpus=3"
+
+
+def test_a_gpu_experiment_takes_the_allocations_gpus_and_a_share_of_its_memory() -> None:
+    from slurm_run import node_sizes
+
+    config = compose_config(["experiment=tiny_cpu", "trainer.device=cuda", "ray_kwargs.ray_init.num_cpus=null"])
+    assert node_sizes(config, {}) == []
+    assert node_sizes(config, {"SLURM_MEM_PER_NODE": "1000"}) == [f"--object-store-bytes={int(1000 * (1 << 20) * 0.3)}"]
+
+
+def test_a_node_starts_ray_with_what_slurm_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from slurm_node import ray_command, read_options
+
+    options = read_options(["node", "--nodes=a,b", "--head=10.0.0.1:20000", "--addresses=a,b", "--logs=x"])
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "96")
+    options.index = 0
+    head = ray_command(options, "10.0.0.1", Path("/tmp/x"))
+    assert {"--head", "--port=20000", "--num-gpus=8", "--num-cpus=96"} <= set(head)
+    assert {"--dashboard-host=127.0.0.1", "--dashboard-port=20001", "--ray-client-server-port=20002"} <= set(head)
+    options.index = 1
+    worker = ray_command(options, "10.0.0.2", Path("/tmp/x"))
+    assert {"--address=10.0.0.1:20000", "--node-ip-address=10.0.0.2", "--labels=slurm-node=b"} <= set(worker)
+    assert not [word for word in head + worker if "0.0.0.0" in word]
+
+
+def test_the_jobs_token_goes_from_the_environment_into_a_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slurm_node import ray_environment, write_token
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    path = write_token(tmp_path)
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("s3cret", 0o600)
+    environment = ray_environment(path)
+    assert "s3cret" not in environment.values()
+    assert (environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"]) == ("token", str(path))
+
+
+def test_a_private_folder_is_never_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from slurm_node import make_private, private_folder
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PREPO_NODE_TMPDIR", "/tmp")
+    assert private_folder(1) == Path("/tmp/prepo-7-1")
+    monkeypatch.setenv("PREPO_NODE_TMPDIR", "/scratch/" + "x" * 60)
+    with pytest.raises(SystemExit, match="at most"):
+        private_folder(1)
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(SystemExit, match="PREPO_NODE_TMPDIR names another place"):
+        make_private(tmp_path / "link")
+    make_private(target)
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_one_node_stays_on_loopback_and_several_take_their_own_addresses() -> None:
+    from slurm_join import own_address
+
+    assert own_address("n1.example", []) == "127.0.0.1"
+    assert own_address("127.0.0.2", ["127.0.0.3"]) == "127.0.0.2"
+    assert own_address("192.0.2.7", ["192.0.2.8"]) == "192.0.2.7"
+
+
+def test_the_ports_that_are_taken_are_passed_over() -> None:
+    import socket
+
+    from slurm_join import PORTS_EACH, first_free_port
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert first_free_port("127.0.0.1", port - 1) >= port - 1 + PORTS_EACH
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A keeper whose child detaches a daemon of its own and then waits, deaf to SIGTERM."""
+    script = (
+        "import subprocess, sys, time\n"
+        f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
+        "import slurm_node, os\n"
+        "slurm_node.STOP_GRACE_S = 1\n"
+        "keeper = slurm_node.Keeper()\n"
+        "command = '(setsid sleep 600 &); trap \"\" TERM; echo up; sleep 600'\n"
+        "child = keeper.start(['bash', '-c', command], dict(os.environ))\n"
+        "while not keeper.asked: time.sleep(0.05)\n"
+        "keeper.end_all()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    yield process
+    for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+        child.kill()
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_keeper_ends_what_its_child_detached(keeper: subprocess.Popen[str], number: signal.Signals) -> None:
+    assert keeper.stdout is not None and keeper.stdout.readline() == "up\n"
+    deadline = time.monotonic() + 20
+    while len(below := psutil.Process(keeper.pid).children(recursive=True)) < 2:
+        assert time.monotonic() < deadline
+    keeper.send_signal(number)
+    assert keeper.wait(30) == 0
+    assert [process for process in below if process.is_running()] == []
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Path:
+    """A PATH with stand-ins for Slurm's commands, which note what they were asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    executable(
+        folder / "scontrol",
+        f'echo "scontrol $*" >> {tmp_path}/asked\n'
+        'case "$*" in\n'
+        '  "show hostnames"*) printf "n1\\nn2\\n";;\n'
+        '  "show node"*) printf "NodeName=n%s Arch=x NodeAddr=127.0.0.%s X=1\\n" 1 2 2 3;;\n'
+        '  "show job"*) echo "JobId=7 JobState=$STATE Requeue=1 BatchFlag=$BATCH";;\n'
+        "esac",
+    )
+    executable(
+        folder / "srun",
+        f'echo "srun $*" >> {tmp_path}/asked\n'
+        f"env > {tmp_path}/environment\n"
+        'case "$*" in\n'
+        "  *slurm_join.py*) echo 127.0.0.2:20021;;\n"
+        "  *slurm_node.py*node*--logs*) trap 'exit 0' USR1 USR2; while true; do sleep 0.1; done;;\n"
+        '  *) exit "$DRIVER";;\n'
+        "esac",
+    )
+    executable(folder / "sleep", f'[[ $1 != 60 ]] && exec {shutil.which("sleep")} "$@"')
+    return folder
+
+
+def launch(stubs: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "9", "SLURM_MEM_PER_CPU": "5"}
+    script = (
+        f"import sys, time; sys.path.insert(0, {str(SCRIPTS)!r}); import slurm_run\n"
+        "slurm_run.time.sleep = lambda seconds, real=time.sleep: real(min(seconds, 0.1))\n"
+        "sys.exit(slurm_run.main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ
+        | job
+        | {"PATH": f"{stubs}:{os.environ['PATH']}", "DRIVER": "0", "BATCH": "1", "STATE": "RUNNING"}
+        | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_launcher_asks_for_one_task_on_each_node(stubs: Path, tmp_path: Path) -> None:
+    done = launch(stubs, "experiment=tiny_cpu", "trainer.nnodes=2")
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text()
+    (nodes,) = [line for line in asked.splitlines() if "slurm_node.py node" in line]
+    (drive,) = [line for line in asked.splitlines() if "slurm_node.py drive" in line]
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1,n2" in nodes
+    assert "--head=127.0.0.2:20021 --addresses=127.0.0.2,127.0.0.3" in nodes
+    assert "--nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist=n1" in drive
+    assert drive.endswith("-m recipe.prepo.main experiment=tiny_cpu trainer.nnodes=2")
+    environment = dict(
+        line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line
+    )
+    assert not {"SLURM_NTASKS", "SLURM_MEM_PER_CPU"} & set(environment)
+    assert environment["RAY_AUTH_MODE"] == "token" and len(environment["RAY_AUTH_TOKEN"]) == 64
+    assert environment["RAY_AUTH_TOKEN"] not in asked
+
+
+@pytest.mark.parametrize(
+    ("status", "batch", "state", "requeued"),
+    [
+        ("75", "1", "RUNNING", True),
+        ("75", "0", "RUNNING", False),  # within salloc
+        ("75", "1", "CANCELLED", False),  # scancel: the driver heard its SIGTERM too
+        ("9", "1", "RUNNING", False),
+    ],
+)
+def test_only_a_batch_job_that_stopped_with_a_checkpoint_is_requeued(
+    stubs: Path, tmp_path: Path, status: str, batch: str, state: str, requeued: bool
+) -> None:
+    done = launch(stubs, "experiment=tiny_cpu", DRIVER=status, BATCH=batch, STATE=state)
+    assert done.returncode == int(status), done.stderr
+    assert ("scontrol requeue 7" in (tmp_path / "asked").read_text()) is requeued
+
+
+def test_overrides_that_do_not_compose_stop_before_anything_is_started(stubs: Path, tmp_path: Path) -> None:
+    done = launch(stubs, "experiment=nope")
+    assert done.returncode == 2
+    assert "nope" in done.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+def test_several_copies_under_srun_are_refused(stubs: Path) -> None:
+    done = launch(stubs, "experiment=tiny_cpu", SLURM_STEP_NUM_TASKS="2")
+    assert done.returncode == 1
+    assert "Use sbatch run_qwen.sh" in done.stderr
+
+
+def test_run_qwen_needs_slurms_commands_for_several_nodes(tmp_path: Path) -> None:
+    for name in ("bash", "basename", "dirname", "grep"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        ["bash", "run_qwen.sh", "experiment=tiny_cpu", "trainer.nnodes=2"],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "this Slurm job has 2 nodes, but srun and scontrol are not on PATH" in done.stderr

@@ -1,0 +1,269 @@
+"""``sbatch run_qwen.sh`` on a real Slurm cluster of two nodes, both of them this machine: see tests/helpers.
+
+A job takes minutes, so each one answers all the questions that can be put to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from real_stack import ROOT, SMALL
+from slurm_cluster import SlurmCluster, slurm_cluster, why_not
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED on Slurm: {why_not()}"),
+]
+
+# The actor on one node, vLLM on the other: each node has one logical GPU.
+POOLS = ["cluster=cpu", "prepo.seed_rollouts=false"]
+SHORT = [*SMALL, *POOLS, "trainer.val_before_train=false", "trainer.test_freq=-1", "data.val_max_samples=8"]
+START_TIMEOUT_S = 600
+JOB_TIMEOUT_S = 1200
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[SlurmCluster]:
+    with slurm_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def no_job_outlives_its_test(slurm: SlurmCluster) -> Iterator[None]:
+    yield
+    slurm.cancel_all()
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was submitted: its id, its run directory and the file that it prints to."""
+
+    job_id: str
+    directory: Path
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    @property
+    def metrics(self) -> list[dict]:
+        path = self.directory / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def trained_steps(self) -> list[int]:
+        return [line["step"] for line in self.metrics if "timing_s/step" in line["data"]]
+
+    def wait_for(self, seen: str, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the job has printed this."""
+        deadline = time.monotonic() + timeout_s
+        while seen not in self.output:
+            assert time.monotonic() < deadline, f"«{seen}» was not printed in {timeout_s} s:\n{self.output[-6000:]}"
+            time.sleep(0.5)
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while step not in self.trained_steps:
+            assert time.monotonic() < deadline, f"no step {step} in {START_TIMEOUT_S} s:\n{self.output[-6000:]}"
+            time.sleep(0.5)
+
+
+def submit(slurm: SlurmCluster, folder: Path, *overrides: str, **variables: str) -> Submitted:
+    """``sbatch -N2 run_qwen.sh experiment=tiny_cpu …`` from the checkout, as a user types it."""
+    log, directory = folder / "job.log", folder / "run"
+    command = ["sbatch", "--parsable", "--nodes=2", f"--output={log}", "run_qwen.sh", *SHORT, *overrides]
+    environment = {"VIRTUAL_ENV": sys.prefix, **variables}  # what runs these tests is the active environment
+    run_dir = f"trainer.default_local_dir={directory}"
+    printed = slurm.call(*command, run_dir, extra_environment=environment, cwd=ROOT)
+    return Submitted(printed.strip(), directory, log)
+
+
+def command_of(process: psutil.Process) -> str:
+    """A process's command line, empty when it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+def belongs(process: psutil.Process, job_id: str) -> bool:
+    """Whether a process was started by a job: by its environment, or by the job's folder on its command line."""
+    try:
+        return process.environ().get("SLURM_JOB_ID") == job_id or f"prepo-{job_id}-" in command_of(process)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def left_behind(job_id: str) -> list[str]:
+    """Processes and files of a job that are still there after it; a moment is theirs to end in."""
+    for _ in range(20):
+        processes = [process for process in psutil.process_iter() if belongs(process, job_id)]
+        left = [f"{process.pid} {process}" for process in processes]
+        left += [str(path) for path in Path("/tmp").glob(f"prepo-{job_id}-*")]
+        if not left:
+            return []
+        time.sleep(0.5)
+    return left
+
+
+def descendants(job_id: str) -> list[psutil.Process]:
+    """Every process below the keepers of a running job, under whatever name it now goes."""
+    keepers = [p for p in psutil.process_iter() if belongs(p, job_id) and "slurm_node.py" in command_of(p)]
+    return [child for keeper in keepers for child in keeper.children(recursive=True)]
+
+
+def still_running(processes: list[psutil.Process]) -> list[str]:
+    """What runs of these processes; psutil knows a process id that was given to another process."""
+    return [
+        f"{process.pid} {command_of(process)}" for process in processes if process.is_running() and command_of(process)
+    ]
+
+
+def connect(address: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A client of the job's Ray that prints the number of its nodes."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    script = f"import ray; ray.init('{address}', log_to_driver=False); print('nodes', len(ray.nodes()))"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | variables,
+        text=True,
+        capture_output=True,
+        timeout=180,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """One job: clients with and without its token try to connect, then it is told to stop, and goes on when requeued.
+
+    SIGTERM to the batch script is what ``--signal=B:TERM@…`` sends before the time limit.
+    """
+    job = submit(slurm, tmp_path_factory.mktemp("trained"), "trainer.total_training_steps=6", "trainer.save_freq=100")
+    job.wait_for("starting Ray")
+    (folder,) = Path("/tmp").glob(f"prepo-{job.job_id}-0")
+    token = folder / "token"
+    job.wait_for("Connecting to existing Ray cluster")
+    address = re.search(r"Ray cluster at address: ([\d.]+:\d+)", job.output).group(1)
+    seen = {
+        "token_mode": oct(token.stat().st_mode & 0o777),
+        "folder_mode": oct(folder.stat().st_mode & 0o777),
+        "command_lines": [command_of(process) for process in psutil.process_iter()],
+        "secret": token.read_text(),
+        "without": connect(address, RAY_AUTH_MODE="disabled"),
+        "wrong": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
+        "with": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)),
+    }
+    job.wait_for_step(2)
+    processes = descendants(job.job_id)
+    slurm.call("scancel", "--signal=TERM", "--batch", job.job_id)
+    state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
+    return {"job": job, "state": state, "processes": processes, **seen}
+
+
+def test_a_job_over_two_nodes_trains_and_completes(trained: dict) -> None:
+    job: Submitted = trained["job"]
+    assert trained["state"]["JobState"] == "COMPLETED", job.output[-6000:]
+    assert trained["state"]["ExitCode"] == "0:0"
+    assert "Ray runs on 2 node(s) (n1, n2): 2 GPU(s), 64 logical CPUs" in job.output
+    assert job.trained_steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_job_leaves_no_process_and_no_file_behind(trained: dict) -> None:
+    assert len(trained["processes"]) > 10, "the job's processes were not found while it ran"
+    assert still_running(trained["processes"]) == []
+    assert left_behind(trained["job"].job_id) == []
+
+
+def test_a_client_without_the_jobs_token_is_refused(trained: dict) -> None:
+    assert trained["with"].stdout.strip() == "nodes 2", trained["with"].stderr
+    for name in ("without", "wrong"):
+        assert trained[name].returncode != 0, f"a client {name} token was let in: {trained[name].stdout}"
+        assert "nodes" not in trained[name].stdout
+
+
+def test_the_token_is_private_to_its_owner(trained: dict) -> None:
+    assert (trained["folder_mode"], trained["token_mode"]) == ("0o700", "0o600")
+    assert len(trained["secret"]) == 64
+    assert not [line for line in trained["command_lines"] if trained["secret"] in line]
+    assert trained["secret"] not in trained["job"].output
+
+
+def test_a_job_that_is_told_to_stop_is_requeued_and_resumes(trained: dict) -> None:
+    job: Submitted = trained["job"]
+    assert trained["state"]["Restarts"] == "1"
+    assert "SIGTERM: asking the driver to save and to stop" in job.output
+    assert "restart 1" in job.output
+    lines = [json.loads(line) for line in (job.directory / "audit/selection.jsonl").read_text().splitlines()]
+    chosen = [(line["step"], line["call"]) for line in lines]
+    assert chosen == sorted(set(chosen)), "a step's choice was written twice"
+    # One batch ahead of the first step, and one a step; the resumed run still had its batch in flight.
+    assert chosen == [(1, 0), (1, 1), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0)]
+
+
+def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Slurm's daemon on the second node hangs: its task never starts."""
+    job = submit(slurm, tmp_path)
+    job.wait_for("[setup]")
+    slurm.suspend("n2")
+    try:
+        job.wait_for("error: a node was lost", timeout_s=300)
+    finally:
+        slurm.resume("n2")
+    state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
+    assert state["JobState"] == "FAILED"
+    assert re.search(r"error: a node was lost, see the lines above: Task launch for \S+ failed on node n2", job.output)
+    assert not job.directory.exists(), "the driver was started"
+    assert left_behind(job.job_id) == []
+
+
+def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """What the second node's keeper wants to make is there already, and is no folder."""
+    next_id = str(int(re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", slurm.call("scontrol", "show", "config")).group(1)))
+    obstacle = Path(f"/tmp/prepo-{next_id}-1")
+    obstacle.write_text("")
+    try:
+        job = submit(slurm, tmp_path)
+        assert job.job_id == next_id
+        state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
+    finally:
+        obstacle.unlink()
+    assert state["JobState"] == "FAILED"
+    assert f"error: n2: cannot make /tmp/prepo-{next_id}-1" in job.output
+    assert not job.directory.exists(), "the driver was started"
+    assert left_behind(job.job_id) == []
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_nodes_that_do_not_join_are_named(running: bool) -> None:
+    """Ray's head without the nodes that are waited for, and no head at all."""
+    with tempfile.TemporaryDirectory(prefix="prepo-", dir="/tmp") as folder:
+        if running:
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        try:
+            address = ray.get_runtime_context().gcs_address if running else "127.0.0.1:9"
+            done = subprocess.run(
+                [sys.executable, str(ROOT / "scripts/slurm_join.py"), "wait", "--nodes=n1,n2", "--timeout-s=30"],
+                env=os.environ | {"RAY_ADDRESS": address},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        finally:
+            ray.shutdown()
+    assert done.returncode == 1
+    assert "error: 2 of 2 nodes did not join Ray within 30 s: n1, n2." in done.stderr

@@ -1,0 +1,158 @@
+"""The watch over a run's processes on a real Ray: what it says of a death, and that it ends every kind of waiting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+# Each trial runs in an actor's main thread, as in verl's task runner.
+SCRIPT = """
+import asyncio, json, os, signal, sys, threading, time
+import ray
+from recipe.prepo.adapters import channel
+from recipe.prepo.adapters.watch import Member, Watch
+from recipe.prepo.errors import FaultError
+
+ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def pid(self):
+        return os.getpid()
+    def work(self, seconds):
+        time.sleep(seconds)
+
+class Engine:
+    errored = False
+
+@ray.remote(num_cpus=0)
+class Server:
+    def __init__(self):
+        self.engine = Engine()
+    async def lose_engine(self):
+        self.engine.errored = True
+    async def pid(self):
+        return os.getpid()
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class Trainer:
+    def run(self, waiting, victim, bystander, seconds):
+        members = [Member("worker 0", bystander), Member("victim", victim)]
+        pid = ray.get(victim.pid.remote())
+        begin = time.monotonic()
+        try:
+            with Watch(members, lambda: "Go on.", exit_limit_s=seconds) as watch:
+                threading.Timer(2, lambda: os.kill(pid, signal.SIGKILL)).start()
+                if waiting == "get":
+                    ray.get(bystander.work.remote(60))
+                elif waiting == "poll":
+                    time.sleep(60)
+                elif waiting == "event loop":
+                    asyncio.run(asyncio.sleep(60))
+                elif waiting == "call to the dead":
+                    ray.get(victim.work.remote(60))
+                elif waiting == "follow-up error":
+                    time.sleep(2.2)
+                    raise ValueError("no rollouts")
+                elif waiting == "deaf":
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+                    time.sleep(60)
+        except FaultError as error:
+            return str(error), time.monotonic() - begin
+        return "nothing", time.monotonic() - begin
+
+    def busy(self, bystander):
+        with Watch([Member("worker 0", bystander)], lambda: "Go on.") as watch:
+            call = bystander.work.remote(4)
+            time.sleep(3)
+            watch.require_alive()
+            ray.get(call)
+        return "nothing"
+
+    def own_error(self, bystander):
+        try:
+            with Watch([Member("worker 0", bystander)], lambda: "Go on."):
+                raise ValueError("our own")
+        except ValueError as error:
+            return str(error)
+
+    def engine(self, server):
+        try:
+            with Watch([Member("server", server)], lambda: "Go on.") as watch:
+                server.lose_engine.remote()
+                time.sleep(60)
+        except FaultError as error:
+            return str(error)
+
+found = {}
+for waiting in ("get", "poll", "event loop", "call to the dead", "follow-up error"):
+    found[waiting] = ray.get(Trainer.remote().run.remote(waiting, Worker.remote(), Worker.remote(), 60))
+    found[waiting + " said"] = channel.hear(channel.FAULT)
+    channel.clear()
+found["busy"] = ray.get(Trainer.remote().busy.remote(Worker.remote()))
+found["own error"] = ray.get(Trainer.remote().own_error.remote(Worker.remote()))
+found["engine"] = ray.get(Trainer.remote().engine.remote(Server.remote()))
+channel.clear()
+try:
+    ray.get(Trainer.remote().run.remote("deaf", Worker.remote(), Worker.remote(), 2))
+except ray.exceptions.RayActorError as error:
+    found["deaf"] = channel.fault_behind(error)
+channel.clear()
+lonely = Trainer.remote()
+call = lonely.busy.remote(Worker.remote())
+ray.kill(lonely)
+try:
+    ray.get(call)
+except ray.exceptions.RayActorError as error:
+    found["trainer"] = channel.fault_behind(error)
+sockets = channel.clear()
+ray.shutdown()
+for socket in sockets:
+    socket.unlink(missing_ok=True)
+print("JSON" + json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert "JSON" in done.stdout, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.partition("JSON")[2]))
+
+
+@pytest.mark.parametrize("waiting", ["get", "poll", "event loop", "call to the dead", "follow-up error"])
+def test_a_death_ends_every_kind_of_waiting_with_one_message(found: dict[str, Any], waiting: str) -> None:
+    message, seconds = found[waiting]
+    assert message.startswith("the victim (pid ")
+    assert " died: " in message and message.endswith(". Go on.")
+    assert seconds < 20
+    assert found[f"{waiting} said"] == message  # for the driver, should the error itself not arrive
+
+
+def test_a_process_that_works_long_is_not_dead(found: dict[str, Any]) -> None:
+    assert found["busy"] == "nothing"
+
+
+def test_an_error_without_a_death_stays_what_it_is(found: dict[str, Any]) -> None:
+    assert found["own error"] == "our own"
+
+
+def test_an_engine_that_died_under_its_server_is_a_death(found: dict[str, Any]) -> None:
+    assert found["engine"].startswith("the engine of the server (pid ")
+
+
+def test_a_trainer_that_nothing_can_wake_ends_itself_and_the_driver_knows_why(found: dict[str, Any]) -> None:
+    assert found["deaf"].startswith("the victim (pid ")
+
+
+def test_the_death_of_the_trainer_itself_is_named(found: dict[str, Any]) -> None:
+    assert found["trainer"].startswith("the trainer's process died: ")

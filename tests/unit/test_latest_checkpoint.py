@@ -1,0 +1,64 @@
+"""Which checkpoint a resume takes, also when the last write was cut off at the worst moment."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from recipe.prepo.errors import StateError
+from recipe.prepo.state.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state
+
+
+def make_checkpoint(run_dir: Path, step: int) -> Path:
+    folder = run_dir / f"global_step_{step}"
+    save_state(folder, {"step": step})
+    (folder / "actor").mkdir()
+    (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights")
+    with zipfile.ZipFile(folder / "data.pt", "w") as file:  # what torch.save writes
+        file.writestr("data.pkl", "state of the dataloader")
+    return folder
+
+
+def test_no_checkpoint_is_step_0(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) == 0
+    assert latest_checkpoint(tmp_path / "missing") == 0
+
+
+def test_the_named_checkpoint_is_taken_even_where_a_newer_folder_stands(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 2)
+    make_checkpoint(tmp_path, 4)
+    (tmp_path / LATEST_FILE).write_text("2")
+    assert latest_checkpoint(tmp_path) == 2
+    assert (tmp_path / LATEST_FILE).read_text() == "2"
+
+
+@pytest.mark.parametrize("torn", ["", "\0\0"])
+def test_a_torn_name_means_the_newest_whole_checkpoint_and_is_mended(tmp_path: Path, torn: str) -> None:
+    make_checkpoint(tmp_path, 2)
+    make_checkpoint(tmp_path, 10)
+    (make_checkpoint(tmp_path, 12) / "data.pt").unlink()
+    (tmp_path / LATEST_FILE).write_text(torn)
+    assert latest_checkpoint(tmp_path) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == torn  # only a resume writes
+    assert latest_checkpoint(tmp_path, mend=True) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
+
+
+def test_a_torn_name_without_any_whole_checkpoint_means_to_start_over(tmp_path: Path) -> None:
+    (make_checkpoint(tmp_path, 2) / "data.pt").write_bytes(b"PK\3\4 cut off")
+    (tmp_path / LATEST_FILE).write_text("")
+    assert latest_checkpoint(tmp_path, mend=True) == 0
+    assert (tmp_path / LATEST_FILE).read_text() == "0"
+
+
+@pytest.mark.parametrize("part", ["prepo_state.json", "data.pt", "actor/model_world_size_1_rank_0.pt"])
+def test_a_named_checkpoint_without_a_part_is_refused_and_the_whole_ones_are_named(tmp_path: Path, part: str) -> None:
+    make_checkpoint(tmp_path, 2)
+    folder = make_checkpoint(tmp_path, 4)
+    (tmp_path / LATEST_FILE).write_text("4")
+    assert is_whole(folder)
+    (folder / part).unlink()
+    with pytest.raises(StateError, match=r"global_step_4 lacks a part.*Whole are those of the steps 2\. .*resume_path"):
+        latest_checkpoint(tmp_path)

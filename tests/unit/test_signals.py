@@ -1,0 +1,87 @@
+"""The first signal asks, the second insists, and the handlers of before come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from recipe.prepo.signals import ASKING, StopSignals
+
+
+class Trainer:
+    """Remembers what it was asked, in which thread."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.asked = threading.Event()
+
+    def __call__(self, name: str, closed: threading.Event) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert not closed.is_set()
+        self.heard.append(name)
+        self.asked.set()
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # the handler runs between two instructions of the main thread
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_the_first_signal_asks_once_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = Trainer()
+    with StopSignals(trainer) as signals:
+        send(number)
+        assert trainer.asked.wait(5)
+    assert trainer.heard == [signals.asked_by] == [signal.Signals(number).name]
+    assert "with a checkpoint" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("first", ASKING)
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once_with_the_shells_status(first: int, second: int) -> None:
+    trainer = Trainer()
+    with pytest.raises(SystemExit) as stopped, StopSignals(trainer):
+        send(first)
+        send(second)
+        time.sleep(60)
+    assert stopped.value.code == 128 + second
+    assert trainer.heard in ([signal.Signals(first).name], [])  # it may have been too late to ask
+
+
+def test_a_repeated_early_warning_only_asks() -> None:
+    trainer = Trainer()
+    with StopSignals(trainer):
+        send(signal.SIGUSR1)
+        send(signal.SIGUSR1)
+        assert trainer.asked.wait(5)
+    assert trainer.heard == ["SIGUSR1"]
+
+
+def test_nothing_is_asked_without_a_signal_and_the_old_handlers_return() -> None:
+    trainer = Trainer()
+    before = [signal.getsignal(number) for number in ASKING]
+    with StopSignals(trainer) as signals:
+        assert [signal.getsignal(number) for number in ASKING] != before
+    assert [signal.getsignal(number) for number in ASKING] == before
+    assert trainer.heard == []
+    assert signals.asked_by == ""
+
+
+def test_signals_are_taken_back_from_a_library_that_took_them() -> None:
+    trainer = Trainer()
+    with StopSignals(trainer) as signals:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as ray.init replaces it; would end this process
+        signals.install()
+        send(signal.SIGTERM)
+        assert trainer.asked.wait(5)
+    assert trainer.heard == ["SIGTERM"]
+
+
+def test_ctrl_c_that_nobody_pressed_twice_is_passed_on() -> None:
+    with pytest.raises(KeyboardInterrupt), StopSignals(Trainer()):
+        raise KeyboardInterrupt
