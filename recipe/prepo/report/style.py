@@ -175,6 +175,6 @@ def plain_numbers(axes: Axes) -> None:
     low, high = axes.get_xlim()
     if high - low < 2:
         middle = round((low + high) / 2)
-        axes.set_xlim(middle - 1, middle + 1)
+        axes.set_xlim(min(low, middle - 1), max(high, middle + 1))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

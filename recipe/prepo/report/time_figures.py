@@ -9,9 +9,14 @@ from recipe.prepo.report.style import Drawing, figure, legend, plain_numbers, to
 from recipe.prepo.report.summary import STEP_SECONDS
 
 REST = ""
-# (verl's timer, text, fill, hatch): timers that hold no other one; all but `testing` lie inside `step`.
+# After the step's own seconds.
+OUTSIDE = ("save_checkpoint", "testing")
+# Where prompts are scored and submitted beside the update, only the wait for it is the step's.
+WAIT = "dispatch_wait"
+# (verl's timer, text, fill, hatch): timers that hold no other one; all but `OUTSIDE` lie inside `step`.
 PHASES = (
     ("prompt_scoring", "scoring prompts", "#222222", ""),
+    (WAIT, "waiting for scoring", "#222222", "//"),
     ("gen", "waiting for rollouts", "#E8E8E8", ""),
     ("reward", "reward model", "#56B4E9", "||"),
     ("old_log_prob", "old log-probs", "#D55E00", "//"),
@@ -24,8 +29,8 @@ PHASES = (
     ("switch_wait", "waiting to switch", "#FFFFFF", "//"),
     ("switch_to_trainer", "switch to training", "#C9B28B", "||"),
     ("switch_to_rollout", "switch to rollout", "#8B6F47", "--"),
-    ("save_checkpoint", "checkpoint", "#CC79A7", "oo"),
     (REST, "everything else", "#FFFFFF", ""),
+    ("save_checkpoint", "checkpoint", "#CC79A7", "oo"),
     ("testing", "validation", "#0072B2", "..."),
 )
 MAX_BARS = 40
@@ -61,7 +66,7 @@ def step_time(run: Run) -> Drawing:
     axes.set_xlabel("training step")
     plain_numbers(axes)
     legend(drawn, axes)
-    caption = "Shares are of all steps together. Validation comes on top of the step's own seconds."
+    caption = "Shares are of all steps together. Checkpoint and validation come on top of the step's own seconds."
     if block > 1:
         caption += f" Each bar is the mean of {block} steps."
     if overlap:
@@ -80,11 +85,12 @@ def phase_seconds(run: Run, steps: FloatArray) -> tuple[dict[str, FloatArray], b
         return np.array([run.metrics[int(step)].get(f"timing_s/{timer}", 0.0) for step in steps], float)
 
     whole = at_steps("step")
-    inside = {timer: at_steps(timer) for timer, *_ in PHASES if timer not in (REST, "testing")}
+    inside = {timer: at_steps(timer) for timer, *_ in PHASES if timer not in (REST, *OUTSIDE)}
+    if any(f"timing_s/{WAIT}" in run.metrics[int(step)] for step in steps):
+        del inside["prompt_scoring"]
     shown = {timer: values for timer, values in inside.items() if values.sum() > 0.005 * whole.sum()}
     unnamed = whole - np.sum(list(inside.values()), axis=0)
     small = np.sum([values for timer, values in inside.items() if timer not in shown] or [np.zeros(len(steps))], axis=0)
     shown[REST] = np.clip(unnamed, 0, None) + small
-    if at_steps("testing").any():
-        shown["testing"] = at_steps("testing")
+    shown |= {timer: at_steps(timer) for timer in OUTSIDE if at_steps(timer).any()}
     return shown, bool((unnamed < -0.01 * whole).any())

@@ -137,11 +137,22 @@ def test_correlation_in_the_caption_is_negative_and_inside_its_interval(tmp_path
     assert "160 pairs" in caption
 
 
-def test_phase_seconds_add_up_to_the_step_and_the_validation(finished_run: Path) -> None:
+def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(finished_run: Path) -> None:
     run = load_run(finished_run)
     seconds, overlap = phase_seconds(run, run.series("timing_s/step")[0])
-    assert sum(values[0] for values in seconds.values()) == pytest.approx(9.0 + 3.0)
-    assert seconds[""][0] == pytest.approx(9.0 - 8.7)
+    assert sum(values[0] for values in seconds.values()) == pytest.approx(9.0 + 0.7 + 3.0)
+    assert seconds[""][0] == pytest.approx(9.0 - 8.0)
+    assert not overlap
+
+
+def test_scoring_beside_the_update_counts_as_the_wait_for_it(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    steps = run.series("timing_s/step")[0]
+    for step in steps:
+        run.metrics[int(step)] |= {"timing_s/prompt_scoring": 20.0, "timing_s/dispatch_wait": 0.5}
+    seconds, overlap = phase_seconds(run, steps)
+    assert "prompt_scoring" not in seconds
+    assert seconds["dispatch_wait"].tolist() == [0.5] * len(steps)
     assert not overlap
 
 
