@@ -113,6 +113,11 @@ class Training:
         while not self.is_over and not set(self.directory.glob("global_step_*")) - before:
             time.sleep(0.005)
 
+    def wait_for_whole_checkpoint(self) -> None:
+        """Wait until a checkpoint of the run is whole, or the driver has ended."""
+        while not self.is_over and not (self.directory / "latest_checkpointed_iteration.txt").exists():
+            time.sleep(0.05)
+
     def sleep(self, seconds: float) -> None:
         """Wait, but not longer than the driver lives."""
         deadline = time.monotonic() + seconds

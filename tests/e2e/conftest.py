@@ -57,7 +57,7 @@ def hurt_run(tmp_path_factory: pytest.TempPathFactory) -> Hurt:
     """Four steps: the rollout server is killed, a SIGTERM stops the next attempt, the third one goes to the end."""
     directory = tmp_path_factory.mktemp("faults") / "run"
     with Training(directory, 4, "trainer.save_freq=1") as first:
-        first.wait_for_steps(1)
+        first.wait_for_whole_checkpoint()
         server = first.process("ray::vLLMHttpServer")
         os.kill(server, signal.SIGKILL)
         killed = first.wait_for_end()
