@@ -13,17 +13,15 @@ from benchmarks.footprint import Footprint, Leftovers, command_of
 from recipe.prepo.state.jsonl import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
+TINY = [
     "experiment=tiny_cpu",
     "data.train_batch_size=8",
     "data.val_max_samples=32",
     "actor_rollout_ref.actor.ppo_mini_batch_size=8",
     "actor_rollout_ref.rollout.n=4",
     "actor_rollout_ref.rollout.val_kwargs.n=1",
-    "trainer.val_before_train=false",
-    "trainer.test_freq=-1",
-    "trainer.save_freq=2",
 ]
+SMALL = [*TINY, "trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=2"]
 START_LIMIT_S = 900.0
 END_LIMIT_S = 180.0  # from a fault to the end of the driver
 GONE_LIMIT_S = 60.0  # from the end of the driver to the end of its last process

@@ -104,11 +104,15 @@ def _check_separate_pools(config: Mapping[str, Any]) -> None:
             f"data.train_batch_size={num_selected!r} must be trainer.v1.separate_async.parameter_sync_step={steps!r} "
             f"times actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch!r}. Set one of the three accordingly."
         )
+    _check_reward_pool(config, f"under {mode} the rollout servers never make room for it", "")
+
+
+def _check_reward_pool(config: Mapping[str, Any], why: str, otherwise: str) -> None:
     reward_model = value_at(config, "reward").get("reward_model") or {}
     if reward_model.get("enable") and not reward_model.get("enable_resource_pool"):
         raise ConfigError(
-            f"reward.reward_model.enable=True without a pool of its own: under {mode} the rollout servers never make "
-            f"room for it. Set reward.reward_model.enable_resource_pool=True."
+            f"reward.reward_model.enable=True without a pool of its own: {why}. Set "
+            f"reward.reward_model.enable_resource_pool=True{otherwise}."
         )
 
 
@@ -213,13 +217,8 @@ def _check_refills(config: Mapping[str, Any], name: str) -> None:
             f"trainer.v1.sampler.custom_sampler.path={sampler['path']!r} replaces the replay buffer that {name} "
             f"refills its steps with. Set trainer.v1.sampler.custom_sampler.path=null, or prepo/selection=uniform."
         )
-    reward_model = value_at(config, "reward").get("reward_model") or {}
-    if reward_model.get("enable") and not reward_model.get("enable_resource_pool"):
-        raise ConfigError(
-            f"reward.reward_model.enable=True without a pool of its own grades after the step's batch is taken, but "
-            f"{name} needs each group's rewards before. Set reward.reward_model.enable_resource_pool=True, or "
-            f"prepo/selection=uniform."
-        )
+    why = f"it grades after the step's batch is taken, but {name} needs each group's rewards before"
+    _check_reward_pool(config, why, ", or prepo/selection=uniform")
 
 
 def _without(name: str) -> str:

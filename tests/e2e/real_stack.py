@@ -9,17 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults_run import Ending
+from benchmarks.faults_run import ROOT, TINY, Ending
 
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "experiment=tiny_cpu",
-    "data.train_batch_size=8",
-    "data.val_max_samples=32",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-    "actor_rollout_ref.rollout.n=4",
-    "actor_rollout_ref.rollout.val_kwargs.n=1",
-]
+SMALL = TINY
 
 
 @dataclass(frozen=True)
