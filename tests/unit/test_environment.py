@@ -30,6 +30,8 @@ PREPO = PrepoConfig(
     skips_prompts=False,
     min_prompts=10,
     seed_rollouts=False,
+    report_every=0,
+    val_samples={},
 )
 
 
