@@ -236,7 +236,7 @@ def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_
     obstacle = Path(f"/tmp/prepo-{next_id}-1")
     obstacle.write_text("")
     try:
-        job = submit(slurm, tmp_path)
+        job = submit(slurm, tmp_path, PREPO_JOIN_TIMEOUT_S="40")
         assert job.job_id == next_id
         state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
     finally:
