@@ -49,11 +49,12 @@ def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:
         if i == 5:
             entropy[0] = entropy_of_last
         keys.append(f"{uid}_{i}_0")
-        tags.append({"is_padding": is_padding, "prompt_len": 4})
+        tags.append({"is_padding": is_padding, "prompt_len": 4, "min_global_steps": 2, "max_global_steps": 2})
         fields.append(
             {
                 "uid": uid,
                 "extra_info": {"prompt_id": f"prompt-{uid}"},
+                "extra_fields": {"reward_extra_info": {"acc": reward}},
                 "response_mask": mask,
                 "rm_scores": scores,
                 "entropy": entropy,
@@ -76,6 +77,8 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     trainer.config = compose_config(["experiment=tiny_cpu", f"prepo/weighting={weighting}"])
     trainer.global_steps = 3
     trainer.timing_raw = {}
+    trainer._parts = []
+    trainer.local_trigger_step, trainer.parameter_sync_step = 0, 1
     trainer.prepo = SimpleNamespace(temperature=1.0)
     trainer.controller = Controller(
         {group: OmegaConf.to_container(trainer.config.prepo[group]) for group in REGISTRIES},
