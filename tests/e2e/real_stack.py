@@ -9,9 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from benchmarks.faults_run import ROOT, TINY, Ending
 
 SMALL = TINY
+# For tests that start the stack once more for something that another test shows in part.
+long = pytest.mark.skipif(bool(os.environ.get("PREPO_SKIP_LONG")), reason="PREPO_SKIP_LONG is set: NOT TESTED")
 
 
 @dataclass(frozen=True)

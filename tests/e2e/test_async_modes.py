@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, Run, launch
+from real_stack import ROOT, SMALL, Run, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -99,6 +99,7 @@ def test_rollouts_are_made_beside_the_update_and_their_staleness_is_bounded_and_
         assert data["training/off_policy/trajectory_staleness/mean"] == pytest.approx(sum(stale) / 32)
 
 
+@long
 def test_resumed_run_rolls_out_again_what_was_in_flight(separate_run: Run, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     shutil.copytree(separate_run.directory, directory)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from real_stack import ROOT, SMALL
+from real_stack import ROOT, SMALL, long
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 
 pytestmark = [
@@ -230,6 +230,7 @@ def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Pat
     assert left_behind(job.job_id) == []
 
 
+@long
 def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     """What the second node's keeper wants to make is there already, and is no folder."""
     next_id = str(int(re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", slurm.call("scontrol", "show", "config")).group(1)))
@@ -247,6 +248,7 @@ def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_
     assert left_behind(job.job_id) == []
 
 
+@long
 @pytest.mark.parametrize("running", [True, False])
 def test_nodes_that_do_not_join_are_named(running: bool) -> None:
     """Ray's head without the nodes that are waited for, and no head at all."""

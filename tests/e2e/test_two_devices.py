@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, launch
+from real_stack import ROOT, SMALL, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -35,6 +35,7 @@ def test_choices_and_weights_hold_over_two_ranks(tmp_path: Path) -> None:
     assert (tmp_path / "global_step_1" / "actor" / "model_world_size_2_rank_1.pt").exists()
 
 
+@long
 def test_ragged_groups_that_do_not_fill_the_batch_hold_over_two_ranks(tmp_path: Path) -> None:
     """GRESO's kept groups with E3's sizes do not add up to K x M: verl pads, and no padding row is counted."""
     overrides = [
