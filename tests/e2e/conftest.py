@@ -105,7 +105,11 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "VERL_FILE_LOGGER_PATH": str(directory / "metrics.jsonl"),
     }
     module = f"verl.trainer.main_ppo --config-dir {ROOT / 'conf'} --config-name prepo"
-    return launch(directory, overrides, module=module, extra_environment=environment)
+    sockets = set(Path("/tmp/ray").glob("session_*/sockets/*"))
+    run = launch(directory, overrides, module=module, extra_environment=environment)
+    for socket in set(Path("/tmp/ray").glob("session_*/sockets/*")) - sockets:
+        socket.unlink()  # stock verl leaves Ray's sockets; this recipe's entry point takes them away
+    return run
 
 
 @pytest.fixture(scope="session")
