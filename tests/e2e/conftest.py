@@ -108,7 +108,7 @@ def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     sockets = set(Path("/tmp/ray").glob("session_*/sockets/*"))
     run = launch(directory, overrides, module=module, extra_environment=environment)
     for socket in set(Path("/tmp/ray").glob("session_*/sockets/*")) - sockets:
-        socket.unlink()  # stock verl leaves Ray's sockets; this recipe's entry point takes them away
+        socket.unlink(missing_ok=True)  # stock verl leaves Ray's sockets; this recipe's entry point takes them away
     return run
 
 
