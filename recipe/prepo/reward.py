@@ -82,9 +82,7 @@ def _is_right(data_source: str, response: str, gold: str, extra_info: Mapping[st
     if data_source.startswith("mini_math"):
         return _is_right_integer(response, gold)
     is_list = bool(extra_info.get("is_multiple_answer"))
-    answer = last_boxed(response)
-    if answer is None and (rest := after_hashes(response)) is not None:
-        answer = rest.partition("\n")[0].strip()
+    answer = marked_answer(response)
     if answer is None:
         return ask("is_answered", gold=gold, text=response[-TAIL_CHARS:], time_limit_s=time_limit_s) is True
     if not answer or len(answer) > MAX_ANSWER_CHARS or nesting_depth(answer) > MAX_NESTING:
@@ -100,6 +98,14 @@ def _is_right(data_source: str, response: str, gold: str, extra_info: Mapping[st
         if verdict is not None:
             return verdict
     return ask("is_equal", gold=gold, answer=answer, is_list=is_list, unit=unit, time_limit_s=time_limit_s) is True
+
+
+def marked_answer(response: str) -> str | None:
+    """The last ``\\boxed{…}``, else the rest of the line after the last ``####``; None where neither stands."""
+    answer = last_boxed(response)
+    if answer is None and (rest := after_hashes(response)) is not None:
+        answer = rest.partition("\n")[0].strip()
+    return answer
 
 
 def _tolerance(error: Any) -> Fraction:

@@ -33,6 +33,12 @@ class Run:
         return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
 
 
+def check_audit(run: Run, *arguments: str) -> str:
+    """What the script that recomputes windows and weights says of a run."""
+    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 @dataclass(frozen=True)
 class Hurt:
     """A run that was hurt twice and then went on to its end."""

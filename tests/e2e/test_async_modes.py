@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, Run, launch, long
+from real_stack import SMALL, Run, check_audit, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -47,11 +45,6 @@ def separate_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def colocate_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return launch(tmp_path_factory.mktemp("colocate"), COLOCATE)
-
-
-def check_audit(run: Run, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def choices_of(run: Run) -> dict[str, list[dict]]:

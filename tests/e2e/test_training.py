@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from real_stack import ROOT, Run
+from real_stack import ROOT, Run, check_audit
 from tracker_records import CONTRACT, json_lines_history, mlflow_history, tensorboard_history, wandb_history
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.e2e
 MODEL = ROOT / "assets" / "mini-math-qwen2"
-
-
-def check_audit(run: Run, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def test_leaves_every_file_of_the_contract(straight_run: Run) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, launch, long
+from real_stack import SMALL, check_audit, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -26,8 +24,7 @@ def test_choices_and_weights_hold_over_two_ranks(tmp_path: Path) -> None:
         "prepo.candidate_ratio=5.125",  # |B| = 41: not a multiple of the two ranks
     ]
     run = launch(tmp_path, overrides)
-    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(tmp_path)]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    checked = check_audit(run)
     assert checked.startswith("ok: 1 choices and 32 rollouts"), checked
     (choice,) = run.lines("audit/selection.jsonl")
     assert len(choice["candidates"]) == 41
@@ -56,8 +53,7 @@ def test_ragged_groups_that_do_not_fill_the_batch_hold_over_two_ranks(tmp_path: 
         "prepo/temperature=entropy_target",
     ]
     run = launch(tmp_path, overrides)
-    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True, check=False).stdout.startswith("ok: ")
+    assert check_audit(run).startswith("ok: ")
     sizes: dict[int, Counter[str]] = {}
     for line in run.lines("audit/selection.jsonl"):
         sizes.setdefault(line["step"], Counter()).update(line["rollout_n"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipe.prepo.answers import after_hashes, compact, exact_number, last_boxed
+from recipe.prepo.answers import after_hashes, compact, exact_number
 from recipe.prepo.evaluation.questions import Question
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward import compute_score, marked_answer
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ def final_answer(data_source: str, response: str) -> str | None:
     >>> final_answer("math", r"so \boxed{\frac12}."), final_answer("gsm8k", "#### 18\nyes"), final_answer("math", "18")
     ('\\frac12', '18', None)
     """
-    answer = None if data_source.startswith("mini_math") else last_boxed(response)
-    if answer is None and (rest := after_hashes(response)) is not None:
-        answer = rest.partition("\n")[0].strip()
-    return answer or None
+    if data_source.startswith("mini_math"):  # a box marks nothing there
+        response = (after_hashes(response) or "").partition("\n")[0].strip()
+        return response or None
+    return marked_answer(response) or None
 
 
 def vote(answer: str | None) -> str | None:
