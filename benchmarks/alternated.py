@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from benchmarks.real_stack import run_on_stack
 
 COMMON = [
@@ -18,13 +20,14 @@ COMMON = [
     "actor_rollout_ref.actor.optim.lr=0",
 ]
 WARM_UP_STEPS = 3
+MEMORY = "memory at the end (MiB, all Ray processes)"
 
 Phases = dict[str, float]
 Pair = dict[str, Phases]
 
 
 def record_steps(trainer: Any, agent_loop_manager: Any) -> list[Phases]:
-    """Train, and return verl's phase timings of each step."""
+    """Train, and return verl's phase timings of each step, with the memory that the run holds at its end."""
     timings: list[Phases] = []
     compute_metrics = trainer._compute_metrics
 
@@ -34,7 +37,21 @@ def record_steps(trainer: Any, agent_loop_manager: Any) -> list[Phases]:
 
     trainer._compute_metrics = recorded
     trainer.fit(agent_loop_manager)
-    return timings
+    memory_mib = ray_memory_mib()
+    return [step | {MEMORY: memory_mib} for step in timings]
+
+
+def ray_memory_mib() -> float:
+    """Proportional set size of all processes beside and under this Ray worker: the actor, vLLM, loops, stores."""
+    raylet = psutil.Process().parent()
+    assert raylet is not None
+    total = 0
+    for process in raylet.children(recursive=True):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
 
 
 def summary(timings: list[Phases], reduce: Callable[[list[float]], float] = statistics.median) -> Phases:

@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.alternated import Pair, alternated_pairs, phase_table, spread
+from benchmarks.alternated import MEMORY, Pair, alternated_pairs, phase_table, spread
 
 SIDES = {
     "stock": ["trainer.v1.trainer_mode=sync", "prepo/selection=all", "prepo/weighting=none"],
@@ -41,12 +41,14 @@ def table(pairs: list[Pair], num_steps: int) -> str:
     }
     for name, label in labels.items():
         rows.append(f"| {label} | {spread([overheads(pair)[name] for pair in pairs], '.1%')} |")
+    memory = [pair["prepo"][MEMORY] / pair["stock"][MEMORY] - 1 for pair in pairs]
+    rows.append(f"| memory | {spread(memory, '.1%')} |")
     return "\n".join(rows) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     arguments, overrides = parser.parse_known_args(argv)

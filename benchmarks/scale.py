@@ -1,7 +1,7 @@
-"""How the rules and their state grow: choosing among |B| candidates, and keeping N prompts in memory and on disk.
+"""How the recipe grows: choosing among |B| candidates, weighting ragged groups, keeping what is known of N prompts.
 
-``python -m benchmarks.scale [--candidates N …] [--prompts N …]``. One thread, no model; each size of the training set
-runs in a process of its own, so that its peak memory is its own. The table goes to outputs/bench/scale.json.
+``python -m benchmarks.scale [--candidates N …] [--groups N …] [--prompts N …]``. One thread, no model; each size runs
+in a process of its own, so that its peak memory is its own. Tables: outputs/bench/scale.json and scale.md.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
-from recipe.prepo.notation import Candidates, RunFacts
+from recipe.prepo.notation import Candidates, FloatArray, RolloutBatch, RunFacts
 from recipe.prepo.rules.registry import SELECTION
-from recipe.prepo.state.audit import selection_line
+from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity
 
@@ -83,6 +83,68 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
         "select_s": statistics.median(times),
         "audit_line_s": statistics.median(line_times),
     }
+
+
+def time_rollouts(num_groups: int, repeats: int) -> dict[str, Any]:
+    """Seconds of what happens to a step's rollouts, in groups of 4 to 12: sizes, rewards, weights, outcome, audit."""
+    rules = options(selection="uniform", weighting="relative_entropy", budget="difficulty", shaping="length_bias")
+    rng = np.random.default_rng(0)
+    index = PromptIndex(ids_of(num_groups))
+    keeper = controller(rules, index, num_candidates=num_groups)
+    candidates = Candidates(tuple(ids_of(num_groups)))
+    spent: dict[str, list[float]] = {}
+    num_rollouts = 0
+    for step in range(1, repeats + 1):
+        took, decision = seconds(lambda: keeper.select(candidates, num_selected=num_groups, step=step))  # noqa: B023
+        spent.setdefault("sizes_s", []).append(took)
+        group_R = np.repeat(np.arange(num_groups), decision.rollout_n_P)
+        ids = [candidates.prompt_ids[i] for i in decision.selection.indices_P[group_R].tolist()]
+        num_rollouts = len(ids)
+        rollouts = RolloutBatch(
+            prompt_ids=ids,
+            group_R=group_R,
+            reward_R=rng.integers(0, 2, num_rollouts).astype(float),
+            num_tokens_R=rng.integers(1, 500, num_rollouts),
+            entropy_nats_R=rng.uniform(0.1, 2.0, num_rollouts),
+        )
+        took, shaped_R = seconds(lambda: keeper.shape(rollouts))  # noqa: B023
+        spent.setdefault("shape_s", []).append(took)
+        took, weight_R = seconds(lambda: keeper.weigh(rollouts, step=step))  # noqa: B023
+        spent.setdefault("weigh_s", []).append(took)
+        took, _ = seconds(lambda: keeper.finish_step(rollouts, weight_R, step=step, shaped_R=shaped_R))  # noqa: B023
+        spent.setdefault("finish_s", []).append(took)
+        took, _ = seconds(lambda: _lines_of(rollouts, weight_R, step))  # noqa: B023
+        spent.setdefault("audit_lines_s", []).append(took)
+    return {
+        "groups": num_groups,
+        "rollouts": num_rollouts,
+        **{name: statistics.median(times) for name, times in spent.items()},
+    }
+
+
+def _lines_of(rollouts: RolloutBatch, weight_R: FloatArray, step: int) -> int:
+    place_R = np.arange(len(rollouts))
+    lines = rollout_lines(
+        rollouts,
+        step=step,
+        rollout_R=place_R - np.searchsorted(rollouts.group_R, rollouts.group_R),
+        weight_R=weight_R,
+        advantage_R=weight_R,
+        advantage_weighted_R=weight_R,
+        base_temperature=1.0,
+        temperature_R=np.ones(len(rollouts)),
+        shaped_R=None,
+    )
+    return sum(len(json.dumps(line)) for line in lines)
+
+
+def with_memory(name: str, *arguments: Any) -> dict[str, Any]:
+    """A measurement of this module with the memory that it took beyond the bare process, in MiB."""
+    options()  # everything is imported
+    resting_mb = resident_mb()
+    with WatchPeak() as watch:
+        row: dict[str, Any] = globals()[name](*arguments)
+    return {**row, "peak_mb": max(watch.peak_mb - resting_mb, 0.01)}
 
 
 def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
@@ -159,46 +221,63 @@ def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> di
         return pool.apply(function, arguments)
 
 
-def exponent(rows: list[dict[str, Any]], size: str, cost: str) -> float | None:
-    """Slope of log cost over log size between the smallest and the largest row."""
-    first, last = rows[0], rows[-1]
-    if first[size] == last[size]:
-        return None
-    return float(np.log(last[cost] / first[cost]) / np.log(last[size] / first[size]))
+def exponents(rows: Sequence[dict[str, Any]], size: str) -> dict[str, float]:
+    """Slope of log cost over log size, by least squares over the two largest decades: small sizes show constants."""
+    if len({row[size] for row in rows}) < 2:
+        return {}
+    kept = [row for row in rows if row[size] >= rows[-1][size] / 100]
+    sizes = np.log([row[size] for row in kept])
+    costs = [name for name in rows[0] if name.endswith(("_s", "_mb"))]
+    return {name: float(np.polyfit(sizes, np.log([row[name] for row in kept]), 1)[0]) for name in costs}
+
+
+def table(rows: Sequence[dict[str, Any]], size: str) -> list[str]:
+    """Markdown: one row a size, and the exponents."""
+    costs = [name for name in rows[0] if name.endswith(("_s", "_mb"))]
+
+    def head(name: str) -> str:
+        stem, _, unit = name.rpartition("_")
+        return f"{stem.replace('_', ' ')} {'ms' if unit == 's' else 'MiB'}"
+
+    def cell(row: dict[str, Any], name: str) -> str:
+        return f"{row[name] * 1e3:,.2f}" if name.endswith("_s") else f"{row[name]:,.1f}"
+
+    found = exponents(rows, size)
+    return [
+        f"| {size} | {' | '.join(map(head, costs))} |",
+        "|---" * (len(costs) + 1) + "|",
+        *(f"| {row[size]:,} | {' | '.join(cell(row, name) for name in costs)} |" for row in rows),
+        f"| exponent | {' | '.join(f'{found[name]:.2f}' if found else '–' for name in costs)} |",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
+    parser.add_argument("--groups", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--prompts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    selection, exponents = [], {}
-    for name in sorted(SELECTION):
-        if name == "all":
-            continue
-        rows = [time_selection(name, size, arguments.repeats) for size in arguments.candidates]
-        exponents[name] = exponent(rows, "candidates", "select_s")
-        selection += rows
-        for row in rows:
-            print(
-                f"{name:13} {row['candidates']:>7} candidates: {1e3 * row['select_s']:8.2f} ms, "
-                f"audit line {1e3 * row['audit_line_s']:8.2f} ms",
-                flush=True,
-            )
-    state = [measure_state(size) for size in arguments.prompts]
-    for row in state:
-        print(
-            f"{row['prompts']:>10} prompts: index {row['index_s']:6.2f} s, {row['held_mb']:7.1f} MiB held, "
-            f"{row['peak_mb']:7.1f} MiB at most, save {row['save_s']:5.2f} s, load {row['load_s']:5.2f} s, "
-            f"{row['file_mb']:7.1f} MiB on disk",
-            flush=True,
-        )
-    exponents["held memory"] = exponent(state, "prompts", "held_mb")
-    OUT.write_text(json.dumps({"selection": selection, "state": state, "exponents": exponents}, indent=1) + "\n")
+    names = [name for name in sorted(SELECTION) if name != "all"]
+    parts: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for name in names:
+        rows = [in_a_process(with_memory, "time_selection", name, n, arguments.repeats) for n in arguments.candidates]
+        parts[f"choosing a fifth, {name}"] = ("candidates", rows)
+    rows = [in_a_process(with_memory, "time_rollouts", n, arguments.repeats) for n in arguments.groups]
+    parts["rollouts of a step, in groups of 4 to 12"] = ("groups", rows)
+    parts["state of every rule"] = ("prompts", [measure_state(size) for size in arguments.prompts])
+    lines = ["# Growth", "", "Exponents: slope of log cost over log size, over the two largest decades.", ""]
+    for title, (size, rows) in parts.items():
+        lines += [f"## {title[0].upper()}{title[1:]}", "", *table(rows, size), ""]
+    print("\n".join(lines))
+    OUT.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+    found = {
+        title: {"size": size, "rows": rows, "exponents": exponents(rows, size)} for title, (size, rows) in parts.items()
+    }
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

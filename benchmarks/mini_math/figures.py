@@ -28,7 +28,7 @@ def write_figures(results: Sequence[Mapping[str, Any]], out: Path) -> None:
             drawn, (axes,) = figure(height_in=4.2)
             for index, row in enumerate(rows):
                 curves = [result["curve"] for result in results if result["row"] == row]
-                x, y = _columns(curves, x_key), _columns(curves, y_key)
+                x, y = curve_columns(curves, x_key), curve_columns(curves, y_key)
                 if y_key == "zero_advantage_frac":  # the first point is a measurement of the pool, the same for all
                     x, y = x[:, 1:], y[:, 1:]
                 line(axes, x.mean(0), y.mean(0), index, row)
@@ -42,5 +42,6 @@ def write_figures(results: Sequence[Mapping[str, Any]], out: Path) -> None:
             (out / f"{name}.png").write_bytes(to_png(drawn))
 
 
-def _columns(curves: Sequence[Sequence[Mapping[str, Any]]], key: str) -> FloatArray:
+def curve_columns(curves: Sequence[Sequence[Mapping[str, Any]]], key: str) -> FloatArray:
+    """One key of the points of several curves, shape [S, E]: seeds by evaluations."""
     return np.array([[point[key] for point in curve] for curve in curves], dtype=np.float64)

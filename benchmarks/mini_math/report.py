@@ -115,7 +115,7 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
         for statistic in (final_of, area_of):
             cells.append(_spread([statistic(i, mine) for i in places]))
             is_pair = reference is not None and row != REFERENCE
-            cells.append(_estimate(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
+            cells.append(estimate_text(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -159,10 +159,10 @@ def _rollouts(result: TargetResult) -> str:
 def _ratio(result: TargetResult) -> str:
     if result.ratio is not None and result.ratio.value == 0.0:
         return f"never ({result.num_reached}/{result.num_seeds} seeds)"
-    return _estimate(result.ratio, ".2f")
+    return estimate_text(result.ratio, ".2f")
 
 
-def _estimate(found: Estimate | None, spec: str) -> str:
+def estimate_text(found: Estimate | None, spec: str) -> str:
     """A value with its interval and number of pairs; one seed gives no interval, and says so."""
     if found is None:
         return "no common seed"

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -132,7 +134,8 @@ def run_task(task: Task) -> str:
 def run_all(tasks: Sequence[Task], *, jobs: int) -> list[str]:
     """Make the runs that are not finished, ``jobs`` at a time; returns the errors of those that stopped."""
     errors = []
-    with one_thread_each(), ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+    context = multiprocessing.get_context("spawn")
+    with one_thread_each(), ProcessPoolExecutor(jobs, context, end_with_parent, (os.getpid(),)) as executor:
         futures = {executor.submit(run_task, task): task for task in tasks}
         for number, future in enumerate(as_completed(futures), start=1):
             try:
@@ -143,6 +146,17 @@ def run_all(tasks: Sequence[Task], *, jobs: int) -> list[str]:
                 errors.append(line)
             print(f"[{number}/{len(tasks)}] {line}", flush=True)
     return errors
+
+
+def end_with_parent(parent: int) -> None:
+    """Have this process end when its parent has: a killed comparison would go on in the background otherwise."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end_with_parent").start()
 
 
 @contextlib.contextmanager

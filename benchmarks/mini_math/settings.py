@@ -1,4 +1,4 @@
-"""Base models and prompt pools of the settings: early (the shipped base as it is), mid and late (most prompts dead).
+"""Base models and prompt pools of the settings: fresh (as shipped), and early, mid, late with ever fewer live prompts.
 
 What takes minutes is kept in a cache folder, under a name that holds a hash of everything that it was made of.
 """
@@ -41,8 +41,10 @@ from recipe.prepo.notation import FloatArray, IntArray
 from recipe.prepo.state.checkpoint import write_atomically
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
-HARD_CELLS = ((4, 99), (5, 40), (5, 99))
+HARD_CELLS = ((4, 99), (5, 99))
 """(Operations, operand scale) beyond the corpus; their solutions still fit into a response."""
+EASY_CELLS = ((1, 6), (1, 14))
+"""(Operations, operand scale) that a trained model hardly ever gets wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +78,13 @@ def prepare_base(options: Options, cache: Path) -> Path:
         base = SHIPPED
     else:
         base = _cached_model(cache, Recipe(arch=cast(Arch, options.model)), start=None)
-    if SETTINGS[options.setting] is None:
+    if not SETTINGS[options.setting].is_sharpened:
         return base
-    # Neither slips nor answers without steps: what the base can do, it then does nearly always.
-    style = CorpusStyle(direct_frac=0.0, slip_frac=0.0)
+    # What is easy is solved nearly always, as late in a training; longer problems keep the slips and the answers
+    # without steps that RL can teach away. Without those, too, the held-out accuracy hardly moves any more.
+    style = CorpusStyle(careful_up_to_ops=2)
     recipe = Recipe(
-        arch=cast(Arch, options.model), seed=1, num_steps=options.sharpen_steps, learning_rate=1e-3, style=style
+        arch=cast(Arch, options.model), seed=1, num_steps=options.sharpen_steps, learning_rate=2e-3, style=style
     )
     return _cached_model(cache, recipe, start=base)
 
@@ -115,17 +118,17 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
     Raises:
         ConfigError: the base model solves too many or too few of the candidate problems for the setting.
     """
-    target = SETTINGS[options.setting]
+    target = SETTINGS[options.setting].live_frac
     made_of = {
         "model": _file_digest(base / "model.safetensors"),
         "task": options.task,
         "pool": options.pool,
         "samples": options.pool_samples,
-        "with_hard_problems": target is not None,
+        "added_cells": [HARD_CELLS, EASY_CELLS] if target is not None else [],
     }
     path = cache / f"prompts-{options.task}-seed0-{digest(made_of)}.json"
     if not path.exists():
-        measured = _measure_prompts(options, base, with_hard_problems=target is not None)
+        measured = _measure_prompts(options, base, with_added_problems=target is not None)
         write_atomically(path, json.dumps({"made_of": made_of, "prompts": measured}, indent=1) + "\n")
     entries = json.loads(path.read_text(encoding="utf-8"))["prompts"]
     right_2N = np.array([entry["right"] for entry in entries], dtype=np.int64).T
@@ -143,14 +146,14 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
     return Pool(prompts, right_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
 
 
-def _measure_prompts(options: Options, base: Path, *, with_hard_problems: bool) -> list[dict[str, Any]]:
+def _measure_prompts(options: Options, base: Path, *, with_added_problems: bool) -> list[dict[str, Any]]:
     """Prompts with «right»: right answers in each of two independent measurements by ``pool_samples`` samples."""
     task = cast(Task, options.task)
-    if with_hard_problems:
-        problems = sample_pool(options.pool * 3 // 2, split="train", seed=0, task=task)
-        problems += hard_problems(options.pool // 2, seed=0, task=task)
-    else:
-        problems = sample_pool(options.pool, split="train", seed=0, task=task)
+    problems = sample_pool(options.pool, split="train", seed=0, task=task)
+    if with_added_problems:
+        added = problems_of(HARD_CELLS, options.pool, seed=0, task=task)
+        added += problems_of(EASY_CELLS, options.pool // 2, seed=0, task=task)
+        problems = list({problem.question: problem for problem in problems + added}.values())
     model, tokenizer = load_model(base)
     print(f"measuring {len(problems)} prompts by 2 x {options.pool_samples} samples (kept for later runs)", flush=True)
     tokens = encode_prompts(tokenizer, [problem.question for problem in problems])
@@ -238,13 +241,13 @@ def compose_pool(
     return np.sort(np.concatenate([generator.permutation(kinds[kind])[:number] for kind, number in wanted.items()]))
 
 
-def hard_problems(num_problems: int, *, seed: int, task: Task) -> list[Problem]:
-    """Distinct train problems with more operations or larger operands than the corpus has."""
-    rng = random.Random(f"mini_math/hard/{task}/{seed}")
+def problems_of(cells: Sequence[tuple[int, int]], num_problems: int, *, seed: int, task: Task) -> list[Problem]:
+    """Distinct train problems, evenly over ``cells`` of (operations, operand scale)."""
+    rng = random.Random(f"mini_math/cells/{cells}/{task}/{seed}")
     found: dict[str, Problem] = {}
     while len(found) < num_problems:
-        num_ops, scale = HARD_CELLS[len(found) % len(HARD_CELLS)]
-        problem = sample_problem(rng, num_ops=num_ops, scale=scale, task=task, rarity=1.0)
+        num_ops, scale = cells[len(found) % len(cells)]
+        problem = sample_problem(rng, num_ops=num_ops, scale=scale, task=task, rarity=rng.random())
         if split_of(problem.question) == "train":
             found[problem.question] = problem
     return list(found.values())

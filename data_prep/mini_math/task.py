@@ -91,10 +91,12 @@ class CorpusStyle:
     """Probability that a step is wrong or skipped, or that a direct answer is wrong."""
     expressions_frac: float = 0.2
     """Share of documents that pose a running calculation instead of a word problem."""
+    careful_up_to_ops: int = 0
+    """Problems of at most this many operations are solved step by step and without slips."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not 0.0 <= value <= 1.0:
+            if name.endswith("_frac") and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}, but it is a share of documents or steps; give 0 to 1")
 
 
@@ -223,6 +225,8 @@ def apply_operation(value: int, operation: str) -> int:
 
 def _sample_solution(rng: random.Random, problem: Problem, style: CorpusStyle) -> str:
     """A solution as the corpus writes it: step by step or direct, and sometimes wrong."""
+    if len(problem.steps) <= style.careful_up_to_ops:
+        style = dataclasses.replace(style, direct_frac=0.0, slip_frac=0.0)
     if rng.random() < style.direct_frac:
         slip = rng.randint(-5, 5) if rng.random() < style.slip_frac else 0
         return f"#### {max(0, problem.answer + slip)}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,28 @@ import torch
 import yaml
 
 from benchmarks.mini_math import __main__ as command
-from benchmarks.mini_math import runs
+from benchmarks.mini_math import full, runs
 from benchmarks.mini_math.collect import PromptStream
 from benchmarks.mini_math.grade import grade
-from benchmarks.mini_math.numbers import Curves, area, reach_target, rollouts_to
+from benchmarks.mini_math.numbers import Curves, area, group_shares, reach_target, rollouts_to
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.oracle import OracleSelection
 from benchmarks.mini_math.policy import Responses, generate, prompt_nll_nats, response_log_probs, torch_generator
 from benchmarks.mini_math.report import render
 from benchmarks.mini_math.rows import ROWS, read_row
-from benchmarks.mini_math.settings import SHIPPED, compose_pool, expected_shares, load_model, prepare_base, prepare_pool
+from benchmarks.mini_math.settings import (
+    HARD_CELLS,
+    SHIPPED,
+    compose_pool,
+    expected_shares,
+    load_model,
+    prepare_base,
+    prepare_pool,
+    problems_of,
+)
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
-from data_prep.mini_math.task import sample_pool
+from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.notation import Candidates
 from recipe.prepo.rules.registry import SELECTION
@@ -273,7 +284,7 @@ def test_rows_of_one_seed_see_the_pool_in_the_same_order() -> None:
 @pytest.mark.parametrize("row", SMOKE_ROWS)
 def test_curves_keep_their_contract(smoke: Path, row: str) -> None:
     run = read_run(smoke, row)
-    assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [row, 0, "words", "qwen2", "early"]
+    assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [row, 0, "words", "qwen2", "fresh"]
     curve = run["curve"]
     assert [point["step"] for point in curve] == [0, 2, 3]
     for point in curve:
@@ -375,6 +386,37 @@ def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytes
     assert len(list(smoke.glob("*.png"))) == 4 and all(path.stat().st_size > 5_000 for path in smoke.glob("*.png"))
 
 
+def test_the_summary_puts_a_row_beside_what_could_be_saved(
+    smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fresh").symlink_to(smoke)
+    runs.claim_directory(smoke, TINY)
+    assert full.main(["--settings", "fresh,late", "--report-only", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out and "Setting `late`" not in text
+    assert (tmp_path / "accuracy.png").stat().st_size > 5_000
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert [cells[0] for cells in table] == [f"| `{row}`" for row in sorted(SMOKE_ROWS, key=list(ROWS).index)]
+    zero_frac = group_shares(read_run(smoke, "uniform"))["zero_advantage_frac"]
+    assert f"**Limit: {1 / (1 - zero_frac):.2f}** times" in text
+    assert text.count("n=1: no interval") >= 2 * (len(SMOKE_ROWS) - 1)
+
+
+def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys, time\n"
+        "child = 'import os, sys, time; from benchmarks.mini_math.runs import end_with_parent; "
+        "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "print(subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE, text=True)"
+        ".stdout.readline(), flush=True)"
+    )
+    pid = int(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+
+
 # ---- settings -------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +456,33 @@ def test_bases_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (sharp / "model.safetensors").stat().st_mtime_ns == stamp
     with pytest.raises(ConfigError, match="no pool of 8 prompts"):  # a model that can do nothing has no solved prompts
         prepare_pool(options, sharp, tmp_path)
+
+
+def test_what_is_easy_is_written_carefully() -> None:
+    easy, other = CorpusStyle(careful_up_to_ops=2), CorpusStyle(direct_frac=0.0, slip_frac=0.0)
+    rng_a, rng_b = random.Random(1), random.Random(1)
+    for _ in range(300):  # as many draws for either style where the problem is easy
+        state = rng_a.getstate()
+        question, solution = sample_corpus_document(rng_a, easy)
+        rng_b.setstate(state)
+        twin, careful = sample_corpus_document(rng_b, other)
+        assert question == twin
+        if careful.count("=") <= 2:
+            assert solution == careful
+    with pytest.raises(ConfigError, match="slip_frac"):
+        CorpusStyle(slip_frac=2)
+
+
+def test_added_problems_are_distinct_and_of_their_cells() -> None:
+    problems = problems_of(HARD_CELLS, 40, seed=0, task="words")
+    assert len({problem.question for problem in problems}) == 40
+    assert {(problem.num_ops, problem.scale) for problem in problems} == set(HARD_CELLS)
+    assert all(split_of(problem.question) == "train" for problem in problems)
+    assert (
+        problems
+        == problems_of(HARD_CELLS, 40, seed=0, task="words")
+        != problems_of(HARD_CELLS, 40, seed=1, task="words")
+    )
 
 
 # ---- numbers --------------------------------------------------------------------------------------------------------
@@ -489,7 +558,7 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
         (["--steps", "1"], ["--steps 1", "at least 2"]),
         (["--task", "wrods"], ["'wrods'", "words, expressions"]),
         (["--model", "gpt"], ["'gpt'", "qwen2, llama"]),
-        (["--setting", "soon"], ["'soon'", "early, mid, late"]),
+        (["--setting", "soon"], ["'soon'", "fresh, early, mid, late"]),
         (["--jobs", "0"], ["--jobs 0"]),
         (["--pool", "40"], ["--pool 40", "80"]),
         (["--pool-samples", "4"], ["--pool-samples 4", "8"]),

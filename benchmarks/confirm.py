@@ -1,0 +1,197 @@
+"""Do the rows rank on verl and vLLM as in the fast loop? ``python -m benchmarks.confirm [--rows …] [--seeds …]``.
+
+Trains the rows on the real stack (one driver after the other, seeds in turned order) and in the fast loop, on the same
+base model, pool, held-out problems, learning rate and number of steps. Writes DIR/README.md; what is done stays done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.mini_math.__main__ import main as compare
+from benchmarks.mini_math.__main__ import read_seeds
+from benchmarks.mini_math.grade import Prompt
+from benchmarks.mini_math.numbers import (
+    REFERENCE,
+    area,
+    final_accuracy,
+    group_shares,
+    paired_difference,
+    read_curves,
+)
+from benchmarks.mini_math.options import SETTINGS, Options
+from benchmarks.mini_math.report import estimate_text
+from benchmarks.mini_math.rows import ROWS, check_rows
+from benchmarks.mini_math.runs import gather
+from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
+from benchmarks.mini_math.summary import provenance
+from data_prep.common import write_parquet
+from data_prep.mini_math import DATA_SOURCE
+from recipe.prepo.maths.rank_correlation import spearman
+from recipe.prepo.rows import build_row
+from recipe.prepo.state.jsonl import read_lines
+
+ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
+SHARES = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
+
+
+def write_data(prompts: Sequence[Prompt], split: str, path: Path) -> None:
+    """Problems of the fast loop as verl reads them."""
+    rows = [
+        build_row(
+            data_source=DATA_SOURCE,
+            question=prompt.question,
+            ground_truth=str(prompt.answer),
+            prompt_id=prompt.prompt_id,
+            split=split,
+            index=index,
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    write_parquet(rows, path)
+
+
+def train(row: str, seed: int, options: Options, base: Path, out: Path) -> None:
+    """One training on the real stack, as a user starts it.
+
+    Raises:
+        CalledProcessError: it failed; its output stands beside the run.
+    """
+    directory = out / "stack" / f"{row}-{seed}"
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    overrides = [
+        *ROWS[row],
+        f"data.train_files={(out / 'train.parquet').absolute()}",
+        f"data.val_files={(out / 'test.parquet').absolute()}",
+        "data.train_max_samples=-1",
+        f"data.train_batch_size={options.num_selected}",
+        f"actor_rollout_ref.model.path={base.absolute()}",
+        f"actor_rollout_ref.actor.optim.lr={options.learning_rate}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.num_selected // options.mini_batches}",
+        f"actor_rollout_ref.rollout.n={options.rollouts_per_prompt}",
+        "actor_rollout_ref.rollout.val_kwargs.n=1",
+        f"trainer.total_training_steps={options.steps}",
+        f"trainer.test_freq={options.eval_every}",
+        "trainer.save_freq=-1",
+        "trainer.resume_mode=disable",
+        f"trainer.default_local_dir={directory.absolute()}",
+        f"prepo.seed={seed}",
+        "prepo.report_every=0",
+    ]
+    with open(directory.with_suffix(".log"), "wb") as log:
+        command = [sys.executable, "-m", "recipe.prepo.main", *overrides]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def read_run(row: str, seed: int, out: Path) -> dict[str, Any] | None:
+    """A run of the real stack in the fast loop's form; None where it is not finished."""
+    path = out / "stack" / f"{row}-{seed}" / "metrics.jsonl"
+    lines = read_lines(path) if path.exists() else []
+    curve, rollouts = [], 0.0
+    train: dict[str, list[float]] = {name: [] for name in (*SHARES, "groups")}
+    for line in lines:
+        data = line["data"]
+        if "timing_s/step" in data:
+            rollouts = data["prepo/rollouts_total"]
+            for name in SHARES:
+                train[name].append(data[f"prepo/{name}"])
+            train["groups"].append(1.0)
+        if ACCURACY in data:
+            curve.append({"step": line["step"], "rollouts": rollouts, "accuracy": data[ACCURACY]})
+    return {"row": row, "seed": seed, "curve": curve, "train": train} if curve else None
+
+
+def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[Mapping[str, Any]]) -> str:
+    """Final accuracy, area and zero-advantage share of both sides, and whether the rows rank alike."""
+    names = [name for name in dict.fromkeys(run["row"] for run in stack) if any(run["row"] == name for run in fast)]
+    lines = [
+        "# The real stack against the fast loop",
+        "",
+        f"`python -m benchmarks.confirm`, {provenance()}. Setting `{options.setting}`, {options.steps} steps of "
+        f"{options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate {options.learning_rate:g}, "
+        f"{options.held_out:,} held-out problems, one sample each. Differences are to `{REFERENCE}` over the same "
+        "seeds, with 95% bootstrap intervals over seeds: two seeds make them far too narrow.",
+        "",
+        "| row | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area | difference |",
+        "|---" * 10 + "|",
+    ]
+    areas: dict[str, list[float]] = {"fast loop": [], "real stack": []}
+    for name in names:
+        for side, runs in (("fast loop", fast), ("real stack", stack)):
+            curves = read_curves(runs)
+            mine, reference = curves[name], curves.get(REFERENCE)
+            until = float((reference or mine).rollouts_SE[:, -1].mean())
+            final = [final_accuracy(accuracy_E) for accuracy_E in mine.accuracy_SE]
+            under = [area(r_E, a_E, until=until) for r_E, a_E in zip(mine.rollouts_SE, mine.accuracy_SE, strict=True)]
+            areas[side].append(float(np.mean(under)))
+            shares = [group_shares(run)["zero_advantage_frac"] for run in runs if run["row"] == name]
+            differences = ["", ""]
+            if reference is not None and name != REFERENCE:
+                statistics = (
+                    lambda place, of: final_accuracy(of.accuracy_SE[place]),
+                    lambda place, of: area(of.rollouts_SE[place], of.accuracy_SE[place], until=until),  # noqa: B023
+                )
+                differences = [
+                    estimate_text(paired_difference(mine, reference, statistic), "+.3f") for statistic in statistics
+                ]
+            lines.append(
+                f"| `{name}` | {side} | {', '.join(map(str, mine.seeds))} | {mine.rollouts_SE[:, -1].mean():,.0f} | "
+                f"{np.mean(shares):.3f} | {mine.accuracy_SE[:, 0].mean():.3f} | {_each(final)} | {differences[0]} | "
+                f"{_each(under)} | {differences[1]} |"
+            )
+    orders = [" > ".join(f"`{names[i]}`" for i in np.argsort(-np.array(values))) for values in areas.values()]
+    lines += ["", f"By area: {orders[0]} in the fast loop, {orders[1]} on the real stack."]
+    if len(names) > 2:
+        rho = spearman(np.array(areas["fast loop"]), np.array(areas["real stack"]))
+        lines.append(f"Spearman's rho of the rows' areas: {rho:.2f} ({len(names)} rows).")
+    return "\n".join(lines) + "\n"
+
+
+def _each(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; an error of a training is raised."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", default="early", choices=list(SETTINGS))
+    parser.add_argument("--rows", default="uniform,prepo,low")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--eval-every", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench/confirm"))
+    parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
+    arguments = parser.parse_args(argv)
+    names = [name.strip() for name in arguments.rows.split(",") if name.strip()]
+    check_rows(names)
+    seeds, out = read_seeds(arguments.seeds), arguments.out
+    options = Options(setting=arguments.setting, steps=arguments.steps, eval_every=arguments.eval_every)
+    fast = ["--setting", options.setting, "--steps", str(options.steps), "--eval-every", str(options.eval_every)]
+    fast += ["--rows", ",".join(names), "--seeds", arguments.seeds, "--cache", str(arguments.cache)]
+    compare([*fast, "--out", str(out / "fast")])
+    base = prepare_base(options, arguments.cache)
+    write_data(prepare_pool(options, base, arguments.cache).prompts, "train", out / "train.parquet")
+    write_data(held_out_prompts(options.held_out, options.task), "test", out / "test.parquet")
+    for number, seed in enumerate(seeds):
+        for name in names if number % 2 == 0 else names[::-1]:
+            known = read_run(name, seed, out)
+            if known is None or known["curve"][-1]["step"] < options.steps:
+                print(f"real stack: {name}, seed {seed}", flush=True)
+                train(name, seed, options, base, out)
+            runs = [run for row in names for s in seeds if (run := read_run(row, s, out)) is not None]
+            whole = [run for run in runs if run["curve"][-1]["step"] >= options.steps]
+            text = table(options, gather(out / "fast", options, cache=arguments.cache), whole)
+            (out / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""One text and one picture about several comparisons: what the rows save in each setting, and what could be saved."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.mini_math import oracle
+from benchmarks.mini_math.figures import curve_columns
+from benchmarks.mini_math.numbers import (
+    REFERENCE,
+    Estimate,
+    area,
+    final_accuracy,
+    group_shares,
+    paired_difference,
+    reach_target,
+    read_curves,
+)
+from benchmarks.mini_math.options import Options
+from benchmarks.mini_math.report import estimate_text
+from recipe.prepo.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
+
+SHARES = (0.5, 0.75)
+"""Targets of the summary, as shares of uniform's way."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finished runs of one setting."""
+
+    options: Options
+    results: Sequence[Mapping[str, Any]]
+
+    @property
+    def rows(self) -> dict[str, list[Mapping[str, Any]]]:
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for result in self.results:
+            found.setdefault(result["row"], []).append(result)
+        return found
+
+
+def render(comparisons: Sequence[Comparison]) -> str:
+    """Markdown: where it was measured, and a table for each setting."""
+    lines = [
+        "# What the methods save in miniature",
+        "",
+        f"`python -m benchmarks.mini_math.full`, {provenance()}. Differences and ratios are to `{REFERENCE}` over the "
+        "same seeds, with 95% bootstrap intervals over seeds, which few seeds make too narrow; an interval that holds "
+        "0 (differences) or 1 (ratios) shows nothing. «Faster to half»: rollouts that "
+        f"`{REFERENCE}` needs for half of its way from its first to its final accuracy, over those of the row; "
+        "above 1 the row saves rollouts. A row that never gets there counts as 0. Rollouts and shares count the groups "
+        "that were thrown away.",
+    ]
+    for comparison in comparisons:
+        lines += ["", *_section(comparison)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(comparison: Comparison) -> list[str]:
+    options, rows = comparison.options, comparison.rows
+    start = comparison.results[0]["curve"][0]
+    lines = [
+        f"## Setting `{options.setting}`: {1 - start['zero_advantage_frac']:.2f} of the groups live at the start",
+        "",
+        f"Task {options.task}, model {options.model}; {start['all_correct_frac']:.2f} of the groups are all "
+        f"right and {start['all_wrong_frac']:.2f} all wrong, at the start. {options.steps} steps, K = {options.num_selected}, "
+        f"M = {options.rollouts_per_prompt}, pool of {options.pool} prompts, learning rate {options.learning_rate:g}, "
+        f"{options.held_out:,} held-out problems.",
+    ]
+    if REFERENCE not in rows:
+        return [*lines, "", f"Without runs of the row `{REFERENCE}` there is nothing to compare with."]
+    limit = 1 / (1 - _mean_share(rows[REFERENCE], "zero_advantage_frac"))
+    lines += [
+        "",
+        f"**Limit: {limit:.2f}** times, if every group of `{REFERENCE}` without an advantage were saved and nothing "
+        "else changed.",
+        "",
+        "| row | seeds | rollouts | zero advantage | final accuracy | difference | difference of the area | faster to "
+        "half | faster to three quarters | probe entropy (nats) |",
+        "|---" * 10 + "|",
+    ]
+    curves = read_curves(comparison.results)
+    reference = curves[REFERENCE]
+    until = float(reference.rollouts_SE[:, -1].mean())
+    for row, runs in rows.items():
+        mine = curves[row]
+        final = [final_accuracy(accuracy_E) for accuracy_E in mine.accuracy_SE]
+        cells = [
+            f"`{row}`",
+            ", ".join(map(str, mine.seeds)),
+            f"{mine.rollouts_SE[:, -1].mean():,.0f}",
+            f"{_mean_share(runs, 'zero_advantage_frac'):.3f}",
+            f"{np.mean(final):.3f}" + (f" ± {np.std(final, ddof=1):.3f}" if len(final) > 1 else ""),
+        ]
+        if row == REFERENCE:
+            cells += ["", "", "1", "1"]
+        else:
+            differences: list[Estimate | None] = [
+                paired_difference(mine, reference, lambda place, of: final_accuracy(of.accuracy_SE[place])),
+                paired_difference(
+                    mine, reference, lambda place, of: area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
+                ),
+            ]
+            cells += [estimate_text(difference, "+.3f") for difference in differences]
+            cells += [estimate_text(reach_target(mine, reference, share).ratio, ".2f") for share in SHARES]
+        cells.append(f"{np.mean([run['curve'][-1]['entropy_nats'] for run in runs]):.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    if oracle.NAME in rows:
+        lines += [
+            "",
+            f"`{oracle.NAME}` picks by pass rates that {options.oracle_samples} uncounted samples of each candidate "
+            "measure: a bound, not a method.",
+        ]
+    return lines
+
+
+def draw(comparisons: Sequence[Comparison]) -> bytes:
+    """Held-out accuracy by rollouts, one panel a setting: means over seeds, and the range of the seeds behind them."""
+    names = list(dict.fromkeys(result["row"] for comparison in comparisons for result in comparison.results))
+    with look():
+        drawn, panels = figure(rows=len(comparisons), height_in=1.2 + 2.4 * len(comparisons))
+        for axes, comparison in zip(panels, comparisons, strict=True):
+            for row, runs in comparison.rows.items():
+                index = names.index(row)
+                curves = [run["curve"] for run in runs]
+                x, y = curve_columns(curves, "rollouts"), curve_columns(curves, "accuracy")
+                line(axes, x.mean(0), y.mean(0), index, row)
+                if len(curves) > 1:
+                    colour = LOOKS[index % len(LOOKS)][0]
+                    axes.fill_between(x.mean(0), y.min(0), y.max(0), color=colour, alpha=0.1, linewidth=0)
+            axes.set_title(f"setting {comparison.options.setting}")
+            axes.set_ylabel("held-out accuracy")
+            plain_numbers(axes)
+        panels[-1].set_xlabel("rollouts, thrown-away ones included")
+        legend(drawn, panels[0])
+        return to_png(drawn)
+
+
+def provenance() -> str:
+    """Commit, versions and machine, for the head of a table."""
+    root = Path(__file__).parents[2]
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=root, capture_output=True, text=True, check=False
+    )
+    commit = found.stdout.strip() or "unknown"
+    return (
+        f"commit {commit}, torch {version('torch').partition('+')[0]}, transformers {version('transformers')}, Python "
+        f"{platform.python_version()}, one thread a run on {_processor()}"
+    )
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or "an unknown processor"
+    names = [row.partition(":")[2].strip() for row in text.splitlines() if row.startswith("model name")]
+    return f"{len(names)} cores of an {names[0]}" if names else platform.machine()
+
+
+def _mean_share(runs: Sequence[Mapping[str, Any]], name: str) -> float:
+    return float(np.mean([group_shares(run)[name] for run in runs]))
