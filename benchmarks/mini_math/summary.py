@@ -71,7 +71,8 @@ def _section(comparison: Comparison) -> list[str]:
         f"## Setting `{options.setting}`: {1 - start['zero_advantage_frac']:.2f} of the groups live at the start",
         "",
         f"Task {options.task}, model {options.model}; {start['all_correct_frac']:.2f} of the groups are all "
-        f"right and {start['all_wrong_frac']:.2f} all wrong, at the start. {options.steps} steps, K = {options.num_selected}, "
+        f"right and {start['all_wrong_frac']:.2f} all wrong, at the start. "
+        f"{options.steps} steps, K = {options.num_selected}, "
         f"M = {options.rollouts_per_prompt}, pool of {options.pool} prompts, learning rate {options.learning_rate:g}, "
         f"{options.held_out:,} held-out problems.",
     ]
