@@ -32,8 +32,8 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "fresh": Setting(None, False, 1e-4),
     "early": Setting(0.55, False, 1e-4),
-    "mid": Setting(0.30, True, 5e-5),
-    "late": Setting(0.15, True, 5e-5),
+    "mid": Setting(0.30, True, 1e-4),
+    "late": Setting(0.15, True, 1e-4),
 }
 MODELS: tuple[str, ...] = get_args(Arch)
 
