@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format bench faults clean
+.PHONY: help setup test unit lint format bench compare faults clean
 
 ENV = py="$$(bash scripts/setup_env.sh --platform cpu --dev --print-python)";
 # With their doctests. Importing these modules imports no verl, Ray or vLLM.
@@ -10,7 +10,7 @@ LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/adapters --ignore=recipe/pr
 	--ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
-	@echo "make setup | test | unit (seconds) | lint | format | bench | faults (hours) | clean"
+	@echo "make setup | test | unit (seconds) | lint | format | bench | compare (an hour) | faults (hours) | clean"
 
 setup:
 	@bash scripts/setup_env.sh --platform cpu --dev
@@ -32,6 +32,10 @@ format:
 
 bench:
 	@$(ENV) exec "$$py" -m benchmarks.run_all
+
+# The methods against each other in miniature, five seeds, three settings; goes on where it was stopped.
+compare:
+	@$(ENV) exec "$$py" -m benchmarks.mini_math.full $(COMPARE)
 
 # Kills, hangs and full disks on the real stack; FAULTS="--kills 5 --replica 2 …" for fewer of them.
 faults:

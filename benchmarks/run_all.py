@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import overhead, pools, scale, scoring
+from benchmarks import overhead, pools, prefix_cache, scale, scoring
 
 
 def main() -> None:
-    for benchmark in (scale, scoring, overhead, pools):
+    for benchmark in (scale, scoring, prefix_cache, overhead, pools):
         print(f"== {benchmark.__name__}", flush=True)
         benchmark.main([])
 
