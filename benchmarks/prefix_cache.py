@@ -102,8 +102,8 @@ def table(rounds: dict[str, list[dict[str, float]]]) -> str:
     some = rounds["scored"]
     mean_tokens = statistics.fmean(figures["prompt_tokens"] for figures in some) / NUM_CHOSEN / GROUP_SIZE
     lines = [
-        f"{NUM_CHOSEN} prompts x {GROUP_SIZE} rollouts of one token each, {len(some)} alternated rounds, cache blocks of "
-        f"{BLOCK_SIZE} tokens, prompts of {mean_tokens:.1f} tokens",
+        f"{NUM_CHOSEN} prompts x {GROUP_SIZE} rollouts of one token each, {len(some)} alternated rounds, cache blocks "
+        f"of {BLOCK_SIZE} tokens, prompts of {mean_tokens:.1f} tokens",
         "",
         "| before the rollouts | prompt tokens | computed (mean) | share | seconds (min, median, max) |",
         "|---|---|---|---|---|",
