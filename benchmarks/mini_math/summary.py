@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from benchmarks.mini_math.numbers import (
     REFERENCE,
     Estimate,
     area,
+    estimate,
     final_accuracy,
     group_shares,
     paired_difference,
@@ -78,15 +79,15 @@ def _section(comparison: Comparison) -> list[str]:
     ]
     if REFERENCE not in rows:
         return [*lines, "", f"Without runs of the row `{REFERENCE}` there is nothing to compare with."]
-    limit = 1 / (1 - _mean_share(rows[REFERENCE], "zero_advantage_frac"))
+    limit = 1 / (1 - np.mean([_zero_advantage(run) for run in rows[REFERENCE]]))
     lines += [
         "",
         f"**Limit: {limit:.2f}** times, if every group of `{REFERENCE}` without an advantage were saved and nothing "
         "else changed.",
         "",
-        "| row | seeds | rollouts | zero advantage | final accuracy | difference | difference of the area | faster to "
-        "half | faster to three quarters | probe entropy (nats) |",
-        "|---" * 10 + "|",
+        "| row | seeds | rollouts | final accuracy | difference | difference of the area | faster to half | faster to "
+        "three quarters | zero advantage | difference | probe entropy at the end (nats) | difference |",
+        "|---" * 12 + "|",
     ]
     curves = read_curves(comparison.results)
     reference = curves[REFERENCE]
@@ -98,7 +99,6 @@ def _section(comparison: Comparison) -> list[str]:
             f"`{row}`",
             ", ".join(map(str, mine.seeds)),
             f"{mine.rollouts_SE[:, -1].mean():,.0f}",
-            f"{_mean_share(runs, 'zero_advantage_frac'):.3f}",
             f"{np.mean(final):.3f}" + (f" ± {np.std(final, ddof=1):.3f}" if len(final) > 1 else ""),
         ]
         if row == REFERENCE:
@@ -112,7 +112,9 @@ def _section(comparison: Comparison) -> list[str]:
             ]
             cells += [estimate_text(difference, "+.3f") for difference in differences]
             cells += [estimate_text(reach_target(mine, reference, share).ratio, ".2f") for share in SHARES]
-        cells.append(f"{np.mean([run['curve'][-1]['entropy_nats'] for run in runs]):.3f}")
+        for value in (_zero_advantage, _last_entropy_nats):
+            cells.append(f"{np.mean([value(run) for run in runs]):.3f}")
+            cells.append("" if row == REFERENCE else estimate_text(_paired(runs, rows[REFERENCE], value), "+.3f"))
         lines.append(f"| {' | '.join(cells)} |")
     if oracle.NAME in rows:
         lines += [
@@ -167,5 +169,22 @@ def _processor() -> str:
     return f"{len(names)} cores of an {names[0]}" if names else platform.machine()
 
 
-def _mean_share(runs: Sequence[Mapping[str, Any]], name: str) -> float:
-    return float(np.mean([group_shares(run)[name] for run in runs]))
+def _zero_advantage(run: Mapping[str, Any]) -> float:
+    return group_shares(run)["zero_advantage_frac"]
+
+
+def _last_entropy_nats(run: Mapping[str, Any]) -> float:
+    return float(run["curve"][-1]["entropy_nats"])
+
+
+def _paired(
+    mine: Sequence[Mapping[str, Any]],
+    reference: Sequence[Mapping[str, Any]],
+    value: Callable[[Mapping[str, Any]], float],
+) -> Estimate | None:
+    """Mean difference of a figure of the runs over common seeds; None where there are none."""
+    theirs = {run["seed"]: value(run) for run in reference}
+    differences = np.array([value(run) - theirs[run["seed"]] for run in mine if run["seed"] in theirs])
+    if not differences.size:
+        return None
+    return estimate(lambda places: float(differences[list(places)].mean()), len(differences))
