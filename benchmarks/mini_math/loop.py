@@ -27,6 +27,8 @@ from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.state.jsonl import StepLog
 
+# Of AdamW; verl's own are (0.9, 0.999) and 0.01, too slow a second moment for 80 steps.
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.0
 SHARES = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
 
 
@@ -55,7 +57,7 @@ class Run:
         self.model, self.tokenizer = load_model(base)
         self.eos_id = int(self.tokenizer.eos_token_id)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            self.model.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY
         )
         self.answers = {prompt.prompt_id: prompt.answer for prompt in pool.prompts}
         token_ids = encode_prompts(self.tokenizer, [prompt.question for prompt in pool.prompts])
