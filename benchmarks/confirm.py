@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.mini_math import oracle
+from benchmarks.mini_math import oracle, provenance
 from benchmarks.mini_math.__main__ import main as compare
 from benchmarks.mini_math.__main__ import read_seeds
 from benchmarks.mini_math.grade import Prompt
@@ -33,7 +33,6 @@ from benchmarks.mini_math.report import estimate_text
 from benchmarks.mini_math.rows import ROWS, check_rows
 from benchmarks.mini_math.runs import gather
 from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
-from benchmarks.mini_math.summary import provenance
 from data_prep.common import write_parquet
 from data_prep.mini_math import DATA_SOURCE
 from recipe.prepo.rows import build_row
@@ -117,7 +116,8 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
     lines = [
         "# The real stack against the fast loop",
         "",
-        f"`python -m benchmarks.confirm`, {provenance()}. Setting `{options.setting}`, {options.steps} steps of "
+        f"`python -m benchmarks.confirm`, {provenance.text(fast)}. Setting `{options.setting}`, {options.steps} "
+        "steps of "
         f"{options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate {options.learning_rate:g}, "
         f"{options.held_out:,} held-out problems, one sample each. Differences are to `{REFERENCE}` over the same "
         "seeds, with 95% bootstrap intervals over seeds: two seeds make them far too narrow.",

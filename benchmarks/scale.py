@@ -7,6 +7,8 @@ in a process of its own, so that its peak memory is its own. Tables: outputs/ben
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,6 +31,7 @@ from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity
 
 OUT = Path("outputs/bench/scale.json")
+WARM_UP_EPOCHS = 4  # of E3's budget: from then on groups have 4 to 12 rollouts
 EVERY_STATE = {
     "selection": "greso",
     "weighting": "none",
@@ -52,7 +55,7 @@ def controller(rules: dict[str, dict[str, Any]], index: PromptIndex, *, num_cand
         identity=RunIdentity(
             seed=0, num_selected=max(1, num_candidates // 5), num_candidates=num_candidates, data_sha256=""
         ),
-        run=RunFacts(prompts=index, vocab_size=151936, rollouts_per_prompt=8, total_steps=100, steps_per_epoch=10),
+        run=RunFacts(prompts=index, vocab_size=151936, rollouts_per_prompt=8, total_steps=100, steps_per_epoch=1),
         base_temperature=1.0,
     )
 
@@ -64,17 +67,27 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, Any]:
-    """Seconds of one choice of a fifth of the candidates, and of the audit line about it."""
+    """Seconds of one choice of a fifth of the candidates, and of the audit line about it.
+
+    A rule that skips prompts draws them until it has as many; each prompt had up to three groups without a signal.
+    """
     ids = tuple(f"prompt-{i:09d}" for i in range(num_candidates))
     rng = np.random.default_rng(0)
     candidates = Candidates(ids, rng.normal(0.7, 0.2, num_candidates), np.full(num_candidates, 150))
     index = PromptIndex(ids)
     rules = options(selection=name)
-    num_selected = num_candidates if not SELECTION[name].uses_candidates else num_candidates // 5
+    num_selected = num_candidates // 5
     times, line_times = [], []
     for step in range(1, repeats + 1):
         chooser = controller(rules, index, num_candidates=num_candidates)
-        spent, decision = seconds(lambda: chooser.select(candidates, num_selected=num_selected, step=step))  # noqa: B023
+        choose = functools.partial(chooser.select, candidates)
+        if not SELECTION[name].uses_candidates:
+            state = chooser.state_dict()
+            for array in _arrays(state["rules"]["selection"]):
+                array[:] = rng.integers(-3, 4, num_candidates)
+            chooser.load_state_dict(state)
+            choose = functools.partial(chooser.select_from_stream, functools.partial(_drawn, itertools.cycle(ids)))
+        spent, decision = seconds(functools.partial(choose, num_selected=num_selected, step=step))
         times.append(spent)
         line_times.append(seconds(lambda: json.dumps(selection_line(decision)))[0])  # noqa: B023
     return {
@@ -83,6 +96,10 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
         "select_s": statistics.median(times),
         "audit_line_s": statistics.median(line_times),
     }
+
+
+def _drawn(stream: Iterator[str], num_prompts: int) -> list[str]:
+    return list(itertools.islice(stream, num_prompts))
 
 
 def time_rollouts(num_groups: int, repeats: int) -> dict[str, Any]:
@@ -94,8 +111,10 @@ def time_rollouts(num_groups: int, repeats: int) -> dict[str, Any]:
     candidates = Candidates(tuple(ids_of(num_groups)))
     spent: dict[str, list[float]] = {}
     num_rollouts = 0
-    for step in range(1, repeats + 1):
+    for step in range(1, WARM_UP_EPOCHS + repeats + 1):
         took, decision = seconds(lambda: keeper.select(candidates, num_selected=num_groups, step=step))  # noqa: B023
+        if step == WARM_UP_EPOCHS:  # E3's sizes start at 8 for all
+            spent.clear()
         spent.setdefault("sizes_s", []).append(took)
         group_R = np.repeat(np.arange(num_groups), decision.rollout_n_P)
         ids = [candidates.prompt_ids[i] for i in decision.selection.indices_P[group_R].tolist()]
@@ -226,6 +245,8 @@ def exponents(rows: Sequence[dict[str, Any]], size: str) -> dict[str, float]:
     if len({row[size] for row in rows}) < 2:
         return {}
     kept = [row for row in rows if row[size] >= rows[-1][size] / 100]
+    if len(kept) < 2:
+        kept = list(rows)
     sizes = np.log([row[size] for row in kept])
     costs = [name for name in rows[0] if name.endswith(("_s", "_mb"))]
     return {name: float(np.polyfit(sizes, np.log([row[name] for row in kept]), 1)[0]) for name in costs}

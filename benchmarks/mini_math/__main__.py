@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.mini_math.options import MODELS, SETTINGS, Options, flag
 from benchmarks.mini_math.rows import ROWS, check_rows
-from benchmarks.mini_math.runs import claim_directory, gather, is_finished, make_task, read_options, run_all
+from benchmarks.mini_math.runs import claim_directory, gather, is_finished, make_task, options_of, read_options, run_all
 from data_prep.mini_math.task import TASKS
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         saved = read_options(out)
         if saved is None:
             raise ConfigError(f"--report-only: {out} holds no results (no config.json). Run without it first")
-        options = Options(**saved)
+        options = options_of(saved, out)
     else:
         options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
         names = list(dict.fromkeys(name.strip() for name in arguments.rows.split(",") if name.strip()))

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.mini_math.__main__ import main as compare
-from benchmarks.mini_math.options import SETTINGS, Options
-from benchmarks.mini_math.runs import gather, read_options
+from benchmarks.mini_math.options import SETTINGS
+from benchmarks.mini_math.runs import gather, options_of, read_options
 from benchmarks.mini_math.summary import Comparison, draw, render
 
 MAIN_ROWS = ("uniform", "prepo", "schedule", "low", "greso", "prepo_e3", "oracle")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for setting in settings:
         saved = read_options(arguments.out / setting)
         if saved is not None:
-            options = Options(**saved)
+            options = options_of(saved, arguments.out / setting)
             results = gather(arguments.out / setting, options, cache=arguments.cache)
             comparisons += [Comparison(options, results)] if results else []
     if comparisons:

@@ -15,6 +15,9 @@ REFERENCE = "uniform"
 MID_LEVELS = (0.25, 0.5, 0.75)
 """Targets, as shares of the way from the start to uniform's final level; its final level (1) is a fourth one."""
 NUM_RESAMPLES = 2_000
+# 97.5% quantiles of Student's t with n - 1 degrees of freedom, n = 2, 3, …; from 21 on the normal one is 4% short.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
+T_QUANTILES += (2.131, 2.120, 2.110, 2.101, 2.093)
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,23 @@ def rollouts_to(target: float, rollouts_E: FloatArray, accuracy_E: FloatArray) -
 
 
 def final_accuracy(accuracy_E: FloatArray) -> float:
-    """Mean of the last two evaluations, which halves their noise."""
+    """Mean of the last two evaluations, which halves the variance of their noise."""
     return float(accuracy_E[-2:].mean())
+
+
+def accuracy_at(
+    rollouts: float, rollouts_E: FloatArray, accuracy_E: FloatArray, *, evaluation_rollouts: float
+) -> float:
+    """Accuracy at that number of rollouts: the mean there and one evaluation of the reference before, interpolated.
+
+    For a row with as many rollouts as the reference this is :func:`final_accuracy`; a curve that ends before keeps its
+    last accuracy.
+
+    >>> accuracy_at(200.0, np.array([0.0, 100.0, 200.0]), np.array([0.1, 0.3, 0.4]), evaluation_rollouts=100.0)
+    0.35
+    """
+    at = [rollouts - evaluation_rollouts, rollouts]
+    return float(np.interp(at, rollouts_E, accuracy_E).mean())
 
 
 def area(rollouts_E: FloatArray, accuracy_E: FloatArray, *, until: float) -> float:
@@ -126,6 +144,21 @@ class Estimate:
 
 def estimate(statistic: Callable[[Sequence[int]], float], num_seeds: int) -> Estimate:
     return Estimate(statistic(range(num_seeds)), interval(statistic, num_seeds), num_seeds)
+
+
+def mean_difference(differences: Sequence[float] | FloatArray) -> Estimate:
+    """Mean of paired differences with Student's 95% interval, which holds its level also for few seeds.
+
+    >>> mean_difference([0.1, 0.2, 0.3]).bounds
+    (-0.048, 0.448)
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    if n < 2:
+        return Estimate(float(values.mean()), None, n)
+    half = (T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 2.086) * float(values.std(ddof=1)) / n**0.5
+    mean = float(values.mean())
+    return Estimate(mean, (round(mean - half, 3), round(mean + half, 3)), n)
 
 
 @dataclass(frozen=True)
@@ -189,7 +222,7 @@ def paired_difference(curves: Curves, reference: Curves, statistic: Callable[[in
         return None
     mine, theirs = curves.of_seeds(common), reference.of_seeds(common)
     differences = np.array([statistic(i, mine) - statistic(i, theirs) for i in range(len(common))])
-    return estimate(lambda places: float(differences[list(places)].mean()), len(common))
+    return mean_difference(differences)
 
 
 def group_shares(run: Mapping[str, Any]) -> dict[str, float]:

@@ -18,15 +18,18 @@ class Setting:
     """Where in a training a comparison stands.
 
     Attributes:
-        live_frac: share of groups of M rollouts with reward variance at the start, by adding solved and unsolvable
-            prompts to the pool; None for the pool as it is.
+        live_frac: share of groups of M rollouts with reward variance at the start, by adding unsolvable prompts to the
+            pool, and solved ones where the base has any; None for the pool as it is.
         is_sharpened: from a base that makes fewer slips than the shipped one, and so has solved prompts at all.
-        learning_rate: chosen on the dev split with the row uniform and a seed that is for nothing else.
+        learning_rate: of every row; the best for uniform of those that were tried.
+        unsolvable: «hard»: longer problems with larger operands, which perplexity tells from the others;
+            «mislabelled»: ordinary problems with another one's answer, which it does not.
     """
 
     live_frac: float | None
     is_sharpened: bool
     learning_rate: float
+    unsolvable: str = "hard"
 
 
 # Learning rates: accuracy on 600 problems of the dev split after 20, 40, 60, 80 steps of uniform, one run with seed
@@ -38,6 +41,7 @@ SETTINGS: dict[str, Setting] = {
     "early": Setting(0.55, False, 1e-4),
     "mid": Setting(0.30, True, 1e-4),
     "late": Setting(0.15, True, 1e-4),
+    "late_mislabelled": Setting(0.15, True, 1e-4, "mislabelled"),
 }
 MODELS: tuple[str, ...] = get_args(Arch)
 

@@ -1,4 +1,4 @@
-"""A bound, not a method: the prompts whose groups have the largest reward variance, measured and not predicted."""
+"""A reference, not a method: the prompts whose groups have the largest reward variance, measured and not predicted."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from benchmarks.mini_math import oracle
 from benchmarks.mini_math.figures import write_figures
 from benchmarks.mini_math.numbers import (
     MID_LEVELS,
-    NUM_RESAMPLES,
     REFERENCE,
     Curves,
     Estimate,
     TargetResult,
+    accuracy_at,
     area,
     final_accuracy,
     group_shares,
@@ -27,6 +27,13 @@ from benchmarks.mini_math.numbers import (
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.runs import ORACLE_NOTE
 from recipe.prepo.state.checkpoint import write_atomically
+
+INTERVALS = (
+    "Differences have Student's 95% intervals over paired seeds, ratios 95% bootstrap percentiles, which five "
+    "seeds make "
+    "too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 (differences) or 1 (ratios) does "
+    "not separate the two; many are looked at, so that some will miss by chance."
+)
 
 
 def write_report(results: Sequence[Mapping[str, Any]], options: Options, out: Path) -> str:
@@ -46,9 +53,7 @@ def render(results: Sequence[Mapping[str, Any]], options: Options) -> str:
         f"{options.steps} steps, K = {options.num_selected}, M = {options.rollouts_per_prompt}, pool of {options.pool} "
         f"prompts, learning rate {options.learning_rate:g}, {options.mini_batches} mini-batches a step. Accuracy is of "
         f"{options.held_out} held-out problems, one sample each at temperature 1. Seeds vary the order of the data and "
-        f"all sampling; base model, pool and held-out problems are the same. Intervals are 95% bootstrap percentiles "
-        f"over paired seeds ({NUM_RESAMPLES} resamples): with few seeds they are too narrow. An interval that holds 0 "
-        f"(differences) or 1 (ratios) shows no difference.",
+        f"all sampling; base model, pool and held-out problems are the same. {INTERVALS}",
         "",
         *_costs(results),
         "",
@@ -66,10 +71,11 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "## What rollouts were spent on",
         "",
-        "Shares of all groups that were rolled out, thrown-away ones included; the limit 1/(1 - zero) is what saving "
-        "all of those without an advantage could give at most.",
+        "Shares of all groups that were rolled out, thrown-away ones included; 1/(1 - zero) is what saving all "
+        "of those "
+        "without an advantage would give, if every other group were worth the same.",
         "",
-        "| row | seeds | rollouts | response tokens | zero advantage | all right | all wrong | limit | "
+        "| row | seeds | rollouts | response tokens | zero advantage | all right | all wrong | 1/(1 - zero) | "
         "probe entropy at the end (nats) | CPU-s | with evaluations |",
         "|---" * 11 + "|",
     ]
@@ -95,24 +101,29 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
     lines = [
         "## Accuracy",
         "",
-        "Final: mean of the last two evaluations. Area: mean accuracy over the rollouts from 0 to the number that "
-        f"«{REFERENCE}» uses in all. ± is the standard deviation over seeds, Δ a paired difference to «{REFERENCE}».",
+        "Final: mean of the last two evaluations. At equal rollouts: the same where the row has used as many "
+        "rollouts as "
+        f"«{REFERENCE}» in all. Area: mean accuracy over the rollouts from 0 to that number. ± is the standard "
+        "deviation "
+        f"over seeds, Δ a paired difference to «{REFERENCE}».",
         "",
-        "| row | n | start | final | Δ final [95%] | area | Δ area [95%] |",
-        "|---" * 7 + "|",
+        "| row | n | start | final | at equal rollouts | Δ [95%] | area | Δ area [95%] |",
+        "|---" * 8 + "|",
     ]
-    until = float((reference or next(iter(curves.values()))).rollouts_SE[:, -1].mean())
+    ends = (reference or next(iter(curves.values()))).rollouts_SE.mean(0)
+    until, evaluation_rollouts = float(ends[-1]), float(ends[-1] - ends[-2])
 
     def area_of(place: int, of: Curves) -> float:
         return area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
 
-    def final_of(place: int, of: Curves) -> float:
-        return final_accuracy(of.accuracy_SE[place])
+    def equal_of(place: int, of: Curves) -> float:
+        return accuracy_at(until, of.rollouts_SE[place], of.accuracy_SE[place], evaluation_rollouts=evaluation_rollouts)
 
     for row, mine in curves.items():
         places = range(len(mine.seeds))
         cells = [row, str(len(mine.seeds)), f"{mine.accuracy_SE[:, 0].mean():.3f}"]
-        for statistic in (final_of, area_of):
+        cells.append(_spread([final_accuracy(mine.accuracy_SE[i]) for i in places]))
+        for statistic in (equal_of, area_of):
             cells.append(_spread([statistic(i, mine) for i in places]))
             is_pair = reference is not None and row != REFERENCE
             cells.append(estimate_text(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
@@ -133,7 +144,8 @@ def _targets(curves: Mapping[str, Curves], reference: Curves) -> list[str]:
         "## Rollouts to a target",
         "",
         f"Targets lie between the start and the final level of «{REFERENCE}». Rollouts of the mean curve, interpolated "
-        "between evaluations (k/n: seeds whose own curve reaches the target at some time).",
+        "between evaluations (k/n: seeds whose own curve reaches the target at some time). The last target is biased "
+        f"against every row: «{REFERENCE}» reaches its own final level by construction, noise included.",
         "",
         f"| row | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",

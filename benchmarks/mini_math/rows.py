@@ -1,4 +1,4 @@
-"""The rows of the comparison: which experiment of ``conf/`` each one is. No rule or option is set here again."""
+"""The rows of the comparison: which experiment of ``conf/`` each one is. No option of a rule is set here again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row with everything that ``conf/`` says about it.
+    """One row with what ``conf/`` says about it; the optimiser is the loop's own.
 
     Attributes:
         prepo: rules and sizes, as the trainers read them.

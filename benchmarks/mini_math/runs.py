@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math import oracle
-from benchmarks.mini_math.options import Options, digest, flag
+from benchmarks.mini_math.options import SETTINGS, Options, digest, flag
+from benchmarks.mini_math.provenance import made_by
 from benchmarks.mini_math.rows import ROWS, Row, read_row
 from recipe.prepo.errors import ConfigError, PrepoError
 from recipe.prepo.state.checkpoint import write_atomically
 
-ORACLE_NOTE = "a bound, not a method: the samples that measure its pass rates are not counted as rollouts or tokens"
+ORACLE_NOTE = "a reference, not a method: the samples that measure its pass rates are not counted as rollouts or tokens"
 # One thread for every library; and no returning of each large buffer to the system, which costs a fifth of the time.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -33,7 +34,7 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run to be made; ``config`` is the hash of everything that determines it."""
+    """One run to be made; ``config`` is the hash of its options, setting and rules."""
 
     row: Row
     seed: int
@@ -64,7 +65,14 @@ def make_task(name: str, seed: int, options: Options, *, cache: Path, out: Path,
             f"--pool {options.pool} is too small: a step of the row {name} draws {row.prepo.min_prompts} prompts. "
             f"Give at least that many, or a smaller --num-selected"
         )
-    config = digest({"options": dataclasses.asdict(options), "row": dataclasses.asdict(row), "rules": row.rules})
+    config = digest(
+        {
+            "options": dataclasses.asdict(options),
+            "setting": dataclasses.asdict(SETTINGS[options.setting]),
+            "row": dataclasses.asdict(row),
+            "rules": row.rules,
+        }
+    )
     return Task(row, seed, options, config, cache, out, audit)
 
 
@@ -110,6 +118,21 @@ def read_options(out: Path) -> dict[str, Any] | None:
     return options
 
 
+def options_of(saved: dict[str, Any], out: Path) -> Options:
+    """The options that a directory's results were made with.
+
+    Raises:
+        ConfigError: another version of the benchmark made them.
+    """
+    known = {field.name for field in dataclasses.fields(Options)}
+    if differing := known ^ set(saved):
+        raise ConfigError(
+            f"{out} holds results of another version of this benchmark: its config.json differs in "
+            f"{', '.join(sorted(differing))}. Give another directory"
+        )
+    return Options(**saved)
+
+
 def run_task(task: Task) -> str:
     """Make one run and write its file; returns a line about it."""
     import torch
@@ -122,7 +145,7 @@ def run_task(task: Task) -> str:
     pool = prepare_pool(task.options, base, task.cache)
     audit_dir = task.out / "audit" / f"{task.row.name}-{task.seed}" if task.audit else None
     result = Run(task.row, task.options, task.seed, base=base, pool=pool, audit_dir=audit_dir).run()
-    write_atomically(task.path, json.dumps({**result, "config": task.config}) + "\n")
+    write_atomically(task.path, json.dumps({**result, "config": task.config, "made_by": made_by()}) + "\n")
     last = result["curve"][-1]
     return (
         f"{task.row.name} seed {task.seed}: accuracy {result['curve'][0]['accuracy']:.3f} -> {last['accuracy']:.3f}, "

@@ -118,17 +118,18 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
     Raises:
         ConfigError: the base model solves too many or too few of the candidate problems for the setting.
     """
-    target = SETTINGS[options.setting].live_frac
-    made_of = {
+    setting = SETTINGS[options.setting]
+    target = setting.live_frac
+    made_of: dict[str, Any] = {
         "model": _file_digest(base / "model.safetensors"),
         "task": options.task,
         "pool": options.pool,
         "samples": options.pool_samples,
-        "added_cells": [HARD_CELLS, EASY_CELLS] if target is not None else [],
+        "added_cells": [] if target is None else [HARD_CELLS if setting.unsolvable == "hard" else (), EASY_CELLS],
     }
     path = cache / f"prompts-{options.task}-seed0-{digest(made_of)}.json"
     if not path.exists():
-        measured = _measure_prompts(options, base, with_added_problems=target is not None)
+        measured = _measure_prompts(options, base, candidates(options))
         write_atomically(path, json.dumps({"made_of": made_of, "prompts": measured}, indent=1) + "\n")
     entries = json.loads(path.read_text(encoding="utf-8"))["prompts"]
     right_2N = np.array([entry["right"] for entry in entries], dtype=np.int64).T
@@ -146,14 +147,37 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
     return Pool(prompts, right_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
 
 
-def _measure_prompts(options: Options, base: Path, *, with_added_problems: bool) -> list[dict[str, Any]]:
+def candidates(options: Options) -> list[Prompt]:
+    """Prompts that a pool is composed of: those of the task, and easy and unsolvable ones where the setting "
+    "adds some."""
+    task, setting = cast(Task, options.task), SETTINGS[options.setting]
+    found = _prompts(sample_pool(options.pool, split="train", seed=0, task=task))
+    if setting.live_frac is not None:
+        if setting.unsolvable == "hard":
+            found += _prompts(problems_of(HARD_CELLS, options.pool, seed=0, task=task))
+        else:
+            found += mislabelled(_prompts(sample_pool(options.pool, split="train", seed=1, task=task)))
+        found += _prompts(problems_of(EASY_CELLS, options.pool // 2, seed=0, task=task))
+    distinct: dict[str, Prompt] = {}
+    for prompt in found:
+        distinct.setdefault(prompt.question, prompt)
+    return list(distinct.values())
+
+
+def mislabelled(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each prompt with another one's answer, without those for which that is right."""
+    order = make_generator(0, "mini_math.mislabelled").permutation(len(prompts)).tolist()
+    answers = {i: prompts[j].answer for i, j in zip(order, order[1:] + order[:1], strict=True)}
+    wrong = [prompt._replace(answer=answers[i]) for i, prompt in enumerate(prompts)]
+    return [prompt for prompt, right in zip(wrong, prompts, strict=True) if prompt.answer != right.answer]
+
+
+def _prompts(problems: Sequence[Problem]) -> list[Prompt]:
+    return [Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems]
+
+
+def _measure_prompts(options: Options, base: Path, problems: Sequence[Prompt]) -> list[dict[str, Any]]:
     """Prompts with «right»: right answers in each of two independent measurements by ``pool_samples`` samples."""
-    task = cast(Task, options.task)
-    problems = sample_pool(options.pool, split="train", seed=0, task=task)
-    if with_added_problems:
-        added = problems_of(HARD_CELLS, options.pool, seed=0, task=task)
-        added += problems_of(EASY_CELLS, options.pool // 2, seed=0, task=task)
-        problems = list({problem.question: problem for problem in problems + added}.values())
     model, tokenizer = load_model(base)
     print(f"measuring {len(problems)} prompts by 2 x {options.pool_samples} samples (kept for later runs)", flush=True)
     tokens = encode_prompts(tokenizer, [problem.question for problem in problems])
@@ -232,7 +256,12 @@ def compose_pool(
         rest = pool - wanted["live"]
         wanted["unsolved"] = min(max(rest - rest // 2, rest - len(kinds["solved"])), len(kinds["unsolved"]))
         wanted["solved"] = rest - wanted["unsolved"]
-    if not wanted["live"] or any(wanted[kind] > len(places) for kind, places in kinds.items()):
+    reached = sum(wanted[kind] * share[kind] for kind in kinds) / pool
+    if (
+        abs(reached - live_frac) > 0.02
+        or not wanted["live"]
+        or any(wanted[kind] > len(places) for kind, places in kinds.items())
+    ):
         raise ConfigError(
             f"no pool of {pool} prompts with a live share of {live_frac} can be made of {found}; change "
             f"--sharpen-steps (more steps: more are solved) or --pool"
@@ -256,7 +285,7 @@ def problems_of(cells: Sequence[tuple[int, int]], num_problems: int, *, seed: in
 def held_out_prompts(num_prompts: int, task: str, *, split: Any = "test") -> Sequence[Prompt]:
     """Problems that no pool and no corpus holds."""
     problems = sample_pool(num_prompts, split=split, seed=0, task=cast(Task, task))
-    return [Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems]
+    return _prompts(problems)
 
 
 def _file_digest(path: Path) -> str:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.mini_math import oracle
+from benchmarks.mini_math import oracle, provenance
 from benchmarks.mini_math.figures import curve_columns
 from benchmarks.mini_math.numbers import (
     REFERENCE,
+    Curves,
     Estimate,
+    accuracy_at,
     area,
-    estimate,
     final_accuracy,
     group_shares,
+    mean_difference,
     paired_difference,
     reach_target,
     read_curves,
 )
 from benchmarks.mini_math.options import Options
-from benchmarks.mini_math.report import estimate_text
+from benchmarks.mini_math.report import INTERVALS, estimate_text
+from benchmarks.mini_math.rows import read_row
 from recipe.prepo.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
 
 SHARES = (0.5, 0.75)
@@ -50,15 +49,17 @@ class Comparison:
 
 def render(comparisons: Sequence[Comparison]) -> str:
     """Markdown: where it was measured, and a table for each setting."""
+    results = [result for comparison in comparisons for result in comparison.results]
     lines = [
         "# What the methods save in miniature",
         "",
-        f"`python -m benchmarks.mini_math.full`, {provenance()}. Differences and ratios are to `{REFERENCE}` over the "
-        "same seeds, with 95% bootstrap intervals over seeds, which few seeds make too narrow; an interval that holds "
-        "0 (differences) or 1 (ratios) shows nothing. «Faster to half»: rollouts that "
-        f"`{REFERENCE}` needs for half of its way from its first to its final accuracy, over those of the row; "
-        "above 1 the row saves rollouts. A row that never gets there counts as 0. Rollouts and shares count the groups "
-        "that were thrown away.",
+        f"`python -m benchmarks.mini_math.full`, {provenance.text(results)}. Differences and ratios are to "
+        f"`{REFERENCE}` over the "
+        f"same seeds. {INTERVALS} «Faster to half»: rollouts that `{REFERENCE}` needs for half of its way from "
+        "its first "
+        "to its final accuracy, over those of the row; above 1 the row saves rollouts. A row that never gets there "
+        "counts as 0. «At equal rollouts»: where the row has used as many as "
+        f"`{REFERENCE}` in all. Rollouts and shares count the groups that were thrown away.",
     ]
     for comparison in comparisons:
         lines += ["", *_section(comparison)]
@@ -80,18 +81,32 @@ def _section(comparison: Comparison) -> list[str]:
     if REFERENCE not in rows:
         return [*lines, "", f"Without runs of the row `{REFERENCE}` there is nothing to compare with."]
     limit = 1 / (1 - np.mean([_zero_advantage(run) for run in rows[REFERENCE]]))
+    ratio = read_row(REFERENCE, num_selected=options.num_selected, rollouts_per_prompt=2, seed=0).prepo
+    most = ratio.num_candidates / ratio.num_selected
     lines += [
         "",
-        f"**Limit: {limit:.2f}** times, if every group of `{REFERENCE}` without an advantage were saved and nothing "
-        "else changed.",
+        f"**What could be saved: {min(limit, most):.2f}** times, if every group of `{REFERENCE}` without an advantage "
+        f"were saved and all others were worth the same (at most {most:g}, the candidates of each chosen prompt).",
         "",
-        "| row | seeds | rollouts | final accuracy | difference | difference of the area | faster to half | faster to "
-        "three quarters | zero advantage | difference | probe entropy at the end (nats) | difference |",
+        "| row | seeds | rollouts | accuracy at its end | difference at equal rollouts | difference of the area "
+        "| faster "
+        "to half | faster to three quarters | zero advantage | difference | probe entropy at the end (nats) | "
+        "difference |",
         "|---" * 12 + "|",
     ]
     curves = read_curves(comparison.results)
     reference = curves[REFERENCE]
-    until = float(reference.rollouts_SE[:, -1].mean())
+    ends = reference.rollouts_SE.mean(0)
+    until, evaluation_rollouts = float(ends[-1]), float(ends[-1] - ends[-2])
+
+    def equal_of(place: int, of: Curves) -> float:
+        return accuracy_at(until, of.rollouts_SE[place], of.accuracy_SE[place], evaluation_rollouts=evaluation_rollouts)
+
+    def area_of(place: int, of: Curves) -> float:
+        return area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
+
+    targets = [reach_target(reference, reference, share) for share in SHARES]
+    rises = targets[0].level > float(reference.accuracy_SE[:, 0].mean())
     for row, runs in rows.items():
         mine = curves[row]
         final = [final_accuracy(accuracy_E) for accuracy_E in mine.accuracy_SE]
@@ -104,14 +119,14 @@ def _section(comparison: Comparison) -> list[str]:
         if row == REFERENCE:
             cells += ["", "", "1", "1"]
         else:
-            differences: list[Estimate | None] = [
-                paired_difference(mine, reference, lambda place, of: final_accuracy(of.accuracy_SE[place])),
-                paired_difference(
-                    mine, reference, lambda place, of: area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
-                ),
+            cells += [
+                estimate_text(paired_difference(mine, reference, statistic), "+.3f")
+                for statistic in (equal_of, area_of)
             ]
-            cells += [estimate_text(difference, "+.3f") for difference in differences]
-            cells += [estimate_text(reach_target(mine, reference, share).ratio, ".2f") for share in SHARES]
+            cells += [
+                estimate_text(reach_target(mine, reference, share).ratio, ".2f") if rises else "no target"
+                for share in SHARES
+            ]
         for value in (_zero_advantage, _last_entropy_nats):
             cells.append(f"{np.mean([value(run) for run in runs]):.3f}")
             cells.append("" if row == REFERENCE else estimate_text(_paired(runs, rows[REFERENCE], value), "+.3f"))
@@ -119,8 +134,9 @@ def _section(comparison: Comparison) -> list[str]:
     if oracle.NAME in rows:
         lines += [
             "",
-            f"`{oracle.NAME}` picks by pass rates that {options.oracle_samples} uncounted samples of each candidate "
-            "measure: a bound, not a method.",
+            f"`{oracle.NAME}` picks the largest p(1 - p) by pass rates that {options.oracle_samples} uncounted "
+            "samples of "
+            "each candidate measure: a reference, not a method, and no strict bound.",
         ]
     return lines
 
@@ -147,28 +163,6 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
         return to_png(drawn)
 
 
-def provenance() -> str:
-    """Commit, versions and machine, for the head of a table."""
-    root = Path(__file__).parents[2]
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=root, capture_output=True, text=True, check=False
-    )
-    commit = found.stdout.strip() or "unknown"
-    return (
-        f"commit {commit}, torch {version('torch').partition('+')[0]}, transformers {version('transformers')}, Python "
-        f"{platform.python_version()}, one thread a run on {_processor()}"
-    )
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or "an unknown processor"
-    names = [row.partition(":")[2].strip() for row in text.splitlines() if row.startswith("model name")]
-    return f"{len(names)} cores of an {names[0]}" if names else platform.machine()
-
-
 def _zero_advantage(run: Mapping[str, Any]) -> float:
     return group_shares(run)["zero_advantage_frac"]
 
@@ -187,4 +181,4 @@ def _paired(
     differences = np.array([value(run) - theirs[run["seed"]] for run in mine if run["seed"] in theirs])
     if not differences.size:
         return None
-    return estimate(lambda places: float(differences[list(places)].mean()), len(differences))
+    return mean_difference(differences)

@@ -17,11 +17,20 @@ import pytest
 import torch
 import yaml
 
+from benchmarks import confirm
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, runs
 from benchmarks.mini_math.collect import PromptStream
-from benchmarks.mini_math.grade import grade
-from benchmarks.mini_math.numbers import Curves, area, group_shares, reach_target, rollouts_to
+from benchmarks.mini_math.grade import Prompt, grade
+from benchmarks.mini_math.numbers import (
+    Curves,
+    accuracy_at,
+    area,
+    group_shares,
+    mean_difference,
+    reach_target,
+    rollouts_to,
+)
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.oracle import OracleSelection
 from benchmarks.mini_math.policy import Responses, generate, prompt_nll_nats, response_log_probs, torch_generator
@@ -30,9 +39,11 @@ from benchmarks.mini_math.rows import ROWS, read_row
 from benchmarks.mini_math.settings import (
     HARD_CELLS,
     SHIPPED,
+    candidates,
     compose_pool,
     expected_shares,
     load_model,
+    mislabelled,
     prepare_base,
     prepare_pool,
     problems_of,
@@ -382,7 +393,7 @@ def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytes
     assert [result["row"] for result in results if "note" in result] == ["oracle"]
     text = (smoke / "table.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
-    assert "n=1: no interval" in text and "a bound, not a method" in text
+    assert "n=1: no interval" in text and "a reference, not a method" in text
     assert len(list(smoke.glob("*.png"))) == 4 and all(path.stat().st_size > 5_000 for path in smoke.glob("*.png"))
 
 
@@ -398,7 +409,7 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     assert [cells[0] for cells in table] == [f"| `{row}`" for row in sorted(SMOKE_ROWS, key=list(ROWS).index)]
     zero_frac = group_shares(read_run(smoke, "uniform"))["zero_advantage_frac"]
-    assert f"**Limit: {1 / (1 - zero_frac):.2f}** times" in text
+    assert f"**What could be saved: {min(5.0, 1 / (1 - zero_frac)):.2f}** times" in text
     assert text.count("n=1: no interval") >= 2 * (len(SMOKE_ROWS) - 1)
 
 
@@ -485,6 +496,16 @@ def test_added_problems_are_distinct_and_of_their_cells() -> None:
     )
 
 
+def test_mislabelled_prompts_are_those_of_the_task_with_wrong_answers() -> None:
+    problems = sample_pool(60, split="train", seed=1)
+    right = {problem.question: problem.answer for problem in problems}
+    wrong = mislabelled([Prompt(problem.prompt_id, problem.question, problem.answer) for problem in problems])
+    assert 40 < len(wrong) <= 60 and all(right[prompt.question] != prompt.answer for prompt in wrong)
+    assert {prompt.answer for prompt in wrong} <= set(right.values())
+    pool = candidates(Options(setting="late_mislabelled", pool=60))
+    assert len({prompt.question for prompt in pool}) == len(pool) > 120
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +522,20 @@ def test_rollouts_to_a_target_are_interpolated() -> None:
     assert rollouts_to(0.61, rollouts, accuracy) is None
     assert area(rollouts, accuracy, until=200.0) == pytest.approx((0.3 * 100 + 0.35 * 100) / 200)
     assert area(rollouts, accuracy, until=400.0) == pytest.approx((30 + 35 + 45 + 60) / 400)
+
+
+def test_a_row_with_more_rollouts_is_compared_at_as_many() -> None:
+    rollouts, accuracy = np.array([0.0, 200.0, 400.0, 600.0]), np.array([0.2, 0.4, 0.5, 0.6])
+    assert accuracy_at(300.0, rollouts, accuracy, evaluation_rollouts=100.0) == pytest.approx((0.4 + 0.45) / 2)
+    assert accuracy_at(600.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.55)
+    assert accuracy_at(900.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.6)
+
+
+def test_differences_have_students_interval() -> None:
+    found = mean_difference([0.02, 0.05, -0.01, 0.04, 0.03])  # by hand: mean .026, sd .02302, 2.776 * sd / sqrt(5)
+    assert found.value == pytest.approx(0.026) and found.num_seeds == 5
+    assert found.bounds == (pytest.approx(-0.003, abs=6e-4), pytest.approx(0.055, abs=6e-4))
+    assert mean_difference([0.1]).bounds is None
 
 
 def test_ratios_are_paired_and_never_says_so() -> None:
@@ -574,3 +609,33 @@ def test_bad_input_is_one_clear_error(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert all(name in error for name in named), error
     assert not (tmp_path / "out").exists()
+
+
+# ---- against the real stack -----------------------------------------------------------------------------------------
+
+
+def test_a_run_of_the_real_stack_is_read_in_the_fast_loops_form(tmp_path: Path) -> None:
+    def line(step: int, **data: float) -> str:
+        return json.dumps({"step": step, "data": data})
+
+    def trained(rollouts: float, zero: float) -> dict[str, float]:
+        shares = {"zero_advantage_frac": zero, "all_correct_frac": zero / 4, "all_wrong_frac": 3 * zero / 4}
+        return {
+            "timing_s/step": 4.0,
+            "prepo/rollouts_total/max": rollouts,
+            "prepo/selected/sum": 16.0,
+            **{f"prepo/{name}/mean": value for name, value in shares.items()},
+        }
+
+    folder = tmp_path / "stack" / "uniform-0"
+    folder.mkdir(parents=True)
+    lines = [line(0, **{confirm.ACCURACY: 0.3}), line(1, **trained(128, 0.5))]
+    lines.append(line(2, **trained(256, 0.25), **{confirm.ACCURACY: 0.4}))
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = confirm.read_run("uniform", 0, tmp_path)
+    assert run is not None and [point["rollouts"] for point in run["curve"]] == [0.0, 256.0]
+    assert [point["accuracy"] for point in run["curve"]] == [0.3, 0.4]
+    assert group_shares(run)["zero_advantage_frac"] == pytest.approx(0.375)
+    assert confirm.read_run("prepo", 0, tmp_path) is None
+    text = confirm.table(Options(), [run], [run])
+    assert text.count("| `uniform` |") == 2 and "| 256 | 0.375 | 0.300 | 0.350 (0.350) |" in text
