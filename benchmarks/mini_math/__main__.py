@@ -18,6 +18,7 @@ from benchmarks.mini_math.rows import ROWS, check_rows
 from benchmarks.mini_math.runs import claim_directory, gather, is_finished, make_task, options_of, read_options, run_all
 from data_prep.mini_math.task import TASKS
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
+from recipe.prepo.maths.rank_correlation import spearman
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -101,7 +102,7 @@ def describe_pool(options: Options, cache: Path) -> None:
     """Make base model and pool before the runs, which only read them."""
     import torch
 
-    from benchmarks.mini_math.settings import prepare_base, prepare_pool
+    from benchmarks.mini_math.settings import perplexities, prepare_base, prepare_pool
 
     torch.set_num_threads(1)
     base = prepare_base(options, cache)
@@ -110,6 +111,16 @@ def describe_pool(options: Options, cache: Path) -> None:
         f"pool of {len(pool.prompts)} {options.task} problems, setting {options.setting}, base {base.name}: measured "
         f"by {pool.num_samples} samples each, {pool.live_frac:.3f} of the groups of {options.rollouts_per_prompt} are "
         f"live, {pool.all_correct_frac:.3f} all right, {pool.all_wrong_frac:.3f} all wrong",
+        flush=True,
+    )
+    ppl_N, rate_N = perplexities(pool, base), pool.right_N / pool.num_samples
+    kinds = {"always right": rate_N == 1.0, "sometimes": (rate_N > 0.0) & (rate_N < 1.0), "never": rate_N == 0.0}
+    means = ", ".join(
+        f"{kind} {ppl_N[is_kind].mean():.2f} ({is_kind.sum()})" for kind, is_kind in kinds.items() if is_kind.any()
+    )
+    print(
+        f"mean perplexity of prompts that were right {means}; Spearman's rho of perplexity and pass rate "
+        f"{spearman(ppl_N, rate_N):.2f}",
         flush=True,
     )
 

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.mini_math.grade import Prompt, count_right
 from benchmarks.mini_math.options import SETTINGS, Options, digest
-from benchmarks.mini_math.policy import torch_generator
+from benchmarks.mini_math.policy import prompt_nll_nats, torch_generator
 from data_prep.mini_math.passrate import encode_prompts
 from data_prep.mini_math.pretrain import (
     Arch,
@@ -145,6 +145,12 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
     shares = expected_shares(right_2N[1], options.pool_samples, options.rollouts_per_prompt)
     prompts = tuple(Prompt(entry["prompt_id"], entry["question"], entry["answer"]) for entry in entries)
     return Pool(prompts, right_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
+
+
+def perplexities(pool: Pool, base: Path) -> FloatArray:
+    """Perplexity of each of the pool's prompts under the base model, shape [N]."""
+    model, tokenizer = load_model(base)
+    return np.exp(prompt_nll_nats(model, encode_prompts(tokenizer, [prompt.question for prompt in pool.prompts])))
 
 
 def candidates(options: Options) -> list[Prompt]:
