@@ -95,8 +95,8 @@ class CorpusStyle:
     """Problems of at most this many operations are solved step by step and without slips."""
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name.endswith("_frac") and not 0.0 <= value <= 1.0:
+        for name in ("direct_frac", "slip_frac", "expressions_frac"):
+            if not 0.0 <= (value := getattr(self, name)) <= 1.0:
                 raise ConfigError(f"{name} is {value}, but it is a share of documents or steps; give 0 to 1")
 
 
@@ -225,16 +225,16 @@ def apply_operation(value: int, operation: str) -> int:
 
 def _sample_solution(rng: random.Random, problem: Problem, style: CorpusStyle) -> str:
     """A solution as the corpus writes it: step by step or direct, and sometimes wrong."""
-    if len(problem.steps) <= style.careful_up_to_ops:
-        style = dataclasses.replace(style, direct_frac=0.0, slip_frac=0.0)
-    if rng.random() < style.direct_frac:
-        slip = rng.randint(-5, 5) if rng.random() < style.slip_frac else 0
+    is_careful = len(problem.steps) <= style.careful_up_to_ops
+    direct_frac, slip_frac = (0.0, 0.0) if is_careful else (style.direct_frac, style.slip_frac)
+    if rng.random() < direct_frac:
+        slip = rng.randint(-5, 5) if rng.random() < slip_frac else 0
         return f"#### {max(0, problem.answer + slip)}"
     value = problem.start
     steps: list[Step] = []
     for operation, _ in problem.steps:
         result = apply_operation(value, operation)
-        if rng.random() < style.slip_frac:
+        if rng.random() < slip_frac:
             if rng.random() < 0.3:
                 continue
             result += rng.choice((-10, -2, -1, 1, 2, 10))
