@@ -38,8 +38,12 @@ class Curves:
         return Curves(tuple(seeds), self.steps_E, self.rollouts_SE[places], self.accuracy_SE[places])
 
 
-def read_curves(results: Sequence[Mapping[str, Any]]) -> dict[str, Curves]:
-    """Curves of each row, rows in the order of the results, seeds ascending."""
+def read_curves(results: Sequence[Mapping[str, Any]], *, cost: str = "rollouts") -> dict[str, Curves]:
+    """Curves of each row, rows in the order of the results, seeds ascending.
+
+    Args:
+        cost: what accuracy is looked at by, «rollouts» or (response) «tokens»; it takes the place of the rollouts.
+    """
     by_row: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         by_row.setdefault(result["row"], []).append(result)
@@ -48,11 +52,9 @@ def read_curves(results: Sequence[Mapping[str, Any]]) -> dict[str, Curves]:
         runs = sorted(runs, key=lambda run: run["seed"])
         columns = {
             name: np.array([[point[name] for point in run["curve"]] for run in runs], dtype=np.float64)
-            for name in ("step", "rollouts", "accuracy")
+            for name in ("step", cost, "accuracy")
         }
-        curves[row] = Curves(
-            tuple(run["seed"] for run in runs), columns["step"][0], columns["rollouts"], columns["accuracy"]
-        )
+        curves[row] = Curves(tuple(run["seed"] for run in runs), columns["step"][0], columns[cost], columns["accuracy"])
     return curves
 
 

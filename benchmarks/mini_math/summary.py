@@ -53,13 +53,16 @@ def render(comparisons: Sequence[Comparison]) -> str:
     lines = [
         "# What the methods save in miniature",
         "",
-        f"`python -m benchmarks.mini_math.full`, {provenance.text(results)}. Differences and ratios are to "
-        f"`{REFERENCE}` over the "
-        f"same seeds. {INTERVALS} «Faster to half»: rollouts that `{REFERENCE}` needs for half of its way from "
-        "its first "
-        "to its final accuracy, over those of the row; above 1 the row saves rollouts. A row that never gets there "
-        "counts as 0. «At equal rollouts»: where the row has used as many as "
-        f"`{REFERENCE}` in all. Rollouts and shares count the groups that were thrown away.",
+        f"`python -m benchmarks.mini_math.full`; {provenance.text(results)}.",
+        "",
+        f"Differences and ratios are to `{REFERENCE}` over the same seeds. {INTERVALS} Rollouts, tokens and "
+        "shares count "
+        "the groups that were thrown away.",
+        "",
+        "- **At equal rollouts**: where the row has used as many as "
+        f"`{REFERENCE}` in all. **Area**: mean accuracy from 0 to that number of rollouts.",
+        f"- **Faster to half**: rollouts that `{REFERENCE}` needs for half of its way from its first to its final "
+        "accuracy, over those of the row; above 1 the row saves rollouts. A row that never gets there counts as 0.",
     ]
     for comparison in comparisons:
         lines += ["", *_section(comparison)]
@@ -88,13 +91,12 @@ def _section(comparison: Comparison) -> list[str]:
         f"**What could be saved: {min(limit, most):.2f}** times, if every group of `{REFERENCE}` without an advantage "
         f"were saved and all others were worth the same (at most {most:g}, the candidates of each chosen prompt).",
         "",
-        "| row | seeds | rollouts | accuracy at its end | difference at equal rollouts | difference of the area "
-        "| faster "
-        "to half | faster to three quarters | zero advantage | difference | probe entropy at the end (nats) | "
-        "difference |",
-        "|---" * 12 + "|",
+        "| row | seeds | rollouts | accuracy at its end | difference at equal rollouts | difference of the area | "
+        "faster to half | faster to three quarters | the same by response tokens | zero advantage | difference | "
+        "probe entropy at the end (nats) | difference |",
+        "|---" * 13 + "|",
     ]
-    curves = read_curves(comparison.results)
+    curves, by_tokens = read_curves(comparison.results), read_curves(comparison.results, cost="tokens")
     reference = curves[REFERENCE]
     ends = reference.rollouts_SE.mean(0)
     until, evaluation_rollouts = float(ends[-1]), float(ends[-1] - ends[-2])
@@ -109,6 +111,10 @@ def _section(comparison: Comparison) -> list[str]:
     rises = targets[0].level > float(reference.accuracy_SE[:, 0].mean())
     for row, runs in rows.items():
         mine = curves[row]
+
+        def cell(found: Estimate | None, spec: str) -> str:
+            return estimate_text(found, spec).replace(f" (n={len(mine.seeds)})", "")  # noqa: B023
+
         final = [final_accuracy(accuracy_E) for accuracy_E in mine.accuracy_SE]
         cells = [
             f"`{row}`",
@@ -117,19 +123,17 @@ def _section(comparison: Comparison) -> list[str]:
             f"{np.mean(final):.3f}" + (f" ± {np.std(final, ddof=1):.3f}" if len(final) > 1 else ""),
         ]
         if row == REFERENCE:
-            cells += ["", "", "1", "1"]
+            cells += ["", "", "1", "1", "1"]
         else:
+            cells += [cell(paired_difference(mine, reference, statistic), "+.3f") for statistic in (equal_of, area_of)]
             cells += [
-                estimate_text(paired_difference(mine, reference, statistic), "+.3f")
-                for statistic in (equal_of, area_of)
+                cell(reach_target(mine, reference, share).ratio, ".2f") if rises else "no target" for share in SHARES
             ]
-            cells += [
-                estimate_text(reach_target(mine, reference, share).ratio, ".2f") if rises else "no target"
-                for share in SHARES
-            ]
+            by_token = reach_target(by_tokens[row], by_tokens[REFERENCE], SHARES[-1]).ratio
+            cells.append(cell(by_token, ".2f") if rises else "no target")
         for value in (_zero_advantage, _last_entropy_nats):
             cells.append(f"{np.mean([value(run) for run in runs]):.3f}")
-            cells.append("" if row == REFERENCE else estimate_text(_paired(runs, rows[REFERENCE], value), "+.3f"))
+            cells.append("" if row == REFERENCE else cell(_paired(runs, rows[REFERENCE], value), "+.3f"))
         lines.append(f"| {' | '.join(cells)} |")
     if oracle.NAME in rows:
         lines += [
