@@ -163,7 +163,7 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
             axes.set_ylabel("held-out accuracy")
             plain_numbers(axes)
         panels[-1].set_xlabel("rollouts, thrown-away ones included")
-        legend(drawn, panels[0])
+        legend(drawn, max(panels, key=lambda axes: len(axes.lines)))
         return to_png(drawn)
 
 
