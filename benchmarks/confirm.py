@@ -17,13 +17,14 @@ import numpy as np
 
 from benchmarks.mini_math import oracle, provenance
 from benchmarks.mini_math.__main__ import main as compare
-from benchmarks.mini_math.__main__ import read_seeds
+from benchmarks.mini_math.__main__ import read_names, read_seeds
 from benchmarks.mini_math.grade import Prompt
 from benchmarks.mini_math.loop import BETAS, WEIGHT_DECAY
 from benchmarks.mini_math.numbers import (
+    GROUP_SHARES,
     REFERENCE,
-    area,
-    final_accuracy,
+    Budget,
+    final_of,
     group_shares,
     paired_difference,
     read_curves,
@@ -39,7 +40,6 @@ from recipe.prepo.rows import build_row
 from recipe.prepo.state.jsonl import read_lines
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
-SHARES = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
 
 
 def write_data(prompts: Sequence[Prompt], split: str, path: Path) -> None:
@@ -92,22 +92,24 @@ def train(row: str, seed: int, options: Options, base: Path, out: Path) -> None:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
 
 
-def read_run(row: str, seed: int, out: Path) -> dict[str, Any] | None:
-    """A run of the real stack in the fast loop's form; None where it is not finished."""
+def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any] | None:
+    """A run of the real stack in the fast loop's form; None where its last step has not been evaluated."""
     path = out / "stack" / f"{row}-{seed}" / "metrics.jsonl"
     lines = read_lines(path) if path.exists() else []
     curve, rollouts = [], 0.0
-    train: dict[str, list[float]] = {name: [] for name in (*SHARES, "groups")}
+    train: dict[str, list[float]] = {name: [] for name in (*GROUP_SHARES, "groups")}
     for line in lines:
         data = line["data"]
         if "timing_s/step" in data:
             rollouts = data["prepo/rollouts_total/max"]
-            for name in SHARES:
+            for name in GROUP_SHARES:
                 train[name].append(data[f"prepo/{name}/mean"])
             train["groups"].append(data["prepo/selected/sum"])
         if ACCURACY in data:
             curve.append({"step": line["step"], "rollouts": rollouts, "accuracy": data[ACCURACY]})
-    return {"row": row, "seed": seed, "curve": curve, "train": train} if curve else None
+    return (
+        {"row": row, "seed": seed, "curve": curve, "train": train} if curve and curve[-1]["step"] >= num_steps else None
+    )
 
 
 def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[Mapping[str, Any]]) -> str:
@@ -117,10 +119,9 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
         "# The real stack against the fast loop",
         "",
         f"`python -m benchmarks.confirm`, {provenance.text(fast)}. Setting `{options.setting}`, {options.steps} "
-        "steps of "
-        f"{options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate {options.learning_rate:g}, "
-        f"{options.held_out:,} held-out problems, one sample each. Differences are to `{REFERENCE}` over the same "
-        "seeds, with 95% bootstrap intervals over seeds: two seeds make them far too narrow.",
+        f"steps of {options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate "
+        f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one "
+        f"sample each. Differences are to `{REFERENCE}` over the same seeds, with Student's 95% intervals over seeds.",
         "",
         "| row | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area | difference |",
         "|---" * 10 + "|",
@@ -130,19 +131,15 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
         for side, runs in (("fast loop", fast), ("real stack", stack)):
             curves = read_curves(runs)
             mine, reference = curves[name], curves.get(REFERENCE)
-            until = float((reference or mine).rollouts_SE[:, -1].mean())
-            final = [final_accuracy(accuracy_E) for accuracy_E in mine.accuracy_SE]
-            under = [area(r_E, a_E, until=until) for r_E, a_E in zip(mine.rollouts_SE, mine.accuracy_SE, strict=True)]
+            budget = Budget.of(reference or mine)
+            final, under = ([of(i, mine) for i in range(len(mine.seeds))] for of in (final_of, budget.area))
             areas[side].append(float(np.mean(under)))
             shares = [group_shares(run)["zero_advantage_frac"] for run in runs if run["row"] == name]
             differences = ["", ""]
             if reference is not None and name != REFERENCE:
-                statistics = (
-                    lambda place, of: final_accuracy(of.accuracy_SE[place]),
-                    lambda place, of: area(of.rollouts_SE[place], of.accuracy_SE[place], until=until),  # noqa: B023
-                )
                 differences = [
-                    estimate_text(paired_difference(mine, reference, statistic), "+.3f") for statistic in statistics
+                    estimate_text(paired_difference(mine, reference, statistic), "+.3f")
+                    for statistic in (final_of, budget.area)
                 ]
             lines.append(
                 f"| `{name}` | {side} | {', '.join(map(str, mine.seeds))} | {mine.rollouts_SE[:, -1].mean():,.0f} | "
@@ -169,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/confirm"))
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     arguments = parser.parse_args(argv)
-    names = [name.strip() for name in arguments.rows.split(",") if name.strip()]
+    names = read_names(arguments.rows)
     check_rows(names)
     if unfit := {oracle.NAME, "full"} & set(names):
         raise SystemExit(f"error: --rows: {', '.join(sorted(unfit))} cannot be trained on the real stack in this way")
@@ -182,17 +179,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = prepare_base(options, arguments.cache)
     write_data(prepare_pool(options, base, arguments.cache).prompts, "train", out / "train.parquet")
     write_data(held_out_prompts(options.held_out, options.task), "test", out / "test.parquet")
+    fast_runs = gather(out / "fast", options, cache=arguments.cache)
+
+    def write_table() -> str:
+        found = [read_run(name, seed, out, num_steps=options.steps) for name in names for seed in seeds]
+        text = table(options, fast_runs, [run for run in found if run is not None])
+        (out / "README.md").write_text(text, encoding="utf-8")
+        return text
+
     for number, seed in enumerate(seeds):
         for name in names if number % 2 == 0 else names[::-1]:
-            known = read_run(name, seed, out)
-            if known is None or known["curve"][-1]["step"] < options.steps:
+            if read_run(name, seed, out, num_steps=options.steps) is None:
                 print(f"real stack: {name}, seed {seed}", flush=True)
                 train(name, seed, options, base, out)
-            runs = [run for row in names for s in seeds if (run := read_run(row, s, out)) is not None]
-            whole = [run for run in runs if run["curve"][-1]["step"] >= options.steps]
-            text = table(options, gather(out / "fast", options, cache=arguments.cache), whole)
-            (out / "README.md").write_text(text, encoding="utf-8")
-    print(text)
+                write_table()
+    print(write_table())
     return 0
 
 

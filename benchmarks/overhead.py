@@ -8,10 +8,10 @@ that both sides roll out the same kind of prompts. Both sides poll the replay bu
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmarks.alternated import MEMORY, Pair, alternated_pairs, phase_table, spread
+from benchmarks.results import write_results
 
 SIDES = {
     "stock": ["trainer.v1.trainer_mode=sync", "prepo/selection=all", "prepo/weighting=none"],
@@ -54,9 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments, overrides = parser.parse_known_args(argv)
 
     def keep(pairs: list[Pair]) -> None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "overhead.json").write_text(json.dumps(pairs, indent=1) + "\n")
-        (arguments.out / "overhead.md").write_text(table(pairs, arguments.steps))
+        write_results(arguments.out, "overhead", pairs, table(pairs, arguments.steps))
 
     pairs = alternated_pairs(
         SIDES, num_pairs=arguments.pairs, num_steps=arguments.steps, overrides=overrides, after_pair=keep

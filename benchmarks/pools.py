@@ -10,11 +10,11 @@ would gain.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 from benchmarks.alternated import Pair, alternated_pairs, phase_table, spread
+from benchmarks.results import write_results
 
 NUM_ROLLOUTS = 16 * 8  # K * M of experiment=tiny_cpu
 SIDES = {
@@ -44,9 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments, overrides = parser.parse_known_args(argv)
 
     def keep(pairs: list[Pair]) -> None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "pools.json").write_text(json.dumps(pairs, indent=1) + "\n")
-        (arguments.out / "pools.md").write_text(table(pairs, arguments.steps))
+        write_results(arguments.out, "pools", pairs, table(pairs, arguments.steps))
 
     pairs = alternated_pairs(
         SIDES,

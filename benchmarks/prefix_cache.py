@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import urllib.request
 import uuid
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.real_stack import run_on_stack, seconds
+from benchmarks.results import write_results
 
 BLOCK_SIZE = 16  # vLLM's on a GPU; on a CPU it takes 128, longer than the tiny model's prompts
 NUM_CHOSEN, GROUP_SIZE = 32, 8
@@ -125,9 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     arguments, overrides = parser.parse_known_args(argv)
     rounds = run_on_stack([*OVERRIDES, *overrides], measure(arguments.rounds))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "prefix_cache.json").write_text(json.dumps(rounds, indent=1) + "\n")
-    (arguments.out / "prefix_cache.md").write_text(table(rounds))
+    write_results(arguments.out, "prefix_cache", rounds, table(rounds))
     print(table(rounds))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import write_results
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.notation import Candidates, FloatArray, RolloutBatch, RunFacts
@@ -110,30 +111,29 @@ def time_rollouts(num_groups: int, repeats: int) -> dict[str, Any]:
     keeper = controller(rules, index, num_candidates=num_groups)
     candidates = Candidates(tuple(ids_of(num_groups)))
     spent: dict[str, list[float]] = {}
-    num_rollouts = 0
+
+    def timed(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        took, result = seconds(functools.partial(function, *arguments, **options))
+        spent.setdefault(name, []).append(took)
+        return result
+
     for step in range(1, WARM_UP_EPOCHS + repeats + 1):
-        took, decision = seconds(lambda: keeper.select(candidates, num_selected=num_groups, step=step))  # noqa: B023
         if step == WARM_UP_EPOCHS:  # E3's sizes start at 8 for all
             spent.clear()
-        spent.setdefault("sizes_s", []).append(took)
+        decision = timed("sizes_s", keeper.select, candidates, num_selected=num_groups, step=step)
         group_R = np.repeat(np.arange(num_groups), decision.rollout_n_P)
-        ids = [candidates.prompt_ids[i] for i in decision.selection.indices_P[group_R].tolist()]
-        num_rollouts = len(ids)
+        num_rollouts = len(group_R)
         rollouts = RolloutBatch(
-            prompt_ids=ids,
+            prompt_ids=[candidates.prompt_ids[i] for i in decision.selection.indices_P[group_R].tolist()],
             group_R=group_R,
             reward_R=rng.integers(0, 2, num_rollouts).astype(float),
             num_tokens_R=rng.integers(1, 500, num_rollouts),
             entropy_nats_R=rng.uniform(0.1, 2.0, num_rollouts),
         )
-        took, shaped_R = seconds(lambda: keeper.shape(rollouts))  # noqa: B023
-        spent.setdefault("shape_s", []).append(took)
-        took, weight_R = seconds(lambda: keeper.weigh(rollouts, step=step))  # noqa: B023
-        spent.setdefault("weigh_s", []).append(took)
-        took, _ = seconds(lambda: keeper.finish_step(rollouts, weight_R, step=step, shaped_R=shaped_R))  # noqa: B023
-        spent.setdefault("finish_s", []).append(took)
-        took, _ = seconds(lambda: _lines_of(rollouts, weight_R, step))  # noqa: B023
-        spent.setdefault("audit_lines_s", []).append(took)
+        shaped_R = timed("shape_s", keeper.shape, rollouts)
+        weight_R = timed("weigh_s", keeper.weigh, rollouts, step=step)
+        timed("finish_s", keeper.finish_step, rollouts, weight_R, step=step, shaped_R=shaped_R)
+        timed("audit_lines_s", _lines_of, rollouts, weight_R, step)
     return {
         "groups": num_groups,
         "rollouts": num_rollouts,
@@ -157,12 +157,12 @@ def _lines_of(rollouts: RolloutBatch, weight_R: FloatArray, step: int) -> int:
     return sum(len(json.dumps(line)) for line in lines)
 
 
-def with_memory(name: str, *arguments: Any) -> dict[str, Any]:
-    """A measurement of this module with the memory that it took beyond the bare process, in MiB."""
+def with_memory(measurement: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """A measurement with the memory that it took beyond the bare process, in MiB."""
     options()  # everything is imported
     resting_mb = resident_mb()
     with WatchPeak() as watch:
-        row: dict[str, Any] = globals()[name](*arguments)
+        row = measurement(*arguments)
     return {**row, "peak_mb": max(watch.peak_mb - resting_mb, 0.01)}
 
 
@@ -285,20 +285,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for name in sorted(SELECTION) if name != "all"]
     parts: dict[str, tuple[str, list[dict[str, Any]]]] = {}
     for name in names:
-        rows = [in_a_process(with_memory, "time_selection", name, n, arguments.repeats) for n in arguments.candidates]
+        rows = [in_a_process(with_memory, time_selection, name, n, arguments.repeats) for n in arguments.candidates]
         parts[f"choosing a fifth, {name}"] = ("candidates", rows)
-    rows = [in_a_process(with_memory, "time_rollouts", n, arguments.repeats) for n in arguments.groups]
+    rows = [in_a_process(with_memory, time_rollouts, n, arguments.repeats) for n in arguments.groups]
     parts["rollouts of a step, in groups of 4 to 12"] = ("groups", rows)
     parts["state of every rule"] = ("prompts", [measure_state(size) for size in arguments.prompts])
     lines = ["# Growth", "", "Exponents: slope of log cost over log size, over the two largest decades.", ""]
     for title, (size, rows) in parts.items():
         lines += [f"## {title[0].upper()}{title[1:]}", "", *table(rows, size), ""]
     print("\n".join(lines))
-    OUT.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
     found = {
         title: {"size": size, "rows": rows, "exponents": exponents(rows, size)} for title, (size, rows) in parts.items()
     }
-    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_results(OUT.parent, OUT.stem, found, "\n".join(lines))
 
 
 if __name__ == "__main__":

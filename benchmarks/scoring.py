@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import uuid
 from pathlib import Path
 from typing import Any
 
 from benchmarks.real_stack import run_on_stack, seconds
+from benchmarks.results import write_results
 
 OVERRIDES = [
     "experiment=tiny_cpu",
@@ -111,9 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     arguments, overrides = parser.parse_known_args(argv)
     result = run_on_stack([*OVERRIDES, *overrides], measure(arguments.pairs))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "scoring.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.out / "scoring.md").write_text(table(result))
+    write_results(arguments.out, "scoring", result, table(result))
     print(table(result))
 
 

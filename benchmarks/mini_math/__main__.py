@@ -42,6 +42,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def read_names(text: str) -> list[str]:
+    """Different names from «a, b,c», in their order.
+
+    >>> read_names("prepo, uniform,prepo,")
+    ['prepo', 'uniform']
+    """
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def read_seeds(text: str) -> list[int]:
     """Seeds from «0,1,2».
 
@@ -51,7 +60,7 @@ def read_seeds(text: str) -> list[int]:
     >>> read_seeds("0,2")
     [0, 2]
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = read_names(text)
     if not parts or not all(part.isdecimal() for part in parts):
         raise ConfigError(f"--seeds {text!r}: give whole numbers from 0 with commas between, for example --seeds 0,1,2")
     return list(dict.fromkeys(map(int, parts)))
@@ -72,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         options = options_of(saved, out)
     else:
         options = Options(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Options)})
-        names = list(dict.fromkeys(name.strip() for name in arguments.rows.split(",") if name.strip()))
+        names = read_names(arguments.rows)
         seeds = read_seeds(arguments.seeds)
         if arguments.jobs < 1:
             raise ConfigError(f"--jobs {arguments.jobs}: give at least 1")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.mini_math.numbers import Curves, area, final_accuracy, paired_difference, reach_target
+from benchmarks.mini_math.numbers import Budget, Curves, final_of, paired_difference, reach_target
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.notation import FloatArray
 
 EVALUATION_SD, RUN_SD = 0.014, 0.012
-SHARES = (0.5, 0.75, 1.0)
+TARGETS = (0.5, 0.75, 1.0)
 
 
 def curves(generator: np.random.Generator, num_seeds: int) -> Curves:
@@ -39,18 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     never = 0
     for _ in range(arguments.repeats):
         row, uniform = (curves(generator, arguments.seeds) for _ in range(2))
-        until = float(uniform.rollouts_SE[0, -1])
         found = {
-            "difference of the final accuracy": paired_difference(
-                row, uniform, lambda place, of: final_accuracy(of.accuracy_SE[place])
-            ),
-            "difference of the area": paired_difference(
-                row,
-                uniform,
-                lambda place, of: area(of.rollouts_SE[place], of.accuracy_SE[place], until=until),  # noqa: B023
-            ),
+            "difference of the final accuracy": paired_difference(row, uniform, final_of),
+            "difference of the area": paired_difference(row, uniform, Budget.of(uniform).area),
         }
-        for share in SHARES:
+        for share in TARGETS:
             target = reach_target(row, uniform, share)
             found[f"ratio to {share:.0%} of the way"] = target.ratio
             never += share == 1.0 and target.rollouts is None

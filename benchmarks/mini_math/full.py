@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.mini_math.__main__ import main as compare
+from benchmarks.mini_math.__main__ import read_names
 from benchmarks.mini_math.options import SETTINGS
 from benchmarks.mini_math.runs import gather, options_of, read_options
 from benchmarks.mini_math.summary import Comparison, draw, render
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--report-only", action="store_true", help="write the summary of what is there")
     arguments, further = parser.parse_known_args(argv)
     status = 0
-    settings = [name.strip() for name in arguments.settings.split(",") if name.strip()]
+    settings = read_names(arguments.settings)
     common = ["--rows", arguments.rows, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
     for setting in settings if not arguments.report_only else []:
         places = ["--out", str(arguments.out / setting), "--cache", str(arguments.cache)]

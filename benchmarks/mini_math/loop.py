@@ -14,6 +14,7 @@ from benchmarks.mini_math import oracle
 from benchmarks.mini_math.collect import Group, PromptStream, StepGroups, collect_step, rollout_batch
 from benchmarks.mini_math.evaluation import Evaluator
 from benchmarks.mini_math.grade import count_right, grade
+from benchmarks.mini_math.numbers import GROUP_SHARES
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import concatenated, generate, prompt_nll_nats, torch_generator
 from benchmarks.mini_math.rows import Row
@@ -29,7 +30,6 @@ from recipe.prepo.state.jsonl import StepLog
 
 # Of AdamW; verl's own are (0.9, 0.999) and 0.01, too slow a second moment for 80 steps.
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.0
-SHARES = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
 
 
 class Run:
@@ -128,7 +128,7 @@ class Run:
             "step": float(step),
             "rollouts": float(controller.rollouts_total),
             "groups": metrics["prepo/selected/sum"],
-            **{name: metrics[f"prepo/{name}/mean"] for name in SHARES},
+            **{name: metrics[f"prepo/{name}/mean"] for name in GROUP_SHARES},
             "train_entropy_nats": metrics["prepo/token_entropy_nats/mean"],
             "temperature": metrics["prepo/temperature/mean"],
             "reward": float(trained.reward_R.mean()),
@@ -239,7 +239,7 @@ class Run:
         """
         since = self.history[int(self.curve[-1]["step"]) if self.curve else 0 :]
         groups = [entry["groups"] for entry in since]
-        shares = {name: float(np.average([e[name] for e in since], weights=groups)) for name in SHARES if since}
+        shares = {name: float(np.average([e[name] for e in since], weights=groups)) for name in GROUP_SHARES if since}
         at_start = {
             "zero_advantage_frac": 1.0 - self.pool.live_frac,
             "all_correct_frac": self.pool.all_correct_frac,

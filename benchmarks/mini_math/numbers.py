@@ -15,9 +15,10 @@ REFERENCE = "uniform"
 MID_LEVELS = (0.25, 0.5, 0.75)
 """Targets, as shares of the way from the start to uniform's final level; its final level (1) is a fourth one."""
 NUM_RESAMPLES = 2_000
-# 97.5% quantiles of Student's t with n - 1 degrees of freedom, n = 2, 3, …; from 21 on the normal one is 4% short.
+# 97.5% quantiles of Student's t with n - 1 degrees of freedom, n = 2 to 21; the last one, too wide, for more.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
-T_QUANTILES += (2.131, 2.120, 2.110, 2.101, 2.093)
+T_QUANTILES += (2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
+GROUP_SHARES = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,22 @@ class Curves:
         return Curves(tuple(seeds), self.steps_E, self.rollouts_SE[places], self.accuracy_SE[places])
 
 
+def by_row(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The runs of each row, in the order of the results."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["row"], []).append(result)
+    return found
+
+
 def read_curves(results: Sequence[Mapping[str, Any]], *, cost: str = "rollouts") -> dict[str, Curves]:
     """Curves of each row, rows in the order of the results, seeds ascending.
 
     Args:
         cost: what accuracy is looked at by, «rollouts» or (response) «tokens»; it takes the place of the rollouts.
     """
-    by_row: dict[str, list[Mapping[str, Any]]] = {}
-    for result in results:
-        by_row.setdefault(result["row"], []).append(result)
     curves = {}
-    for row, runs in by_row.items():
+    for row, runs in by_row(results).items():
         runs = sorted(runs, key=lambda run: run["seed"])
         columns = {
             name: np.array([[point[name] for point in run["curve"]] for run in runs], dtype=np.float64)
@@ -113,6 +119,38 @@ def area(rollouts_E: FloatArray, accuracy_E: FloatArray, *, until: float) -> flo
     return float(np.trapezoid(np.interp(at, rollouts_E, accuracy_E), at) / until)
 
 
+@dataclass(frozen=True)
+class Budget:
+    """The rollouts that rows are compared over.
+
+    Attributes:
+        rollouts: what the reference uses in all, mean over its seeds.
+        evaluation_rollouts: what it uses between its last two evaluations.
+    """
+
+    rollouts: float
+    evaluation_rollouts: float
+
+    @classmethod
+    def of(cls, reference: Curves) -> Budget:
+        ends = reference.rollouts_SE.mean(0)
+        return cls(float(ends[-1]), float(ends[-1] - ends[-2]))
+
+    def accuracy(self, place: int, curves: Curves) -> float:
+        """:func:`accuracy_at` the budget, of the seed at that place."""
+        of_seed = curves.rollouts_SE[place], curves.accuracy_SE[place]
+        return accuracy_at(self.rollouts, *of_seed, evaluation_rollouts=self.evaluation_rollouts)
+
+    def area(self, place: int, curves: Curves) -> float:
+        """:func:`area` until the budget, of the seed at that place."""
+        return area(curves.rollouts_SE[place], curves.accuracy_SE[place], until=self.rollouts)
+
+
+def final_of(place: int, curves: Curves) -> float:
+    """:func:`final_accuracy` of the seed at that place."""
+    return final_accuracy(curves.accuracy_SE[place])
+
+
 def target_level(share: float, accuracy_E: FloatArray) -> float:
     """The level at that share of the way from a curve's start to its final accuracy."""
     start = float(accuracy_E[0])
@@ -151,16 +189,22 @@ def estimate(statistic: Callable[[Sequence[int]], float], num_seeds: int) -> Est
 def mean_difference(differences: Sequence[float] | FloatArray) -> Estimate:
     """Mean of paired differences with Student's 95% interval, which holds its level also for few seeds.
 
-    >>> mean_difference([0.1, 0.2, 0.3]).bounds
-    (-0.048, 0.448)
+    >>> [round(bound, 3) for bound in mean_difference([0.1, 0.2, 0.3]).bounds]
+    [-0.048, 0.448]
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
-    if n < 2:
-        return Estimate(float(values.mean()), None, n)
-    half = (T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 2.086) * float(values.std(ddof=1)) / n**0.5
     mean = float(values.mean())
-    return Estimate(mean, (round(mean - half, 3), round(mean + half, 3)), n)
+    if n < 2:
+        return Estimate(mean, None, n)
+    half = T_QUANTILES[min(n - 2, len(T_QUANTILES) - 1)] * float(values.std(ddof=1)) / n**0.5
+    return Estimate(mean, (mean - half, mean + half), n)
+
+
+def paired(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
+    """Mean over common seeds of the difference between two figures by seed; None without common seeds."""
+    differences = [value - theirs[seed] for seed, value in mine.items() if seed in theirs]
+    return mean_difference(differences) if differences else None
 
 
 @dataclass(frozen=True)
@@ -218,17 +262,14 @@ def reach_target(curves: Curves, reference: Curves, share: float) -> TargetResul
 
 
 def paired_difference(curves: Curves, reference: Curves, statistic: Callable[[int, Curves], float]) -> Estimate | None:
-    """Mean over common seeds of ``statistic(place, row) - statistic(place, uniform)``; None without common seeds."""
-    common = [seed for seed in curves.seeds if seed in reference.seeds]
-    if not common:
-        return None
-    mine, theirs = curves.of_seeds(common), reference.of_seeds(common)
-    differences = np.array([statistic(i, mine) - statistic(i, theirs) for i in range(len(common))])
-    return mean_difference(differences)
+    """:func:`paired` of ``statistic(place, row)`` and ``statistic(place, uniform)``."""
+    mine, theirs = (
+        {seed: statistic(place, side) for place, seed in enumerate(side.seeds)} for side in (curves, reference)
+    )
+    return paired(mine, theirs)
 
 
 def group_shares(run: Mapping[str, Any]) -> dict[str, float]:
     """Shares of all groups that a run rolled out, thrown-away ones included."""
     train = run["train"]
-    names = ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
-    return {name: float(np.average(train[name], weights=train["groups"])) for name in names}
+    return {name: float(np.average(train[name], weights=train["groups"])) for name in GROUP_SHARES}

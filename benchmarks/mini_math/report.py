@@ -11,14 +11,15 @@ import numpy as np
 from benchmarks.mini_math import oracle
 from benchmarks.mini_math.figures import write_figures
 from benchmarks.mini_math.numbers import (
+    GROUP_SHARES,
     MID_LEVELS,
     REFERENCE,
+    Budget,
     Curves,
     Estimate,
     TargetResult,
-    accuracy_at,
-    area,
-    final_accuracy,
+    by_row,
+    final_of,
     group_shares,
     paired_difference,
     reach_target,
@@ -30,9 +31,8 @@ from recipe.prepo.state.checkpoint import write_atomically
 
 INTERVALS = (
     "Differences have Student's 95% intervals over paired seeds, ratios 95% bootstrap percentiles, which five "
-    "seeds make "
-    "too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 (differences) or 1 (ratios) does "
-    "not separate the two; many are looked at, so that some will miss by chance."
+    "seeds make too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 (differences) or 1 "
+    "(ratios) does not separate the two; many are looked at, so that some will miss by chance."
 )
 
 
@@ -79,14 +79,10 @@ def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
         "probe entropy at the end (nats) | CPU-s | with evaluations |",
         "|---" * 11 + "|",
     ]
-    for row in dict.fromkeys(result["row"] for result in results):
-        runs = [result for result in results if result["row"] == row]
+    for row, runs in by_row(results).items():
         last = [run["curve"][-1] for run in runs]
         shares = [group_shares(run) for run in runs]
-        zero, right, wrong = (
-            _mean([share[name] for share in shares])
-            for name in ("zero_advantage_frac", "all_correct_frac", "all_wrong_frac")
-        )
+        zero, right, wrong = (_mean([share[name] for share in shares]) for name in GROUP_SHARES)
         limit = f"{1 / (1 - zero):.2f}" if zero < 1 else "–"
         lines.append(
             f"| {row} | {len(runs)} | {_mean([p['rollouts'] for p in last]):,.0f} | "
@@ -102,29 +98,19 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
         "## Accuracy",
         "",
         "Final: mean of the last two evaluations. At equal rollouts: the same where the row has used as many "
-        "rollouts as "
-        f"«{REFERENCE}» in all. Area: mean accuracy over the rollouts from 0 to that number. ± is the standard "
-        "deviation "
-        f"over seeds, Δ a paired difference to «{REFERENCE}».",
+        f"rollouts as «{REFERENCE}» in all. Area: mean accuracy over the rollouts from 0 to that number. ± is the "
+        f"standard deviation over seeds, Δ a paired difference to «{REFERENCE}».",
         "",
         "| row | n | start | final | at equal rollouts | Δ [95%] | area | Δ area [95%] |",
         "|---" * 8 + "|",
     ]
-    ends = (reference or next(iter(curves.values()))).rollouts_SE.mean(0)
-    until, evaluation_rollouts = float(ends[-1]), float(ends[-1] - ends[-2])
-
-    def area_of(place: int, of: Curves) -> float:
-        return area(of.rollouts_SE[place], of.accuracy_SE[place], until=until)
-
-    def equal_of(place: int, of: Curves) -> float:
-        return accuracy_at(until, of.rollouts_SE[place], of.accuracy_SE[place], evaluation_rollouts=evaluation_rollouts)
-
+    budget = Budget.of(reference or next(iter(curves.values())))
     for row, mine in curves.items():
         places = range(len(mine.seeds))
         cells = [row, str(len(mine.seeds)), f"{mine.accuracy_SE[:, 0].mean():.3f}"]
-        cells.append(_spread([final_accuracy(mine.accuracy_SE[i]) for i in places]))
-        for statistic in (equal_of, area_of):
-            cells.append(_spread([statistic(i, mine) for i in places]))
+        cells.append(spread_text([final_of(i, mine) for i in places]))
+        for statistic in (budget.accuracy, budget.area):
+            cells.append(spread_text([statistic(i, mine) for i in places]))
             is_pair = reference is not None and row != REFERENCE
             cells.append(estimate_text(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
         lines.append(f"| {' | '.join(cells)} |")
@@ -184,7 +170,8 @@ def estimate_text(found: Estimate | None, spec: str) -> str:
     return f"{found.value:{spec}} [{low:{spec}}, {high:{spec}}] (n={found.num_seeds})"
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread_text(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 

@@ -632,10 +632,11 @@ def test_a_run_of_the_real_stack_is_read_in_the_fast_loops_form(tmp_path: Path) 
     lines = [line(0, **{confirm.ACCURACY: 0.3}), line(1, **trained(128, 0.5))]
     lines.append(line(2, **trained(256, 0.25), **{confirm.ACCURACY: 0.4}))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    run = confirm.read_run("uniform", 0, tmp_path)
+    run = confirm.read_run("uniform", 0, tmp_path, num_steps=2)
     assert run is not None and [point["rollouts"] for point in run["curve"]] == [0.0, 256.0]
     assert [point["accuracy"] for point in run["curve"]] == [0.3, 0.4]
     assert group_shares(run)["zero_advantage_frac"] == pytest.approx(0.375)
-    assert confirm.read_run("prepo", 0, tmp_path) is None
+    assert confirm.read_run("prepo", 0, tmp_path, num_steps=2) is None
+    assert confirm.read_run("uniform", 0, tmp_path, num_steps=3) is None
     text = confirm.table(Options(), [run], [run])
     assert text.count("| `uniform` |") == 2 and "| 256 | 0.375 | 0.300 | 0.350 (0.350) |" in text
