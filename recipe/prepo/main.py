@@ -30,6 +30,7 @@ from recipe.prepo.signals import StopSignals
 from recipe.prepo.state.checkpoint import latest_checkpoint, load_state
 from recipe.prepo.state.controller import require_same_run
 from recipe.prepo.summary import closing_summary
+from recipe.prepo.sweeper import Sweeper, ray_roots
 
 
 def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
@@ -130,11 +131,9 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         print(f"the run failed; the workers' own logs are in {logs}", file=sys.stderr)
         raise
     finally:
-        sockets = channel.clear() if ray.is_initialized() else []
+        if ray.is_initialized():
+            channel.clear()
         ray.shutdown()
-        if not (os.environ.get("RAY_ADDRESS") or config.ray_kwargs.ray_init.get("address")):
-            for socket in sockets:
-                socket.unlink(missing_ok=True)
 
 
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
@@ -156,7 +155,10 @@ def run(config: DictConfig) -> None:
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            with progress_bar(run_dir, total_steps, first_step=first_step), live:
+            ray_init = config.ray_kwargs.ray_init
+            joins = os.environ.get("RAY_ADDRESS") or ray_init.get("address")
+            sweeper = Sweeper([] if joins else ray_roots(ray_init.get("_temp_dir")))
+            with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
                 stopped = train(config)
         print(closing_summary(run_dir))
         if stopped:

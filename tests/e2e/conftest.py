@@ -21,6 +21,7 @@ from benchmarks.faults_run import Training
 from benchmarks.footprint import Footprint
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
+from recipe.prepo.sweeper import Sweeper, ray_roots
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -132,13 +133,11 @@ def prepare_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
 @pytest.fixture(scope="module")
 def transfer_queue() -> Iterator[None]:
     """A real TransferQueue without a trainer around it."""
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    config = compose_config(["experiment=tiny_cpu"]).transfer_queue
-    config.enable = True
-    tq.init(config)
-    yield
-    tq.close()
-    sockets = [Path(node[name]) for node in ray.nodes() for name in ("ObjectStoreSocketName", "RayletSocketName")]
-    ray.shutdown()
-    for socket in sockets:  # which Ray leaves in its folder
-        socket.unlink(missing_ok=True)
+    with Sweeper(ray_roots()):
+        ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+        config = compose_config(["experiment=tiny_cpu"]).transfer_queue
+        config.enable = True
+        tq.init(config)
+        yield
+        tq.close()
+        ray.shutdown()

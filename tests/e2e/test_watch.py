@@ -14,12 +14,15 @@ pytestmark = pytest.mark.e2e
 
 # Each trial runs in an actor's main thread, as in verl's task runner.
 SCRIPT = """
-import asyncio, json, os, signal, sys, threading, time
+import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
 from recipe.prepo.adapters import channel
 from recipe.prepo.adapters.watch import Member, Watch
 from recipe.prepo.errors import FaultError
+from recipe.prepo.sweeper import Sweeper, ray_roots
 
+cleaning = contextlib.ExitStack()
+cleaning.enter_context(Sweeper(ray_roots()))
 ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
 
 @ray.remote(num_cpus=0)
@@ -112,10 +115,9 @@ try:
     ray.get(call)
 except ray.exceptions.RayActorError as error:
     found["trainer"] = channel.fault_behind(error)
-sockets = channel.clear()
+channel.clear()
 ray.shutdown()
-for socket in sockets:
-    socket.unlink(missing_ok=True)
+cleaning.close()
 print("JSON" + json.dumps(found))
 """
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -36,11 +35,10 @@ def hear(word: str) -> str:
     return found.decode() if found else ""
 
 
-def clear() -> list[Path]:
-    """Forget everything that this job said; returns the sockets of Ray's nodes, which outlive their processes."""
+def clear() -> None:
+    """Forget everything that this job said."""
     for word in WORDS:
         internal_kv._internal_kv_del(_key(word))
-    return [Path(node[name]) for node in ray.nodes() for name in ("ObjectStoreSocketName", "RayletSocketName")]
 
 
 # ---- the driver's side ----------------------------------------------------------------------------------------------

@@ -1,0 +1,113 @@
+"""A small process that outlives the driver and takes away what its Ray leaves, however the driver ended.
+
+Where a driver is killed, Ray 2.60 ends most of its processes with it, but not the dashboard's and the runtime
+environment's agents; and its two sockets stay also after an ordinary end. Each process of a Ray that a driver started
+writes its log in a folder that has the driver's process id in its name, and so is found there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+GRACE_S = 20.0  # for processes to end by themselves, which most do within one or two
+POLL_INTERVAL_S = 0.2
+
+
+class Sweeper:
+    """Sweeps after its ``with`` block, and then waits until that is done; or after this process was killed.
+
+    Args:
+        roots: folders in which Ray makes its session folders; empty: none is started here, and nothing is done.
+        grace_s: time that processes have to end by themselves, in seconds.
+    """
+
+    def __init__(self, roots: Iterable[Path], *, grace_s: float = GRACE_S) -> None:
+        self._roots = list(roots)
+        self._grace_s = grace_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Sweeper:
+        if self._roots:
+            driver = os.getpid()
+            # Of an earlier process with this number, perhaps in another container.
+            before = sessions(self._roots, driver)
+            task = {"driver": driver, "grace_s": self._grace_s, "roots": self._roots, "before": sorted(before)}
+            # Its standard input ends when this process does; a signal to the process group must not reach it.
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, json.dumps(task, default=str)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._process.wait()
+
+
+def ray_roots(temp_dir: str | None = None) -> list[Path]:
+    """Where a Ray that is started here makes its session folders: ``_temp_dir`` of ``ray.init``, or its default."""
+    if temp_dir:
+        return [Path(temp_dir)]
+    found = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp"]
+    return list(dict.fromkeys(Path(folder, "ray") for folder in found if folder))
+
+
+def sessions(roots: Iterable[Path], driver: int) -> set[Path]:
+    """Session folders of the Ray that process ``driver`` started."""
+    return {folder.resolve() for root in roots for folder in root.glob(f"session_*_{driver}")}
+
+
+def writers(folders: Iterable[Path]) -> list[psutil.Process]:
+    """Processes that have a file below one of the folders open for writing; one that only reads a log is a user's."""
+    starts = tuple(f"{folder}{os.sep}" for folder in folders)
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
+            if any(file.path.startswith(starts) and file.mode != "r" for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+def sweep(folders: Iterable[Path], driver: int, *, grace_s: float) -> None:
+    """Wait until the processes of these sessions are gone, kill those that stay, and remove the sockets."""
+    folders = list(folders)
+    deadline = time.monotonic() + grace_s
+    while left := [process for process in writers(folders) if process.pid not in (driver, os.getpid())]:
+        if time.monotonic() > deadline:
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(left, timeout=grace_s)
+            break
+        time.sleep(POLL_INTERVAL_S)
+    for folder in folders:
+        for socket in folder.glob("sockets/*"):
+            socket.unlink(missing_ok=True)
+
+
+def main(task: dict[str, Any]) -> None:
+    """Wait for the end of standard input, then sweep."""
+    sys.stdin.buffer.read()
+    folders = sessions(map(Path, task["roots"]), task["driver"]) - set(map(Path, task["before"]))
+    sweep(folders, task["driver"], grace_s=task["grace_s"])
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
