@@ -16,6 +16,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,6 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the faults")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/faults"))
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no training goes on alone
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     faults = Faults(out, steps=options.steps, seed=options.seed)
