@@ -1,7 +1,8 @@
 """A run's cost, fitted to real runs, checked on others, and worked out for clusters that nobody measured.
 
-``python -m benchmarks.scale_model RUN_DIR … [--held-out RUN_DIR …]``. The constants of this machine come from the
-runs' ``metrics.jsonl``; each run is predicted by the simulation from the other ones, and the held-out ones from all.
+``python -m benchmarks.scale_model [RUN_DIR … --held-out RUN_DIR …]``. Without directories it makes its own runs. The
+constants of this machine come from the runs' ``metrics.jsonl``; each run is predicted by the simulation from the other
+ones, and the held-out ones from all.
 What is said about GPUs rests on the published peaks and the assumptions in ``scale_model_gpu``, and on the driver's
 seconds measured here. Writes outputs/bench/scale_model.{json,md}.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from benchmarks.scale_model_fit import Fit, RunTimings, costs_of, fit_phases, phase_seconds, read_run
 from benchmarks.scale_model_gpu import Driver, Hardware, Lengths, Model, costs, layout
 from benchmarks.scale_model_pool import COLOCATE, SEPARATE, SYNC
+from benchmarks.scale_model_runs import FITTED, HELD_OUT, make_runs
 from benchmarks.scale_model_sim import Result, simulate
 
 OUT = Path("outputs/bench")
@@ -137,10 +139,15 @@ def tables(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Fit, check, project; print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("runs", type=Path, nargs="*", help="of prepo_sync; default: made here, a minute or two each")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[])
     arguments = parser.parse_args(argv)
-    fitted, held_out = ([read_run(path) for path in paths] for paths in (arguments.runs, arguments.held_out))
+    if arguments.held_out and not arguments.runs:
+        parser.error("--held-out needs runs to fit to")
+    paths = (arguments.runs, arguments.held_out)
+    if not arguments.runs:
+        paths = tuple(make_runs(OUT / "scale_model_runs", designs) for designs in (FITTED, HELD_OUT))
+    fitted, held_out = ([read_run(path) for path in one] for one in paths)
     fit = fit_phases([row for run in fitted for row in run.rows])
     constants = costs_of(fit)
     driver = Driver(constants.driver_s_per_candidate, constants.driver_s_per_rollout)
