@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.main import choose_platform
+from recipe.prepo.sweeper import Sweeper, ray_roots
 
 # verl's own interval of 2 s would hide every cost below it; both sides of a comparison get this one.
 POLL_INTERVAL_S = 0.05
@@ -63,13 +64,14 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
         def get(self) -> Any:
             return self.value
 
-    try:
-        ray.init(**OmegaConf.to_container(_ray_init(config)))  # type: ignore[arg-type]
-        result_box = ResultBox.remote()
-        run_ppo(config, task_runner_class=ray.remote(BenchRunner))
-        return ray.get(result_box.get.remote())
-    finally:
-        ray.shutdown()
+    with Sweeper(ray_roots()):
+        try:
+            ray.init(**OmegaConf.to_container(_ray_init(config)))  # type: ignore[arg-type]
+            result_box = ResultBox.remote()
+            run_ppo(config, task_runner_class=ray.remote(BenchRunner))
+            return ray.get(result_box.get.remote())
+        finally:
+            ray.shutdown()
 
 
 def _ray_init(config: DictConfig) -> DictConfig:
