@@ -2,7 +2,7 @@
 
 Where a driver is killed, Ray 2.60 ends most of its processes with it, but not the dashboard's and the runtime
 environment's agents; and its two sockets stay also after an ordinary end. Each process of a Ray that a driver started
-writes its log in a folder that has the driver's process id in its name, and so is found there.
+is in the driver's POSIX session and writes its log in a folder that has the driver's process id in its name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Sweeper:
             driver = os.getpid()
             # Of an earlier process with this number, perhaps in another container.
             before = sessions(self._roots, driver)
-            task = {"driver": driver, "grace_s": self._grace_s, "roots": self._roots, "before": sorted(before)}
+            task: dict[str, Any] = {"driver": driver, "posix_session": os.getsid(0), "grace_s": self._grace_s}
+            task |= {"roots": self._roots, "before": sorted(before)}
             # Its standard input ends when this process does; a signal to the process group must not reach it.
             self._process = subprocess.Popen(
                 [sys.executable, __file__, json.dumps(task, default=str)],
@@ -74,22 +75,27 @@ def sessions(roots: Iterable[Path], driver: int) -> set[Path]:
     return {folder.resolve() for root in roots for folder in root.glob(f"session_*_{driver}")}
 
 
-def writers(folders: Iterable[Path]) -> list[psutil.Process]:
-    """Processes that have a file below one of the folders open for writing; one that only reads a log is a user's."""
+def writers(folders: Iterable[Path], posix_session: int) -> list[psutil.Process]:
+    """Processes of this POSIX session that have a file below one of the folders open for writing.
+
+    What only reads a log there, or joined this Ray from another terminal, is its user's.
+    """
     starts = tuple(f"{folder}{os.sep}" for folder in folders)
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
+            if os.getsid(process.pid) != posix_session:
+                continue
             if any(file.path.startswith(starts) and file.mode != "r" for file in process.open_files()):
                 found.append(process)
     return found
 
 
-def sweep(folders: Iterable[Path], driver: int, *, grace_s: float) -> None:
-    """Wait until the processes of these sessions are gone, kill those that stay, and remove the sockets."""
+def sweep(folders: Iterable[Path], driver: int, posix_session: int, *, grace_s: float) -> None:
+    """Wait until the processes of these Ray sessions are gone, kill those that stay, and remove the sockets."""
     folders = list(folders)
     deadline = time.monotonic() + grace_s
-    while left := [process for process in writers(folders) if process.pid not in (driver, os.getpid())]:
+    while left := [process for process in writers(folders, posix_session) if process.pid != driver]:
         if time.monotonic() > deadline:
             for process in left:
                 with contextlib.suppress(psutil.Error):
@@ -106,7 +112,7 @@ def main(task: dict[str, Any]) -> None:
     """Wait for the end of standard input, then sweep."""
     sys.stdin.buffer.read()
     folders = sessions(map(Path, task["roots"]), task["driver"]) - set(map(Path, task["before"]))
-    sweep(folders, task["driver"], grace_s=task["grace_s"])
+    sweep(folders, task["driver"], task["posix_session"], grace_s=task["grace_s"])
 
 
 if __name__ == "__main__":

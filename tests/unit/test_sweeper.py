@@ -133,15 +133,17 @@ def test_what_is_not_this_drivers_stays(root: Path) -> None:
         reader.wait()
 
 
-def test_writers_are_found_and_readers_are_not(root: Path) -> None:
+def test_writers_of_the_session_are_found_and_readers_are_not(root: Path) -> None:
     folder = root / "session_x_1"
     folder.mkdir()
     (folder / "log").touch()
+    own, other = os.getsid(0), 1
     with open(folder / "log", "a"):
-        assert [process.pid for process in writers([folder])] == [os.getpid()]
-        assert writers([root / "session_x"]) == []
+        assert [process.pid for process in writers([folder], own)] == [os.getpid()]
+        assert writers([root / "session_x"], own) == []
+        assert writers([folder], other) == []
     with open(folder / "log"):
-        assert writers([folder]) == []
+        assert writers([folder], own) == []
 
 
 def test_nothing_is_started_where_another_ray_is_joined() -> None:
