@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-GRACE_S = 20.0  # for processes to end by themselves, which most do within one or two
+GRACE_S = 10.0  # for processes to end by themselves, which most do within one or two seconds
 POLL_INTERVAL_S = 0.2
 
 
