@@ -151,4 +151,6 @@ class Training:
 
     def _metrics_identity(self) -> tuple[int, int] | None:
         path = self.directory / "metrics.jsonl"
-        return (path.stat().st_dev, path.stat().st_ino) if path.exists() else None
+        if not path.exists() or not path.stat().st_size:
+            return None
+        return path.stat().st_dev, path.stat().st_ino

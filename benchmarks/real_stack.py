@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.prepo.doctor import compose_config
-from recipe.prepo.main import choose_platform
+from recipe.prepo.main import choose_platform, choose_ray
 from recipe.prepo.sweeper import Sweeper, ray_roots
 
 # verl's own interval of 2 s would hide every cost below it; both sides of a comparison get this one.
@@ -25,6 +25,7 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
     """
     config = compose_config(overrides)
     with open_dict(config):
+        choose_ray(config)
         choose_platform(config)
 
     import ray

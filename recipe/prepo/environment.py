@@ -69,6 +69,16 @@ def has_gpu() -> bool:
     return False
 
 
+def joined_ray(ray_init: Mapping[str, Any]) -> str:
+    """Address of the Ray cluster that a run joins; empty where it starts one of its own.
+
+    Args:
+        ray_init: options of ``ray.init``; an address there goes before RAY_ADDRESS.
+    """
+    address = str(ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "")
+    return "" if address == "local" else address
+
+
 def check_device(config: Mapping[str, Any]) -> None:
     """Refuse to start a GPU run on a machine without one, unless an existing Ray cluster is joined.
 
@@ -76,9 +86,7 @@ def check_device(config: Mapping[str, Any]) -> None:
         ConfigError: names the CPU command.
     """
     device = value_at(config, "trainer.device")
-    joins_cluster = bool(os.environ.get("RAY_ADDRESS")) or bool(
-        (value_at(config, "ray_kwargs").get("ray_init") or {}).get("address")
-    )
+    joins_cluster = joined_ray(value_at(config, "ray_kwargs").get("ray_init") or {})
     if device != CPU_PLATFORM and not joins_cluster and not has_gpu():
         raise ConfigError(
             f"trainer.device={device} needs a GPU, and this machine shows none. To train the tiny model on the CPU: "

@@ -22,15 +22,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.adapters.workarounds import RUN_ID_ENV
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
-from recipe.prepo.environment import check_all, check_device, set_paths
-from recipe.prepo.errors import EXIT_STOPPED, FaultError, PrepoError
+from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
+from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
 from recipe.prepo.progress import progress_bar
 from recipe.prepo.report.live import live_report
 from recipe.prepo.signals import StopSignals
 from recipe.prepo.state.checkpoint import latest_checkpoint, load_state
 from recipe.prepo.state.controller import require_same_run
 from recipe.prepo.summary import closing_summary
-from recipe.prepo.sweeper import Sweeper, ray_roots
+from recipe.prepo.sweeper import Sweeper, ray_roots, sessions
+
+GO_ON = "trainer.resume_mode=auto"
 
 
 def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
@@ -50,20 +52,24 @@ def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
     OmegaConf.resolve(config)  # the workers' environment has not what the configuration refers to
     with open_dict(config):
         make_paths_absolute(config)
-        if os.environ.get("RAY_ADDRESS"):
-            for option in ("num_cpus", "num_gpus", "include_dashboard"):
-                config.ray_kwargs.ray_init.pop(option, None)  # the cluster that is joined has its own
-        elif not config.ray_kwargs.ray_init.get("address"):
-            keep_to_loopback()
+        choose_ray(config)
         choose_platform(config)
     return prepo, found.total_steps
 
 
-def keep_to_loopback() -> None:
-    """Let the Ray that is started here listen on loopback only; TransferQueue, vLLM and verl take its node's address.
+def choose_ray(config: DictConfig) -> None:
+    """Join the cluster that is named, or start a Ray of the run's own, and then on loopback only.
 
-    Ray would take the machine's outer address, unless it believes that it runs no cluster, and its metrics servers all.
+    Without an address Ray would join what some earlier ``ray start`` left in its folder. TransferQueue, vLLM and verl
+    take the address of Ray's node: the machine's outer one, unless Ray believes that it runs no cluster; and its
+    metrics servers would listen on all.
     """
+    ray_init = config.ray_kwargs.ray_init
+    if joined_ray(ray_init):
+        for option in ("num_cpus", "num_gpus", "include_dashboard"):
+            ray_init.pop(option, None)  # the cluster has its own
+        return
+    ray_init.address = "local"
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
@@ -127,13 +133,19 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         fault = channel.fault_behind(error)
         if fault:
             raise FaultError(fault) from error
-        logs = os.environ.get("PREPO_RAY_LOGS") or f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
-        print(f"the run failed; the workers' own logs are in {logs}", file=sys.stderr)
+        print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
         raise
     finally:
         if ray.is_initialized():
             channel.clear()
         ray.shutdown()
+
+
+def ray_logs(config: DictConfig) -> str:
+    """Where the workers of this run write; for a message."""
+    found = sessions(ray_roots(config.ray_kwargs.ray_init.get("_temp_dir")), os.getpid())
+    newest = max(found, key=lambda folder: folder.name, default=None)
+    return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
 
 
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
@@ -144,9 +156,7 @@ def run(config: DictConfig) -> None:
         run_dir = Path(config.trainer.default_local_dir)
         print(f"run       {run_dir}", flush=True)
         stopped = None
-        first_step = latest_checkpoint(run_dir, mend=True) if config.trainer.resume_mode == "auto" else 0
-        if first_step:
-            check_resumable(run_dir, first_step, prepo)
+        first_step = resume_step(config.trainer, prepo)
         if first_step >= total_steps and not config.trainer.val_only:
             print(
                 f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
@@ -156,28 +166,50 @@ def run(config: DictConfig) -> None:
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
             ray_init = config.ray_kwargs.ray_init
-            joins = os.environ.get("RAY_ADDRESS") or ray_init.get("address")
-            sweeper = Sweeper([] if joins else ray_roots(ray_init.get("_temp_dir")))
+            sweeper = Sweeper([] if joined_ray(ray_init) else ray_roots(ray_init.get("_temp_dir")))
             with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
                 stopped = train(config)
-        print(closing_summary(run_dir))
+        # A batch system gives a run that it stops little time, and the figures of a long one may take minutes.
+        print(closing_summary(run_dir, draws=stopped is None))
         if stopped:
             step, signal_name = stopped
+            status = 128 + signal.Signals[signal_name]
             if step <= first_step:  # a batch system that starts it again would do so for ever
                 print(f"stopped        before a step was done ({signal_name}); the same command starts again there")
-                sys.exit(128 + signal.Signals[signal_name])
-            print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command goes on")
-            sys.exit(EXIT_STOPPED)
+            elif config.trainer.resume_mode != "auto":  # and here it would start from the same step for ever
+                print(f"stopped        after step {step} of {total_steps} ({signal_name}); {GO_ON} goes on")
+            else:
+                print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command goes on")
+                status = EXIT_STOPPED
+            sys.exit(status)
 
 
-def check_resumable(run_dir: Path, step: int, prepo: PrepoConfig) -> None:
-    """Refuse to go on with a directory that another run left, before anything is started.
+def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
+    """Step of the checkpoint that the run goes on from, 0 for none.
 
     Raises:
-        StateError: other rules, sizes or seed, or a damaged state.
+        ConfigError: the path of a checkpoint was asked for, and none given.
+        StateError: other rules, sizes or seed left that checkpoint, or its state is damaged; nothing was started.
     """
-    known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
-    require_same_run(load_state(run_dir / f"global_step_{step}"), identity=known, options=prepo.rules)
+    checkpoint = None
+    if trainer.resume_mode == "auto":
+        step = latest_checkpoint(Path(trainer.default_local_dir), mend=True)
+        checkpoint = Path(trainer.default_local_dir, f"global_step_{step}")
+    elif trainer.resume_mode == "resume_path":
+        checkpoint = Path(trainer.resume_from_path or "")
+        name = checkpoint.name.removeprefix("global_step_")
+        if not name.isdecimal():
+            raise ConfigError(
+                f"trainer.resume_from_path={trainer.resume_from_path} is no checkpoint's folder. With "
+                f"trainer.resume_mode=resume_path give one, …/global_step_<N>; {GO_ON} takes the latest of the run"
+            )
+        step = int(name)
+    if checkpoint is None or not step:
+        return 0
+    if checkpoint.exists():  # it may be on a file system that only the workers see
+        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
+        require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
+    return step
 
 
 @contextmanager

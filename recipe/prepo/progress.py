@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -74,10 +75,11 @@ class _Follower(threading.Thread):
     def _show_new(self) -> None:
         if _identity(self._path) == self._old_file:
             return
-        for line in read_lines(self._path):
-            if line["step"] > self._last_step:
-                self._last_step = line["step"]
-                self._display.show(line["step"], line["data"])
+        with contextlib.suppress(FileNotFoundError):  # it is being replaced
+            for line in read_lines(self._path):
+                if line["step"] > self._last_step:
+                    self._last_step = line["step"]
+                    self._display.show(line["step"], line["data"])
 
     def run(self) -> None:
         while not self._done.wait(POLL_INTERVAL_S):
@@ -91,11 +93,12 @@ class _Follower(threading.Thread):
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Tells one file from the next of the same name."""
-    if not path.exists():
+    """Tells one file from the next of the same name; None for none or an empty one, which the next run goes on with."""
+    try:
+        status = path.stat()
+    except OSError:
         return None
-    status = path.stat()
-    return status.st_dev, status.st_ino
+    return (status.st_dev, status.st_ino) if status.st_size else None
 
 
 @contextmanager

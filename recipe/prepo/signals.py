@@ -6,6 +6,7 @@ as Slurm sends before its time limit (``--signal=B:USR1@300``), only asks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -53,6 +54,8 @@ class StopSignals:
         self._thread.join()
         if self._insisted and isinstance(error, KeyboardInterrupt):
             raise SystemExit(128 + self._insisted) from None
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # of ray.init's own handler
+            raise SystemExit(128 + signal.SIGTERM) from None
 
     @property
     def asked_by(self) -> str:
@@ -68,14 +71,23 @@ class StopSignals:
         name = signal.Signals(number).name
         if not self._name:
             self._name = name
-            os.write(2, NOTICE.format(name=name).encode())  # print() is not safe inside of a handler
             self._asked.set()
+            _tell(NOTICE.format(name=name))
         elif number in INSISTING:
-            os.write(2, f"stopping at once ({name})\n".encode())
             self._insisted = number
+            _tell(f"stopping at once ({name})\n")
             raise KeyboardInterrupt  # the one error that also ends a ray.get
 
     def _wait_and_forward(self) -> None:
         self._asked.wait()
         if not self._closed.is_set():
             self._forward(self._name, self._closed)
+
+
+def _tell(text: str) -> None:
+    """Write to standard error from inside of a handler, where print() is not safe.
+
+    The reader may be gone: Ctrl-C also ends the ``tee`` that the output is piped to.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())

@@ -19,8 +19,8 @@ def validation_accuracies(lines: list[dict[str, Any]]) -> dict[str, list[tuple[i
     return curves
 
 
-def closing_summary(run_dir: Path) -> str:
-    """What the run did and where its files are; draws the report on the way."""
+def closing_summary(run_dir: Path, *, draws: bool = True) -> str:
+    """What the run did and where its files are; ``draws`` the report on the way."""
     if not (run_dir / "metrics.jsonl").exists():
         return f"\nrun directory  {run_dir}, on the node where the trainer ran: this machine does not see it"
     lines = list(read_lines(run_dir / "metrics.jsonl"))
@@ -40,8 +40,11 @@ def closing_summary(run_dir: Path) -> str:
             f"held-out       {name}: {first:.3f} (step {first_step}) -> {final:.3f} (step {last_step}), "
             f"{final - first:+.3f}"
         )
+    draw_it = f"python -m recipe.prepo.report {run_dir}"
+    if not draws:
+        return "\n".join([*text, f"report         {draw_it}"])
     try:
         text.append(f"report         {write_report([run_dir])}")
     except Exception as error:  # a finished training must not end in failure because of a figure
-        text.append(f"report         not drawn ({error!r}); again with: python -m recipe.prepo.report {run_dir}")
+        text.append(f"report         not drawn ({error!r}); again with: {draw_it}")
     return "\n".join(text)

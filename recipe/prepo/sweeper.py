@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -48,7 +50,8 @@ class Sweeper:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, json.dumps(task, default=str)],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # whoever reads the driver's output must not wait for this process
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
         return self
@@ -71,8 +74,17 @@ def ray_roots(temp_dir: str | None = None) -> list[Path]:
 
 
 def sessions(roots: Iterable[Path], driver: int) -> set[Path]:
-    """Session folders of the Ray that process ``driver`` started."""
-    return {folder.resolve() for root in roots for folder in root.glob(f"session_*_{driver}")}
+    """Session folders of the Ray that process ``driver`` started.
+
+    Ray lets everyone write where it makes them, so a link, or another user's folder, is none.
+    """
+    found = set()
+    for folder in (folder for root in roots for folder in root.glob(f"session_*_{driver}")):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                found.add(folder.resolve())
+    return found
 
 
 def writers(folders: Iterable[Path], posix_session: int) -> list[psutil.Process]:
@@ -104,8 +116,23 @@ def sweep(folders: Iterable[Path], driver: int, posix_session: int, *, grace_s: 
             break
         time.sleep(POLL_INTERVAL_S)
     for folder in folders:
-        for socket in folder.glob("sockets/*"):
-            socket.unlink(missing_ok=True)
+        if not (folder / "sockets").is_symlink():
+            for path in folder.glob("sockets/*"):
+                with contextlib.suppress(OSError):
+                    if is_dead_socket(path):
+                        path.unlink()
+
+
+def is_dead_socket(path: Path) -> bool:
+    """Whether this is a Unix socket that nobody listens at, not even in another container with the same /tmp."""
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 def main(task: dict[str, Any]) -> None:

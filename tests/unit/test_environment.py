@@ -13,7 +13,15 @@ import pytest
 
 from recipe.prepo.config import PrepoConfig
 from recipe.prepo.cpu import cpu_environment, is_cpu_platform
-from recipe.prepo.environment import check_all, check_device, check_model, check_verl_version, has_gpu, project_root
+from recipe.prepo.environment import (
+    check_all,
+    check_device,
+    check_model,
+    check_verl_version,
+    has_gpu,
+    joined_ray,
+    project_root,
+)
 from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.rows import build_row
 
@@ -101,9 +109,32 @@ def test_gpu_run_without_a_gpu_names_the_cpu_command(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"trainer\.device=cuda.*bash run_qwen\.sh experiment=tiny_cpu.*RAY_ADDRESS"):
         check_device(config)
     check_device({**config, "ray_kwargs": {"ray_init": {"address": "auto"}}})
+    with pytest.raises(ConfigError):
+        check_device({**config, "ray_kwargs": {"ray_init": {"address": "local"}}})
     check_device({**config, "trainer": {"device": "cpu"}})
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_device(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "joined"),
+    [
+        (None, None, ""),
+        ("local", None, ""),
+        (None, "local", ""),
+        ("local", "10.0.0.1:6379", ""),
+        ("auto", None, "auto"),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        ("10.0.0.2:6379", "10.0.0.1:6379", "10.0.0.2:6379"),
+    ],
+)
+def test_which_ray_is_joined(
+    option: str | None, variable: str | None, joined: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert joined_ray({"address": option, "num_cpus": 2}) == joined
 
 
 def model_config(path: Any) -> dict[str, Any]:

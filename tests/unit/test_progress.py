@@ -42,6 +42,15 @@ def test_every_step_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "step 2/3: reward 0.200\n" in out
 
 
+def test_a_run_goes_on_with_the_empty_file_of_one_that_died(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    StepLog(tmp_path / "metrics.jsonl", resume_step=0).close()
+    with progress_bar(tmp_path, 2):
+        log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+        write(log, 1, 2)
+        log.close()
+    assert shown(capsys.readouterr().out) == ["step 1/2", "step 2/2"]
+
+
 def test_run_without_a_file_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(tmp_path / "nowhere", 3):
         pass

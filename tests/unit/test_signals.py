@@ -53,6 +53,33 @@ def test_a_second_signal_stops_at_once_with_the_shells_status(first: int, second
     assert trainer.heard in ([signal.Signals(first).name], [])  # it may have been too late to ask
 
 
+def test_a_reader_that_ended_with_the_same_ctrl_c_takes_no_signal_away() -> None:
+    """`bash run_qwen.sh … 2>&1 | tee log`: standard error is a pipe without a reader then."""
+    kept = os.dup(2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 2)
+    trainer = Trainer()
+    try:
+        with pytest.raises(SystemExit) as stopped, StopSignals(trainer):
+            send(signal.SIGINT)
+            assert trainer.asked.wait(5)
+            send(signal.SIGINT)
+            time.sleep(60)
+    finally:
+        os.dup2(kept, 2)
+        for descriptor in (kept, writer):
+            os.close(descriptor)
+    assert stopped.value.code == 128 + signal.SIGINT
+
+
+def test_sigterm_while_ray_starts_has_the_shells_status() -> None:
+    """ray.init has a handler of its own in force meanwhile, which exits with the bare number."""
+    with pytest.raises(SystemExit) as stopped, StopSignals(Trainer()):
+        raise SystemExit(signal.SIGTERM)
+    assert stopped.value.code == 128 + signal.SIGTERM
+
+
 def test_a_repeated_early_warning_only_asks() -> None:
     trainer = Trainer()
     with StopSignals(trainer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -140,6 +141,18 @@ def test_resumed_log_holds_each_step_once(tmp_path: Path) -> None:
     log_steps(path, [4, 5, 6], resume_step=3)
     assert steps_in(path) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
     assert os.listdir(path.parent) == ["log.jsonl"]
+
+
+def test_a_disk_that_is_still_full_keeps_the_log_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.jsonl"
+    log_steps(path, [1, 2, 3])
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        StepLog(path, resume_step=2)
+    assert steps_in(path) == [1, 1, 2, 2, 3, 3]
+    assert os.listdir(tmp_path) == ["log.jsonl"]
 
 
 def test_resume_beyond_the_log_loses_nothing(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ def test_validation_curves_hold_each_mean_and_skip_nulls() -> None:
     assert validation_accuracies(lines) == {ACC: [(0, 0.25), (2, 0.5)]}
 
 
+def test_a_run_that_was_stopped_draws_nothing_and_says_how(tmp_path: Path) -> None:
+    write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES))
+    assert closing_summary(tmp_path, draws=False).endswith(f"python -m recipe.prepo.report {tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_summary_names_steps_cost_gain_and_report(tmp_path: Path) -> None:
     write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES))
     text = closing_summary(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.prepo.sweeper import Sweeper, ray_roots, sessions, writers
+from recipe.prepo.sweeper import Sweeper, ray_roots, sessions, sweep, writers
 
 # Makes a session folder with a socket and a process that writes a log there, as Ray does, and then ends in some way.
 DRIVER = """
@@ -131,6 +131,40 @@ def test_what_is_not_this_drivers_stays(root: Path) -> None:
     finally:
         reader.kill()
         reader.wait()
+
+
+def test_a_socket_that_another_container_listens_at_stays(root: Path) -> None:
+    with Sweeper([root], grace_s=0.5), socket.socket(socket.AF_UNIX) as server:
+        folder = root / f"session_x_{os.getpid()}" / "sockets"
+        folder.mkdir(parents=True)
+        server.bind(str(folder / "raylet"))
+        server.listen()
+        sweep([folder.parent], 1, 1, grace_s=0.5)
+        assert (folder / "raylet").exists()
+    assert (folder / "raylet").exists() is False  # by now nobody does
+
+
+def test_links_that_others_may_have_put_there_are_not_followed(root: Path) -> None:
+    thesis = root / "home"
+    thesis.mkdir()
+    (thesis / "thesis.tex").touch()
+    socket.socket(socket.AF_UNIX).bind(str(thesis / "agent"))
+    number = os.getpid()
+    (root / f"session_x_{number}").symlink_to(thesis)
+    assert sessions([root], number) == set()
+    (root / f"session_y_{number}").mkdir()
+    (root / f"session_y_{number}" / "sockets").symlink_to(thesis)
+    sweep(sessions([root], number), number, 1, grace_s=0.5)
+    assert sorted(path.name for path in thesis.iterdir()) == ["agent", "thesis.tex"]
+
+
+def test_only_sockets_are_removed(root: Path) -> None:
+    folder = root / f"session_x_{os.getpid()}" / "sockets"
+    folder.mkdir(parents=True)
+    (folder / "notes").touch()
+    socket.socket(socket.AF_UNIX).bind(str(folder / "raylet"))
+    sweep(sessions([root], os.getpid()), os.getpid(), 1, grace_s=0.5)
+    assert [path.name for path in folder.iterdir()] == ["notes"]
 
 
 def test_writers_of_the_session_are_found_and_readers_are_not(root: Path) -> None:

@@ -132,7 +132,8 @@ class StoppingMixin(_Trainer):
             return str(error)
         if not step:
             return "There is no checkpoint yet (trainer.save_freq): the same command starts over."
-        return f"The checkpoint of step {step} is whole: the same command goes on from there."
+        how = "the same command" if self.config.trainer.resume_mode == "auto" else "trainer.resume_mode=auto"
+        return f"The checkpoint of step {step} is whole: {how} goes on from there."
 
     @property
     def _files_dir(self) -> Path:

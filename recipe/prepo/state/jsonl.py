@@ -38,12 +38,15 @@ class StepLog:
         if not self.path.exists():
             return
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", encoding="utf-8") as new:
-            for line in read_lines(self.path):
-                if line["step"] <= resume_step:
-                    new.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    self.last_step = max(self.last_step, line["step"])
-        os.replace(temporary, self.path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as new:
+                for line in read_lines(self.path):
+                    if line["step"] <= resume_step:
+                        new.write(json.dumps(line, ensure_ascii=False) + "\n")
+                        self.last_step = max(self.last_step, line["step"])
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)  # still there when the disk is full
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write objects that have a «step», floats with full precision."""

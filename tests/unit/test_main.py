@@ -1,0 +1,83 @@
+"""What the entry point decides before anything is started: which Ray, and which checkpoint it goes on from."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipe.prepo.errors import ConfigError, StateError
+from recipe.prepo.main import choose_ray, ray_logs, resume_step
+
+CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
+
+
+def config_with(**ray_init: Any) -> Any:
+    return OmegaConf.create({"ray_kwargs": {"ray_init": {**CLUSTER, **ray_init}}})
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_enable_metrics_collection"):
+        monkeypatch.setenv(name, "before")
+
+
+def test_a_run_of_its_own_joins_no_ray_that_some_earlier_one_left() -> None:
+    config = config_with()
+    choose_ray(config)
+    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local"}
+
+
+def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    config = config_with()
+    choose_ray(config)
+    assert config.ray_kwargs.ray_init == {}
+    config = config_with(address="auto")
+    choose_ray(config)
+    assert config.ray_kwargs.ray_init == {"address": "auto"}
+
+
+def trainer(mode: str, folder: Path, path: Any = None) -> Any:
+    return OmegaConf.create({"resume_mode": mode, "default_local_dir": str(folder), "resume_from_path": path})
+
+
+PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    assert resume_step(trainer("auto", tmp_path), PREPO) == 0
+    (tmp_path / "global_step_3").mkdir()
+    assert resume_step(trainer("disable", tmp_path), PREPO) == 0
+
+
+@pytest.mark.parametrize("path", [None, "", "checkpoints/last", "global_step_x"])
+def test_a_path_that_is_no_checkpoints_is_refused(path: str | None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.resume_from_path=.*global_step_<N>.*trainer\.resume_mode=auto"):
+        resume_step(trainer("resume_path", tmp_path, path), PREPO)
+
+
+def test_the_step_of_a_path_is_that_of_its_name(tmp_path: Path) -> None:
+    assert resume_step(trainer("resume_path", tmp_path, "/on/another/node/global_step_12"), PREPO) == 12
+    (tmp_path / "global_step_7").mkdir()
+    with pytest.raises(StateError):  # it is there, and lacks its state
+        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_7"), PREPO)
+
+
+def test_the_logs_named_are_those_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREPO_RAY_LOGS", raising=False)
+    config = config_with(_temp_dir=str(tmp_path))
+    assert ray_logs(config) == "/tmp/ray/session_latest/logs"
+    for day in (21, 22):
+        (tmp_path / f"session_2026-11-{day}_{os.getpid()}").mkdir()
+        time.sleep(0.01)
+    (tmp_path / "session_2026-11-23_1").mkdir()
+    assert ray_logs(config) == f"{tmp_path}/session_2026-11-22_{os.getpid()}/logs"
+    monkeypatch.setenv("PREPO_RAY_LOGS", "/elsewhere")
+    assert ray_logs(config) == "/elsewhere"
