@@ -2,7 +2,7 @@
 
 Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, DIR/README.md and DIR/accuracy.png. What is done stays
 done: the same command goes on where it was, and more rows or seeds add to it. About an hour on two cores. A run of the
-row oracle takes five minutes with ``--oracle-samples 16``, and far longer with its 64.
+row oracle takes five minutes.
 """
 
 from __future__ import annotations

@@ -76,15 +76,26 @@ class Run:
         self.history: list[dict[str, float]] = []
 
     def run(self) -> dict[str, Any]:
-        """Train for all steps; returns the run's entry of results.json."""
+        """Train until the rollouts are used up; returns the run's entry of results.json.
+
+        Every row is evaluated at the same numbers of rollouts: at the end of the step that reaches them.
+        """
         started = time.process_time()
         self._evaluate(0)
-        for step in range(1, self.options.steps + 1):
+        rollouts_of_step = self.options.num_selected * self.options.rollouts_per_prompt
+        waiting = [*range(self.options.eval_every, self.options.steps, self.options.eval_every), self.options.steps]
+        waiting = [steps * rollouts_of_step for steps in waiting]
+        step = 0
+        while waiting:
+            step += 1
             before = time.process_time()
             self.history.append(self._step(step))
             self.seconds += time.process_time() - before
-            if step % self.options.eval_every == 0 or step == self.options.steps:
+            reached = sum(rollouts <= self.controller.rollouts_total for rollouts in waiting)
+            if reached:
                 self._evaluate(step)
+                self.curve += [dict(self.curve[-1]) for _ in range(reached - 1)]  # all curves have as many points
+                waiting = waiting[reached:]
         for log in self._logs or ():
             log.close()
         return {

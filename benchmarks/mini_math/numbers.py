@@ -15,6 +15,8 @@ REFERENCE = "uniform"
 MID_LEVELS = (0.25, 0.5, 0.75)
 """Targets, as shares of the way from the start to uniform's final level; its final level (1) is a fourth one."""
 NUM_RESAMPLES = 2_000
+# With fewer, percentiles of a bootstrap hold far less than they say (``coverage``).
+LEAST_SEEDS_FOR_BOOTSTRAP = 5
 # 97.5% quantiles of Student's t with n - 1 degrees of freedom, n = 2 to 21; the last one, too wide, for more.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 T_QUANTILES += (2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
@@ -160,12 +162,12 @@ def target_level(share: float, accuracy_E: FloatArray) -> float:
 def interval(
     statistic: Callable[[Sequence[int]], float], num_seeds: int, *, level: float = 0.95
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval over seeds; None for fewer than two.
+    """Percentile bootstrap interval over seeds; None for fewer than LEAST_SEEDS_FOR_BOOTSTRAP.
 
     Args:
         statistic: of places of seeds, drawn with replacement; the same places for both sides of a pair.
     """
-    if num_seeds < 2:
+    if num_seeds < LEAST_SEEDS_FOR_BOOTSTRAP:
         return None
     generator = make_generator(0, "mini_math.bootstrap")
     values = [statistic(generator.integers(num_seeds, size=num_seeds).tolist()) for _ in range(NUM_RESAMPLES)]
@@ -175,7 +177,7 @@ def interval(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval (None for one seed) over ``num_seeds`` seeds."""
+    """A figure with its interval (None for too few seeds) over ``num_seeds`` seeds."""
 
     value: float
     bounds: tuple[float, float] | None
@@ -269,7 +271,16 @@ def paired_difference(curves: Curves, reference: Curves, statistic: Callable[[in
     return paired(mine, theirs)
 
 
-def group_shares(run: Mapping[str, Any]) -> dict[str, float]:
-    """Shares of all groups that a run rolled out, thrown-away ones included."""
+def group_shares(run: Mapping[str, Any], *, until: float | None = None) -> dict[str, float]:
+    """Shares of all groups of a run, thrown-away ones included; of the steps that begin before so many rollouts."""
     train = run["train"]
-    return {name: float(np.average(train[name], weights=train["groups"])) for name in GROUP_SHARES}
+    weights = np.array(train["groups"])
+    if until is not None:
+        weights = weights * (np.array([0.0, *train["rollouts"][:-1]]) < until)
+    return {name: float(np.average(train[name], weights=weights)) for name in GROUP_SHARES}
+
+
+def entropy_at(run: Mapping[str, Any], rollouts: float) -> float:
+    """Entropy on the probe prompts in nats at that number of rollouts, between two evaluations interpolated."""
+    points = run["curve"]
+    return float(np.interp(rollouts, [p["rollouts"] for p in points], [p["entropy_nats"] for p in points]))

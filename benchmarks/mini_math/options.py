@@ -51,14 +51,15 @@ class Options:
     """Sizes and settings of a comparison; every row has the same.
 
     Attributes:
+        steps: of K x M rollouts. A row whose steps have more makes fewer of them: all rows stop at as many rollouts.
         num_selected: K. |B| follows from ``prepo.candidate_ratio`` in ``conf/``.
         rollouts_per_prompt: M.
         pool: training prompts. Of 800, 80 steps of |B| = 80 draw each 8 times.
         mini_batches: policy updates of a step; from the second on PPO's clip works.
         held_out: problems of the test split for the accuracy, one sample each.
-        eval_every: steps between two evaluations.
+        eval_every: steps of K x M rollouts between two evaluations.
         probe: held-out prompts for the entropy that rows are compared by.
-        oracle_samples: of each candidate, in the row «oracle» only.
+        oracle_samples: of each candidate, in the row «oracle» only; 64 would take a quarter of an hour a run.
         pool_samples: by which the pool's pass rates are measured.
         learning_rate: of AdamW, constant; 0 stands for the setting's own one.
         sharpen_steps: further pre-training steps of the settings mid and late.
@@ -76,7 +77,7 @@ class Options:
     held_out: int = 1_000
     eval_every: int = 10
     probe: int = 64
-    oracle_samples: int = 64
+    oracle_samples: int = 16
     pool_samples: int = 32
     sharpen_steps: int = 400
 

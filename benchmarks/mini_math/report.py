@@ -30,9 +30,9 @@ from benchmarks.mini_math.runs import ORACLE_NOTE
 from recipe.prepo.state.checkpoint import write_atomically
 
 INTERVALS = (
-    "Differences have Student's 95% intervals over paired seeds, ratios 95% bootstrap percentiles, which five "
-    "seeds make too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 (differences) or 1 "
-    "(ratios) does not separate the two; many are looked at, so that some will miss by chance."
+    "Differences have Student's 95% intervals over paired seeds, ratios of five seeds or more 95% bootstrap "
+    "percentiles, which so few make too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 "
+    "(differences) or 1 (ratios) does not separate the two; many are looked at, so that some will miss by chance."
 )
 
 
@@ -161,11 +161,11 @@ def _ratio(result: TargetResult) -> str:
 
 
 def estimate_text(found: Estimate | None, spec: str) -> str:
-    """A value with its interval and number of pairs; one seed gives no interval, and says so."""
+    """A value with its interval and number of pairs; too few seeds give no interval, and it says so."""
     if found is None:
         return "no common seed"
     if found.bounds is None:
-        return f"{found.value:{spec}} (n=1: no interval)"
+        return f"{found.value:{spec}} (n={found.num_seeds}: no interval)"
     low, high = found.bounds
     return f"{found.value:{spec}} [{low:{spec}}, {high:{spec}}] (n={found.num_seeds})"
 

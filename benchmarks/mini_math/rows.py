@@ -14,9 +14,11 @@ from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 
+# E3's bounds widen with each of three epochs; 80 steps of the pool would not be two.
+THREE_EPOCHS = "prepo.budget.epoch_steps=27"
+
 ROWS: dict[str, tuple[str, ...]] = {
     "uniform": ("experiment=random",),
-    # Every candidate is trained on: K = |B|.
     "full": ("experiment=grpo",),
     "grpo": ("experiment=grpo",),
     "prepo": ("experiment=prepo",),
@@ -25,16 +27,35 @@ ROWS: dict[str, tuple[str, ...]] = {
     "low": ("experiment=low_only",),
     "high": ("experiment=high_only",),
     "greso": ("experiment=greso",),
-    "e3": ("experiment=e3",),
-    "prepo_e3": ("experiment=prepo_e3",),
+    "e3": ("experiment=e3", THREE_EPOCHS),
+    "prepo_e3": ("experiment=prepo_e3", THREE_EPOCHS),
     "dapo": ("experiment=dapo",),
     "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
     "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
     "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
-    # Everything but its selection rule is uniform's.
     "oracle": ("experiment=random",),
 }
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
+
+MEANINGS = {
+    "uniform": "K of the |B| = 5 K candidates, drawn uniformly",
+    "full": "all |B| candidates: steps of five times as many rollouts, a fifth as many",
+    "grpo": "the next K prompts of the data",
+    "prepo": "K by the perplexity schedule, rollouts weighted by relative entropy",
+    "schedule": "the perplexity schedule without weights",
+    "weights": "drawn uniformly, rollouts weighted by relative entropy",
+    "low": "the K prompts of lowest perplexity",
+    "high": "the K prompts of highest perplexity",
+    "greso": "the next prompts of the data, less those that it skips, until K groups have a signal",
+    "e3": "the next K prompts; rollouts by difficulty (three epochs of 27 steps); temperature that holds the entropy",
+    "prepo_e3": "prepo and e3",
+    "dapo": "the next prompts, until K groups have a signal",
+    "prepo_end25": "prepo, its schedule ending at ρ = 0.25",
+    "prepo_end50": "prepo, its schedule ending at ρ = 0.5",
+    "prepo_end75": "prepo, its schedule ending at ρ = 0.75",
+    "oracle": "the K candidates of largest p(1 - p), by measured pass rates; all else as in uniform",
+}
+"""What each row does, for a table's reader."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy as np
 from benchmarks.mini_math import oracle, provenance
 from benchmarks.mini_math.figures import draw_rows
 from benchmarks.mini_math.numbers import (
+    MID_LEVELS,
     REFERENCE,
     Budget,
     Estimate,
     by_row,
-    final_of,
+    entropy_at,
     group_shares,
     paired,
     paired_difference,
@@ -24,11 +25,8 @@ from benchmarks.mini_math.numbers import (
 )
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.report import INTERVALS, estimate_text, spread_text
-from benchmarks.mini_math.rows import read_row
+from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, look, plain_numbers, to_png
-
-TARGETS = (0.5, 0.75)
-"""Targets of the summary, as shares of uniform's way."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,14 @@ def render(comparisons: Sequence[Comparison]) -> str:
         f"Differences and ratios are to `{REFERENCE}` over the same seeds. {INTERVALS} Rollouts, tokens and "
         "shares count the groups that were thrown away.",
         "",
-        "- **At equal rollouts**: where the row has used as many as "
-        f"`{REFERENCE}` in all. **Area**: mean accuracy from 0 to that number of rollouts.",
-        f"- **Faster to half**: rollouts that `{REFERENCE}` needs for half of its way from its first to its final "
-        "accuracy, over those of the row; above 1 the row saves rollouts. A row that never gets there counts as 0.",
+        f"Everything is at equal rollouts: where the row has used as many as `{REFERENCE}` in all. **Area**: mean "
+        "accuracy from 0 to that number.",
+        "",
+        f"**Faster to a quarter, half, three quarters**: rollouts that `{REFERENCE}` needs for so much of its way from "
+        "its first to its final accuracy, over those of the row; above 1 the row saves rollouts. A row that never gets "
+        "there counts as 0. **By tokens**: the same in response tokens, to three quarters.",
+        "",
+        *(f"- `{row}`: {MEANINGS[row]}" for row in by_row(results)),
     ]
     for comparison in comparisons:
         lines += ["", *_section(comparison)]
@@ -78,7 +80,7 @@ def _section(comparison: Comparison) -> list[str]:
     ]
     if REFERENCE not in rows:
         return [*lines, "", f"Without runs of the row `{REFERENCE}` there is nothing to compare with."]
-    limit = 1 / (1 - np.mean([_zero_advantage(run) for run in rows[REFERENCE]]))
+    limit = 1 / (1 - np.mean([group_shares(run)["zero_advantage_frac"] for run in rows[REFERENCE]]))
     ratio = read_row(
         REFERENCE, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=0
     ).prepo
@@ -88,16 +90,22 @@ def _section(comparison: Comparison) -> list[str]:
         f"**What could be saved: {min(limit, most):.2f}** times, if every group of `{REFERENCE}` without an advantage "
         f"were saved and all others were worth the same (at most {most:g}, the candidates of each chosen prompt).",
         "",
-        "| row | seeds | rollouts | accuracy at its end | difference at equal rollouts | difference of the area | "
-        "faster to half | faster to three quarters | the same by response tokens | zero advantage | difference | "
-        "probe entropy at the end (nats) | difference |",
+        "| row | seeds | accuracy | difference | difference of the area | faster to a quarter | to half | to three "
+        "quarters | by tokens | zero advantage | difference | probe entropy (nats) | difference |",
         "|---" * 13 + "|",
     ]
     curves, by_tokens = read_curves(comparison.results), read_curves(comparison.results, cost="tokens")
     reference = curves[REFERENCE]
     budget = Budget.of(reference)
-    targets = [reach_target(reference, reference, share) for share in TARGETS]
+    targets = [reach_target(reference, reference, share) for share in MID_LEVELS]
     rises = targets[0].level > float(reference.accuracy_SE[:, 0].mean())
+
+    def zero_advantage(run: Mapping[str, Any]) -> float:
+        return group_shares(run, until=budget.rollouts)["zero_advantage_frac"]
+
+    def entropy_nats(run: Mapping[str, Any]) -> float:
+        return entropy_at(run, budget.rollouts)
+
     for row, runs in rows.items():
         mine = curves[row]
 
@@ -107,22 +115,22 @@ def _section(comparison: Comparison) -> list[str]:
         cells = [
             f"`{row}`",
             ", ".join(map(str, mine.seeds)),
-            f"{mine.rollouts_SE[:, -1].mean():,.0f}",
-            spread_text([final_of(place, mine) for place in range(len(mine.seeds))]),
+            spread_text([budget.accuracy(place, mine) for place in range(len(mine.seeds))]),
         ]
         if row == REFERENCE:
-            cells += ["", "", "1", "1", "1"]
+            cells += ["", "", "1", "1", "1", "1"]
         else:
             cells += [
                 cell(paired_difference(mine, reference, statistic), "+.3f")
                 for statistic in (budget.accuracy, budget.area)
             ]
             cells += [
-                cell(reach_target(mine, reference, share).ratio, ".2f") if rises else "no target" for share in TARGETS
+                cell(reach_target(mine, reference, share).ratio, ".2f") if rises else "no target"
+                for share in MID_LEVELS
             ]
-            by_token = reach_target(by_tokens[row], by_tokens[REFERENCE], TARGETS[-1]).ratio
+            by_token = reach_target(by_tokens[row], by_tokens[REFERENCE], MID_LEVELS[-1]).ratio
             cells.append(cell(by_token, ".2f") if rises else "no target")
-        for value in (_zero_advantage, _last_entropy_nats):
+        for value in (zero_advantage, entropy_nats):
             by_seed, of_reference = ({run["seed"]: value(run) for run in side} for side in (runs, rows[REFERENCE]))
             cells.append(f"{np.mean(list(by_seed.values())):.3f}")
             cells.append("" if row == REFERENCE else cell(paired(by_seed, of_reference), "+.3f"))
@@ -149,11 +157,3 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
         panels[-1].set_xlabel("rollouts, thrown-away ones included")
         legend(drawn, max(panels, key=lambda axes: len(axes.lines)))
         return to_png(drawn)
-
-
-def _zero_advantage(run: Mapping[str, Any]) -> float:
-    return group_shares(run)["zero_advantage_frac"]
-
-
-def _last_entropy_nats(run: Mapping[str, Any]) -> float:
-    return float(run["curve"][-1]["entropy_nats"])

@@ -23,9 +23,11 @@ from benchmarks.mini_math import full, runs
 from benchmarks.mini_math.collect import PromptStream
 from benchmarks.mini_math.grade import Prompt, grade
 from benchmarks.mini_math.numbers import (
+    GROUP_SHARES,
     Curves,
     accuracy_at,
     area,
+    entropy_at,
     group_shares,
     mean_difference,
     reach_target,
@@ -35,7 +37,7 @@ from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.oracle import OracleSelection
 from benchmarks.mini_math.policy import Responses, generate, prompt_nll_nats, response_log_probs, torch_generator
 from benchmarks.mini_math.report import render
-from benchmarks.mini_math.rows import ROWS, read_row
+from benchmarks.mini_math.rows import MEANINGS, ROWS, read_row
 from benchmarks.mini_math.settings import (
     HARD_CELLS,
     SHIPPED,
@@ -258,6 +260,8 @@ def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
         expected[group] = options
     if row.startswith("prepo_end"):
         expected["selection"]["progress_end"] = int(row.removeprefix("prepo_end")) / 100
+    if row in ("e3", "prepo_e3"):
+        expected["budget"]["epoch_steps"] = 27
     if row == "oracle":
         expected["selection"] = {"name": "oracle"}
     found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
@@ -297,14 +301,20 @@ def test_curves_keep_their_contract(smoke: Path, row: str) -> None:
     run = read_run(smoke, row)
     assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [row, 0, "words", "qwen2", "fresh"]
     curve = run["curve"]
-    assert [point["step"] for point in curve] == [0, 2, 3]
+    evaluated = [point["rollouts"] for point in curve]
+    budget = [0, 2 * 4 * 4, 3 * 4 * 4]
+    assert len(curve) == 3 and all(used >= planned for used, planned in zip(evaluated, budget, strict=True))
+    if row not in ("full", "greso", "dapo"):  # whose steps have more rollouts
+        assert evaluated == budget and [point["step"] for point in curve] == [0, 2, 3]
+    else:
+        assert evaluated[-2] < budget[-1] or curve[-1] == curve[-2]  # it stopped at the first step beyond
     for point in curve:
         for key in ("accuracy", "zero_advantage_frac", "all_correct_frac", "all_wrong_frac"):
             assert 0.0 <= point[key] <= 1.0
         assert point["entropy_nats"] > 0.0 and point["temperature"] > 0.0
         assert point["all_correct_frac"] + point["all_wrong_frac"] == pytest.approx(point["zero_advantage_frac"])
     for key in ("rollouts", "tokens"):
-        assert curve[0][key] == 0 < curve[1][key] < curve[2][key]
+        assert curve[0][key] == 0 < curve[1][key] <= curve[2][key]
     assert curve[2]["tokens"] >= curve[2]["rollouts"]
     assert curve[0]["accuracy"] == read_run(smoke, "uniform")["curve"][0]["accuracy"]
     assert curve[0]["entropy_nats"] == read_run(smoke, "uniform")["curve"][0]["entropy_nats"]
@@ -321,7 +331,9 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) 
     chosen: dict[int, Counter[str]] = defaultdict(Counter)
     for choice in choices:
         chosen[choice["step"]].update(choice["rollout_n"])
-    for step in (1, 2, 3):
+    num_steps = curve[-1]["step"]
+    assert set(chosen) == set(range(1, num_steps + 1))
+    for step in chosen:
         of_step = [line for line in rollouts if line["step"] == step]
         trained = Counter(line["prompt_id"] for line in of_step)
         if row in ("greso", "dapo"):
@@ -335,7 +347,7 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) 
         temperatures = {choice["temperature"] for choice in choices if choice["step"] == step}
         assert {line["temperature"] for line in of_step} == temperatures
     if row in ("greso", "dapo"):
-        assert dispatched > 3 * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
+        assert dispatched > num_steps * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
     else:
         assert curve[-1]["tokens"] == trained_tokens
     weighting = "relative_entropy" if row in ("prepo", "prepo_e3") else "none"
@@ -531,6 +543,21 @@ def test_a_row_with_more_rollouts_is_compared_at_as_many() -> None:
     assert accuracy_at(900.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.6)
 
 
+def test_shares_and_entropy_are_those_of_as_many_rollouts() -> None:
+    shares = {name: [0.2, 0.6, 1.0] for name in GROUP_SHARES}
+    train = {"groups": [10.0, 30.0, 60.0], "rollouts": [80.0, 320.0, 800.0], **shares}
+    curve = [{"rollouts": 0.0, "entropy_nats": 0.3}, {"rollouts": 800.0, "entropy_nats": 0.1}]
+    run = {"train": train, "curve": curve}
+    assert group_shares(run, until=300.0)["zero_advantage_frac"] == pytest.approx((2 + 18) / 40)
+    assert group_shares(run, until=320.0) == group_shares(run, until=300.0)
+    assert group_shares(run)["all_wrong_frac"] == pytest.approx((2 + 18 + 60) / 100)
+    assert entropy_at(run, 400.0) == pytest.approx(0.2)
+
+
+def test_every_row_has_a_meaning_for_a_reader() -> None:
+    assert list(MEANINGS) == list(ROWS)
+
+
 def test_differences_have_students_interval() -> None:
     found = mean_difference([0.02, 0.05, -0.01, 0.04, 0.03])  # by hand: mean .026, sd .02302, 2.776 * sd / sqrt(5)
     assert found.value == pytest.approx(0.026) and found.num_seeds == 5
@@ -539,15 +566,17 @@ def test_differences_have_students_interval() -> None:
 
 
 def test_ratios_are_paired_and_never_says_so() -> None:
-    uniform = curves_of([0.2, 0.3, 0.4, 0.4], [0.2, 0.3, 0.4, 0.4])
-    faster = curves_of([0.2, 0.4, 0.5, 0.5], [0.2, 0.4, 0.5, 0.5])
-    worse = curves_of([0.2, 0.2, 0.2, 0.25], [0.2, 0.2, 0.2, 0.2])
+    uniform = curves_of(*[[0.2, 0.3, 0.4, 0.4]] * 5)
+    faster = curves_of(*[[0.2, 0.4, 0.5, 0.5]] * 5)
+    worse = curves_of([0.2, 0.2, 0.2, 0.25], *[[0.2, 0.2, 0.2, 0.2]] * 4)
     half = reach_target(faster, uniform, 0.5)
     assert (half.level, half.rollouts) == (pytest.approx(0.3), pytest.approx(50.0))
     assert half.ratio is not None and half.ratio.value == pytest.approx(2.0)
-    assert half.ratio.bounds == (pytest.approx(2.0), pytest.approx(2.0)) and half.ratio.num_seeds == 2
+    assert half.ratio.bounds == (pytest.approx(2.0), pytest.approx(2.0)) and half.ratio.num_seeds == 5
+    few = reach_target(faster.of_seeds([0, 1, 2, 3]), uniform, 0.5).ratio
+    assert few is not None and few.value == pytest.approx(2.0) and few.bounds is None
     end = reach_target(worse, uniform, 1.0)
-    assert (end.level, end.rollouts, end.num_reached, end.num_seeds) == (pytest.approx(0.4), None, 0, 2)
+    assert (end.level, end.rollouts, end.num_reached, end.num_seeds) == (pytest.approx(0.4), None, 0, 5)
     assert end.ratio is not None and end.ratio.value == 0.0
     low = reach_target(worse, uniform, 0.25)
     assert (low.rollouts, low.num_reached) == (None, 1)  # one seed reaches 0.25, the mean curve does not
@@ -571,13 +600,13 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
             "seconds_with_evaluation": 70.0,
         }
 
-    results = [result("uniform", seed, [0.2, 0.3, 0.4, 0.4]) for seed in (0, 1)]
-    results += [result("high", seed, [0.2, 0.25, 0.35, 0.35]) for seed in (0, 1)]
+    results = [result("uniform", seed, [0.2, 0.3, 0.4, 0.4]) for seed in range(5)]
+    results += [result("high", seed, [0.2, 0.25, 0.35, 0.35]) for seed in range(5)]
     text = render(results, TINY)
-    assert "| high | 2 | 300 | 2,700 | 0.500 | 0.300 | 0.200 | 2.00 | 0.200 | 50 | 70 |" in text
-    assert "-0.050 [-0.050, -0.050] (n=2)" in text
-    assert "never (0/2)" in text and "never (0/2 seeds)" in text
-    assert "0.67 [0.67, 0.67] (n=2)" in text  # 100 rollouts of uniform over 150 of high to half of the way
+    assert "| high | 5 | 300 | 2,700 | 0.500 | 0.300 | 0.200 | 2.00 | 0.200 | 50 | 70 |" in text
+    assert "-0.050 [-0.050, -0.050] (n=5)" in text
+    assert "never (0/5)" in text and "never (0/5 seeds)" in text
+    assert "0.67 [0.67, 0.67] (n=5)" in text  # 100 rollouts of uniform over 150 of high to half of the way
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
