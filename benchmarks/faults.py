@@ -96,7 +96,7 @@ class Faults:
 
     # ---- the faults -------------------------------------------------------------------------------------------------
 
-    def _kills(self, directory: Path) -> dict[str, Any]:
+    def _kills(self, directory: Path) -> dict[str, Any] | None:
         """At a random moment: while it starts, in one of its next steps, or in the middle of the next checkpoint."""
         draw = random.Random(f"{self._seed} kills {self._num_done('kills')}")
         with self._training("kills", directory) as training:
@@ -111,22 +111,23 @@ class Faults:
                 training.sleep(draw.uniform(0, 0.05))
             return self._hurt(training, training.driver.pid, f"SIGKILL of the driver, {moment}")
 
-    def _replica(self, directory: Path) -> dict[str, Any]:
+    def _replica(self, directory: Path) -> dict[str, Any] | None:
         return self._kill_one("replica", REPLICA, directory)
 
-    def _worker(self, directory: Path) -> dict[str, Any]:
+    def _worker(self, directory: Path) -> dict[str, Any] | None:
         return self._kill_one("worker", WORKERS, directory)
 
-    def _kill_one(self, part: str, titles: tuple[str, ...], directory: Path) -> dict[str, Any]:
+    def _kill_one(self, part: str, titles: tuple[str, ...], directory: Path) -> dict[str, Any] | None:
         number = self._num_done(part)
         draw = random.Random(f"{self._seed} {part} {number}")
         with self._training(part, directory) as training:
             training.wait_for_steps(draw.randint(1, 3))
             training.sleep(draw.uniform(0, 3))
             title = titles[number % len(titles)]
-            return self._hurt(training, training.process(title), f"SIGKILL of {title}")
+            pid = None if training.is_over else training.process(title)
+            return self._hurt(training, pid, f"SIGKILL of {title}")
 
-    def _stop(self, directory: Path) -> dict[str, Any]:
+    def _stop(self, directory: Path) -> dict[str, Any] | None:
         with self._training("stop", directory) as training:
             training.wait_for_steps(1)
             return self._hurt(training, training.driver.pid, "SIGTERM to the driver", number=signal.SIGTERM)
@@ -148,7 +149,7 @@ class Faults:
             "leftovers": str(ending.leftovers)
         }
 
-    def _disk(self, directory: Path) -> dict[str, Any]:
+    def _disk(self, directory: Path) -> dict[str, Any] | None:
         """Fill the disk when the next checkpoint is due, and make room again when the run has ended."""
         ballast = directory.parent / "ballast"
         draw = random.Random(f"{self._seed} disk {self._num_done('disk')}")
@@ -157,7 +158,7 @@ class Faults:
             free = shutil.disk_usage(directory.parent).free
             with open(ballast, "wb") as file:
                 file.write(b"\0" * max(0, free - draw.choice([0, 1, 4]) * 2**20))
-            event = self._hurt(training, None, f"full disk ({free >> 20} MiB were free)")
+            event = self._hurt(training, None, f"full disk ({free >> 20} MiB were free)", number=0)
         ballast.unlink()
         return event
 
@@ -170,8 +171,13 @@ class Faults:
         return Training(directory, self._steps, *REWARD, environment=environment)
 
     @staticmethod
-    def _hurt(training: Training, pid: int | None, fault: str, *, number: int = signal.SIGKILL) -> dict[str, Any]:
-        if pid is not None and not training.is_over:
+    def _hurt(
+        training: Training, pid: int | None, fault: str, *, number: int = signal.SIGKILL
+    ) -> dict[str, Any] | None:
+        """Send the signal (0: none), and see how the run ends; None when it had ended before the signal."""
+        if number:
+            if pid is None or training.is_over:
+                return None
             os.kill(pid, number)
         steps = training.steps_done()
         ending = training.wait_for_end()

@@ -55,9 +55,32 @@ def differences(reference: Path, run_dir: Path, *, num_steps: int) -> list[str]:
     return problems
 
 
-def table(events: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
-    """Markdown: a row a fault, then what became of each chain of runs."""
+def summary(events: list[dict[str, Any]]) -> str:
+    """Markdown: a row a kind of fault; how those runs ended, whatever the step and the process id."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        kind = event["part"] if event["part"] in ("reward", "disk") else event["fault"]
+        kinds.setdefault(kind, []).append(event)
     text = [
+        "| fault | times | exit status | seconds to the end | one message | killed by the script | left behind |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, group in kinds.items():
+        statuses = ", ".join(sorted({str(event["exit_status"]) for event in group}))
+        seconds = [event["seconds"] for event in group]
+        told = sum(event["error"].count("error: ") == 1 for event in group)
+        left = ", ".join(sorted({event["leftovers"] for event in group}))
+        text.append(
+            f"| {kind} | {sum(event['count'] for event in group)} | {statuses} | {min(seconds):.1f} to "
+            f"{max(seconds):.1f} | {told} of {len(group)} | {sum(event['num_killed'] for event in group)} | {left} |"
+        )
+    return "\n".join(text) + "\n"
+
+
+def table(events: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
+    """Markdown: a row a kind of fault, a row a fault, then what became of each chain of runs."""
+    text = [
+        summary(events),
         "| part | fault | at step | exit status | seconds to the end | message | killed by the script | left behind |",
         "|---|---|---|---|---|---|---|---|",
     ]
