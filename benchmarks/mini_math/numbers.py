@@ -15,7 +15,7 @@ REFERENCE = "uniform"
 MID_LEVELS = (0.25, 0.5, 0.75)
 """Targets, as shares of the way from the start to uniform's final level; its final level (1) is a fourth one."""
 NUM_RESAMPLES = 2_000
-# With fewer, percentiles of a bootstrap hold far less than they say (``coverage``).
+# With fewer, percentiles of a bootstrap hold the truth in far fewer cases than they say.
 LEAST_SEEDS_FOR_BOOTSTRAP = 5
 # 97.5% quantiles of Student's t with n - 1 degrees of freedom, n = 2 to 21; the last one, too wide, for more.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
