@@ -32,7 +32,7 @@ def compute_score(
 
 
 def _take(folder: Path) -> str:
-    for file in sorted(folder.glob("*-*")):
+    for file in sorted(folder.glob("[!.]*-*")):  # a leading dot: used
         try:
             file.rename(folder / f".used.{file.name}")
         except FileNotFoundError:  # another thread was faster
