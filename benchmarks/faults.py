@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -156,8 +156,9 @@ class Faults:
         with self._training("disk", directory) as training:
             training.wait_for_steps(2 * draw.randint(1, 2))
             free = shutil.disk_usage(directory.parent).free
-            with open(ballast, "wb") as file:
-                file.write(b"\0" * max(0, free - draw.choice([0, 1, 4]) * 2**20))
+            with open(ballast, "wb", buffering=0) as file, suppress(OSError):  # the run may be writing, too
+                for _ in range((free >> 20) - draw.choice([0, 1, 4])):
+                    file.write(bytes(2**20))
             event = self._hurt(training, None, f"full disk ({free >> 20} MiB were free)", number=0)
         ballast.unlink()
         return event
