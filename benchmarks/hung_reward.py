@@ -1,8 +1,9 @@
-"""A reward function for ``benchmarks.faults``: this recipe's own one, which sometimes meets an answer that hangs it.
+"""A reward function for ``benchmarks.faults``: this recipe's own one, which sometimes hangs or raises.
 
 Only answers that are wrong anyway hang, so that the rewards stay those of an undisturbed run. Which kind comes next is
 said by files in the folder ``PREPO_FAULTS_DIR``, each of which is used up once: ``grader-N`` (a comparison that never
-ends in the grading process) and ``function-N`` (the reward function itself never returns).
+ends in the grading process), ``function-N`` (the reward function itself never returns) and ``error-N`` (it raises).
+While there is a file ``errors``, every answer raises.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ def compute_score(
 ) -> dict[str, float]:
     """As :func:`recipe.prepo.reward.compute_score`."""
     result = grade(data_source, solution_str, ground_truth, extra_info, **kwargs)
-    kind = "" if result["score"] else _take(Path(os.environ["PREPO_FAULTS_DIR"]))
+    folder = Path(os.environ["PREPO_FAULTS_DIR"])
+    if (folder / "errors").exists():
+        raise KeyError("answer")
+    kind = "" if result["score"] else _take(folder)
+    if kind == "error":
+        raise KeyError("answer")
     if kind == "grader":
         return grade("math", ENDLESS, "17", time_limit_s=2.0)
     if kind == "function":

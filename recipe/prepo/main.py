@@ -125,6 +125,9 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         )
         with StopSignals(channel.ask_to_stop) as signals:
             run_ppo(config, task_runner_class=channel.CallFirst(TaskRunnerV1, signals.install))
+        failed = channel.hear(channel.FAILED)
+        if failed:
+            print(f"warning: {failed}. They were left out.", file=sys.stderr)
         stopped_after = channel.hear(channel.STOPPED)
         return (int(stopped_after), signals.asked_by) if stopped_after else None
     except PrepoError:

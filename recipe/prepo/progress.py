@@ -34,6 +34,9 @@ def describe_step(numbers: Mapping[str, float | None]) -> str:
         value = numbers.get(name)
         if value is not None:
             parts.append(f"{label} {form.format(value)}")
+    failed = numbers.get("prepo/failed_rollouts/sum")
+    if failed:
+        parts.append(f"{failed:.0f} of them failed")
     for name, value in numbers.items():
         if name.startswith("val-core/") and "/mean@" in name and value is not None:
             parts.append(f"held-out {value:.3f}")

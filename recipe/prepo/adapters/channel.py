@@ -16,8 +16,9 @@ from ray.experimental import internal_kv
 STOP = "stop"  # driver -> trainer: the name of the signal that asked
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
 FAULT = "fault"  # trainer -> driver: what died, for when the trainer's own error cannot arrive
+FAILED = "failed"  # trainer -> driver: how many rollouts failed, and what the first one said
 _RETRY_S = 0.5
-WORDS = (STOP, STOPPED, FAULT)
+WORDS = (STOP, STOPPED, FAULT, FAILED)
 
 
 def _key(word: str) -> bytes:

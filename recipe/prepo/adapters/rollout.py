@@ -8,6 +8,7 @@ import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
 from recipe.prepo.adapters import fields
+from recipe.prepo.adapters.failures import Failures
 from recipe.prepo.adapters.reward_limit import RewardLimit
 from recipe.prepo.maths.rng import rollout_seed
 
@@ -18,12 +19,13 @@ _PlainWorker: Any = vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
 class PrepoAgentLoopWorker(_PlainWorker):
     """Samples training rollouts at their prompt's temperature, and with a seed when ``prepo.seed_rollouts`` is on.
 
-    Waits for a reward no longer than :mod:`recipe.prepo.adapters.reward_limit` says.
+    Waits for a reward no longer than :mod:`recipe.prepo.adapters.reward_limit` says, and counts rollouts that fail.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reward_limit = RewardLimit()
+        self.failures = Failures()
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
         await self._reward_limit.score(super()._compute_score(outputs, kwargs), outputs[-1])
@@ -41,7 +43,11 @@ class PrepoAgentLoopWorker(_PlainWorker):
                 call=int(kwargs.get(fields.CALL, 0)),
             )
             sampling_params = {**sampling_params, "seed": seed}
-        return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+        try:
+            return await super()._run_agent_loop(sampling_params, trajectory, **kwargs)
+        except Exception as error:
+            self.failures.note(error, validate=bool(trajectory["validate"]))
+            raise
 
 
 class PrepoAgentLoopManager(AgentLoopManagerTQ):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta, interface
 
 from recipe.prepo.adapters import channel
+from recipe.prepo.adapters.failures import Failures, ask
 from recipe.prepo.adapters.reward_limit import LIMIT_ENV, count_timeouts
 from recipe.prepo.adapters.watch import Member, Watch, reason
+from recipe.prepo.config import PrepoConfig
 from recipe.prepo.errors import FaultError, StateError
 from recipe.prepo.state.checkpoint import is_whole, latest_checkpoint
 
@@ -30,6 +33,7 @@ else:
 
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+ASK_INTERVAL_S = 5.0
 WAITING = f"{LIMIT_ENV} is how long one reward is waited for"
 
 
@@ -39,21 +43,31 @@ class StoppingMixin(_Trainer):
     _in_step = False
     _checkpoint_is_due = False
     _saving_s = 0.0
+    _loop_workers: Sequence[Any] = ()
+    _failed_before = Failures()
+    _ask_again_at = 0.0
+    prepo: PrepoConfig
 
     def fit(self, agent_loop_manager: Any) -> None:
         if channel.hear(channel.STOP):
             self._shutdown_dump_executor()
             channel.say(channel.STOPPED, str(self.global_steps))
             return
+        self._loop_workers = agent_loop_manager.agent_loop_workers
         self._watch = Watch(self._members(agent_loop_manager), self._how_to_go_on)
         with self._watch:
             try:
                 super().fit(agent_loop_manager)
                 self.logger.finish()  # now: Ray ends this process without the interpreter's own clean-up
-            except OSError as error:
-                if error.errno not in STORAGE_ERRORS:
-                    raise
-                raise self._fault(f"step {self.global_steps} failed: {reason(error)}") from error
+            except (FaultError, RayActorError):
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+                    raise self._fault(f"step {self.global_steps} failed: {reason(error)}") from error
+                failed = self._new_failures()
+                if failed.training or failed.validation:  # which may well be why
+                    raise self._failed(failed, f"then: {reason(error)}") from error
+                raise
 
     def on_step_begin(self) -> None:
         self._in_step = True
@@ -80,6 +94,16 @@ class StoppingMixin(_Trainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Count the rewards that timed out; stop when they are most of a step, which would teach nonsense."""
         num_rollouts = sum(not tag.get("is_padding", False) for tag in batch.tags)
+        failed = self._new_failures()
+        if failed.training > num_rollouts:
+            raise self._failed(failed, f"{num_rollouts} are left")
+        if failed.training or failed.validation:
+            channel.say(channel.FAILED, str(ask(self._loop_workers)))  # for the driver, which tells at the end
+        self._failed_before = Failures(
+            self._failed_before.training + failed.training, self._failed_before.validation + failed.validation
+        )
+        metrics["prepo/failed_rollouts/sum"] = failed.training
+        metrics["prepo/failed_validation_rollouts/sum"] = failed.validation
         metrics["prepo/reward_timeouts/sum"] = num_timeouts = count_timeouts(batch)
         if num_timeouts > num_rollouts / 2:
             raise self._fault(
@@ -87,6 +111,29 @@ class StoppingMixin(_Trainer):
                 f"about the answers. Does the reward function hang (reward.custom_reward_function)? {WAITING}"
             )
         return super()._compute_advantage(batch, metrics)
+
+    def on_poll(self) -> None:
+        """End a wait for rollouts that all fail: verl would roll out others for ever in the asynchronous modes."""
+        super().on_poll()  # type: ignore[misc]
+        if time.monotonic() < self._ask_again_at:
+            return
+        failed = self._new_failures()
+        self._ask_again_at = time.monotonic() + ASK_INTERVAL_S
+        if failed.training > self.prepo.num_selected * self.prepo.rollouts_per_prompt:
+            raise self._failed(failed, "and it waits for others")
+
+    def _failed(self, failed: Failures, then: str) -> FaultError:
+        self._watch.require_alive()  # a death makes rollouts fail, too, and has a message of its own
+        return self._fault(
+            f"step {self.global_steps}: {failed}; {then}. Does the reward function raise "
+            f"(reward.custom_reward_function)?"
+        )
+
+    def _new_failures(self) -> Failures:
+        """Rollouts that failed since the last step."""
+        found = ask(self._loop_workers)
+        before = self._failed_before
+        return Failures(found.training - before.training, found.validation - before.validation, found.first)
 
     def _end_step(self) -> None:
         if not self._in_step:
@@ -121,7 +168,7 @@ class StoppingMixin(_Trainer):
             ) from error
 
     def _fault(self, what: str) -> FaultError:
-        text = f"{what}. {self._how_to_go_on()}"
+        text = f"{what}{'' if what.endswith('?') else '.'} {self._how_to_go_on()}"
         channel.say(channel.FAULT, text)  # closing the logs on a full disk may put another error in this one's place
         return FaultError(text)
 

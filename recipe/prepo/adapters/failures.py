@@ -1,0 +1,73 @@
+"""Rollouts that failed: their number, and what the first one said.
+
+Where a rollout raises (most often the user's reward function), verl 0.9.1 writes the error to the log of an agent-loop
+worker and goes on: in sync mode a step is trained on what is left of it, in the asynchronous modes another prompt is
+rolled out instead, for ever if need be. So the workers count, and the trainer asks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+ASK_LIMIT_S = 10.0
+
+
+@dataclass
+class Failures:
+    """Of one or of several agent-loop workers, since the run began.
+
+    Attributes:
+        training, validation: how many rollouts failed.
+        first: what the first of them said.
+    """
+
+    training: int = 0
+    validation: int = 0
+    first: str = ""
+
+    def note(self, error: Exception, *, validate: bool) -> None:
+        """Count a rollout that failed with this error."""
+        self.validation += validate
+        self.training += not validate
+        self.first = self.first or describe(error)
+
+    def __str__(self) -> str:
+        of_validation = f" and {self.validation} of validation" if self.validation else ""
+        return f"{self.training} training rollouts{of_validation} failed; the first: {self.first}"
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line, of Ray's wrapping what it wraps.
+
+    >>> describe(KeyError("answer"))
+    "KeyError: 'answer'"
+    """
+    error = getattr(error, "cause", None) or error
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no text'}"
+
+
+def added(failures: Sequence[Failures]) -> Failures:
+    """Of all workers together."""
+    return Failures(
+        training=sum(each.training for each in failures),
+        validation=sum(each.validation for each in failures),
+        first=next((each.first for each in failures if each.first), ""),
+    )
+
+
+def ask(agent_loop_workers: Sequence[Any]) -> Failures:
+    """What the workers counted; one that does not answer in time, or is not this recipe's, has nothing to say."""
+    if not agent_loop_workers:
+        return Failures()
+    calls = [worker.__ray_call__.remote(_own) for worker in agent_loop_workers]
+    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=ASK_LIMIT_S)
+    return added(ray.get(answered))
+
+
+def _own(worker: Any) -> Failures:
+    return getattr(worker, "failures", Failures())

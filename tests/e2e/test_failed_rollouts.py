@@ -1,0 +1,56 @@
+"""A reward function that raises: what it takes away is counted and told; when that is most of a step, the run ends."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from real_stack import long
+
+from benchmarks.faults import REWARD
+from benchmarks.faults_run import Ending, Training
+from recipe.prepo.errors import EXIT_FAULT
+
+pytestmark = [pytest.mark.e2e, long]
+NUM_RAISED = 2
+SAYS = "failed; the first: KeyError: 'answer'"
+
+
+@pytest.fixture(scope="module")
+def raising_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Ending]:
+    """Two answers raise in the first step, and after the second step every one."""
+    folder = tmp_path_factory.mktemp("raising")
+    for number in range(NUM_RAISED):
+        (folder / f"error-{number}").touch()
+    with Training(folder / "run", 8, *REWARD, environment={"PREPO_FAULTS_DIR": str(folder)}) as training:
+        training.wait_for_steps(2)
+        (folder / "errors").touch()
+        ending = training.wait_for_end()
+        return folder / "run", training.output, ending
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_rollouts_that_failed_are_counted_and_left_out(raising_run: tuple[Path, str, Ending]) -> None:
+    directory, output, _ = raising_run
+    failed = {line["step"]: line["data"]["prepo/failed_rollouts/sum"] for line in lines(directory / "metrics.jsonl")}
+    assert failed[1] == NUM_RAISED and failed[2] == 0
+    trained = Counter(line["step"] for line in lines(directory / "audit" / "rollouts.jsonl"))
+    assert (trained[1], trained[2]) == (8 * 4 - NUM_RAISED, 8 * 4)
+    (first_step,) = [line for line in output.splitlines() if line.startswith("step 1/8")]
+    assert first_step.endswith(f"rollouts 32, {NUM_RAISED} of them failed")
+
+
+def test_the_run_ends_with_one_message_when_most_of_a_step_failed(raising_run: tuple[Path, str, Ending]) -> None:
+    directory, output, ending = raising_run
+    assert ending.exit_status == EXIT_FAULT, output[-3000:]
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert SAYS in error and "reward.custom_reward_function" in error
+    last = int((directory / "latest_checkpointed_iteration.txt").read_text())
+    assert error.endswith(f"The checkpoint of step {last} is whole: the same command goes on from there.")
+    assert "Traceback" not in output
+    assert not ending.leftovers and ending.num_killed == 0, str(ending.leftovers)
