@@ -30,6 +30,9 @@ def test_step_in_words() -> None:
     }
     assert describe_step(numbers) == "reward 0.500, zero-advantage 0%, rollouts 1,234,567, held-out 0.250"
     assert describe_step({}) == ""
+    assert describe_step({"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 0}) == "rollouts 32"
+    failed = {"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 2}
+    assert describe_step(failed) == "rollouts 32, 2 of them failed"
 
 
 def test_every_step_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
