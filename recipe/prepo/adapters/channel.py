@@ -13,6 +13,8 @@ import ray
 from ray.exceptions import RayActorError
 from ray.experimental import internal_kv
 
+from recipe.prepo.adapters.failures import reason
+
 STOP = "stop"  # driver -> trainer: the name of the signal that asked
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
 FAULT = "fault"  # trainer -> driver: what died, for when the trainer's own error cannot arrive
@@ -57,8 +59,7 @@ def fault_behind(error: Exception) -> str:
     """What the trainer said about the fault before ``error`` arrived; empty when ``error`` is nothing but itself."""
     said = hear(FAULT) if ray.is_initialized() else ""
     if not said and isinstance(error, RayActorError):
-        last = str(error).splitlines()[-1].strip()
-        return f"the trainer's process died: {last} The same command goes on from the last checkpoint."
+        return f"the trainer's process died: {reason(error)}. The same command goes on from the last checkpoint."
     return said
 
 

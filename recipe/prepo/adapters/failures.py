@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 ASK_LIMIT_S = 10.0
 
@@ -49,6 +50,20 @@ def describe(error: BaseException) -> str:
     error = getattr(error, "cause", None) or error
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no text'}"
+
+
+def reason(error: BaseException) -> str:
+    """Ray's own account of a death in one line; without it the first line of the error.
+
+    >>> reason(RuntimeError("The actor died.\\n\\tpid: 7\\nWorker exit detail: Code 2. End of file. Some more"))
+    'Code 2. End of file'
+    """
+    if isinstance(error, RayTaskError):
+        error = error.cause  # the error itself; the text of this one begins with the remote traceback
+    text = str(error).strip() or repr(error)
+    detail = text.partition("Worker exit detail: ")[2] or text.partition("The actor is dead because ")[2]
+    sentences = (detail or text).splitlines()[0].partition(" Some ")[0]
+    return sentences.strip().rstrip(".")
 
 
 def added(failures: Sequence[Failures]) -> Failures:

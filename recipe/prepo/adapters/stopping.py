@@ -19,9 +19,9 @@ from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta, interface
 
 from recipe.prepo.adapters import channel
-from recipe.prepo.adapters.failures import Failures, ask
+from recipe.prepo.adapters.failures import Failures, ask, reason
 from recipe.prepo.adapters.reward_limit import LIMIT_ENV, count_timeouts
-from recipe.prepo.adapters.watch import Member, Watch, reason
+from recipe.prepo.adapters.watch import Member, Watch
 from recipe.prepo.config import PrepoConfig
 from recipe.prepo.errors import FaultError, StateError
 from recipe.prepo.state.checkpoint import is_whole, latest_checkpoint

@@ -17,9 +17,10 @@ from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from recipe.prepo.adapters import channel
+from recipe.prepo.adapters.failures import reason
 from recipe.prepo.errors import EXIT_FAULT, FaultError
 
 INTERVAL_S = 1.0  # between two calls to a process that answered
@@ -53,20 +54,6 @@ def look(actor: Any) -> Sign:
     """Runs in the watched process. vLLM's engine is a child process of the rollout server, which outlives it."""
     engine_died = bool(getattr(getattr(actor, "engine", None), "errored", False))
     return Sign(os.getpid(), ray.util.get_node_ip_address(), engine_died)
-
-
-def reason(error: BaseException) -> str:
-    """Ray's own account of a death in one line; without it the first line of the error.
-
-    >>> reason(RuntimeError("The actor died.\\n\\tpid: 7\\nWorker exit detail: Code 2. End of file. Some more"))
-    'Code 2. End of file'
-    """
-    if isinstance(error, RayTaskError):
-        error = error.cause  # the error itself; the text of this one begins with the remote traceback
-    text = str(error).strip() or repr(error)
-    detail = text.partition("Worker exit detail: ")[2] or text.partition("The actor is dead because ")[2]
-    sentences = (detail or text).splitlines()[0].partition(" Some ")[0]
-    return sentences.strip().rstrip(".")
 
 
 class Watch(threading.Thread):
