@@ -7,7 +7,6 @@ base model, pool, held-out problems, learning rate and number of steps. Writes D
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from benchmarks.mini_math.report import estimate_text
 from benchmarks.mini_math.rows import ROWS, check_rows
 from benchmarks.mini_math.runs import gather
 from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
+from benchmarks.real_stack import train
 from data_prep.common import write_parquet
 from data_prep.mini_math import DATA_SOURCE
 from recipe.prepo.rows import build_row
@@ -58,15 +58,9 @@ def write_data(prompts: Sequence[Prompt], split: str, path: Path) -> None:
     write_parquet(rows, path)
 
 
-def train(row: str, seed: int, options: Options, base: Path, out: Path) -> None:
-    """One training on the real stack, as a user starts it.
-
-    Raises:
-        CalledProcessError: it failed; its output stands beside the run.
-    """
-    directory = out / "stack" / f"{row}-{seed}"
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    overrides = [
+def stack_overrides(row: str, seed: int, options: Options, base: Path, out: Path) -> list[str]:
+    """Of one training on the real stack that does what the fast loop does."""
+    return [
         *ROWS[row],
         f"data.train_files={(out / 'train.parquet').absolute()}",
         f"data.val_files={(out / 'test.parquet').absolute()}",
@@ -83,18 +77,19 @@ def train(row: str, seed: int, options: Options, base: Path, out: Path) -> None:
         f"trainer.test_freq={options.eval_every}",
         "trainer.save_freq=-1",
         "trainer.resume_mode=disable",
-        f"trainer.default_local_dir={directory.absolute()}",
+        f"trainer.default_local_dir={_run_dir(row, seed, out).absolute()}",
         f"prepo.seed={seed}",
         "prepo.report_every=0",
     ]
-    with open(directory.with_suffix(".log"), "wb") as log:
-        command = [sys.executable, "-m", "recipe.prepo.main", *overrides]
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def _run_dir(row: str, seed: int, out: Path) -> Path:
+    return out / "stack" / f"{row}-{seed}"
 
 
 def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any] | None:
     """A run of the real stack in the fast loop's form; None where its last step has not been evaluated."""
-    path = out / "stack" / f"{row}-{seed}" / "metrics.jsonl"
+    path = _run_dir(row, seed, out) / "metrics.jsonl"
     lines = read_lines(path) if path.exists() else []
     curve, rollouts = [], 0.0
     train: dict[str, list[float]] = {name: [] for name in (*GROUP_SHARES, "groups")}
@@ -191,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in names if number % 2 == 0 else names[::-1]:
             if read_run(name, seed, out, num_steps=options.steps) is None:
                 print(f"real stack: {name}, seed {seed}", flush=True)
-                train(name, seed, options, base, out)
+                overrides = stack_overrides(name, seed, options, base, out)
+                train(overrides, out / "stack" / f"{name}-{seed}.log")
                 write_table()
     print(write_table())
     return 0

@@ -149,7 +149,7 @@ class Faults:
             "leftovers": str(ending.leftovers)
         }
 
-    def _disk(self, directory: Path) -> dict[str, Any] | None:
+    def _disk(self, directory: Path) -> dict[str, Any]:
         """Fill the disk when the next checkpoint is due, and make room again when the run has ended."""
         ballast = directory.parent / "ballast"
         draw = random.Random(f"{self._seed} disk {self._num_done('disk')}")
@@ -159,7 +159,7 @@ class Faults:
             with open(ballast, "wb", buffering=0) as file, suppress(OSError):  # the run may be writing, too
                 for _ in range((free >> 20) - draw.choice([0, 1, 4])):
                     file.write(bytes(2**20))
-            event = self._hurt(training, None, f"full disk ({free >> 20} MiB were free)", number=0)
+            event = self._see_end(training, f"full disk ({free >> 20} MiB were free)")
         ballast.unlink()
         return event
 
@@ -171,15 +171,19 @@ class Faults:
         environment = {"PREPO_FAULTS_DIR": str(directory.parent / "hung"), "PREPO_REWARD_WAIT_LIMIT_S": "20"}
         return Training(directory, self._steps, *REWARD, environment=environment)
 
-    @staticmethod
+    @classmethod
     def _hurt(
-        training: Training, pid: int | None, fault: str, *, number: int = signal.SIGKILL
+        cls, training: Training, pid: int | None, fault: str, *, number: int = signal.SIGKILL
     ) -> dict[str, Any] | None:
-        """Send the signal (0: none), and see how the run ends; None when it had ended before the signal."""
-        if number:
-            if pid is None or training.is_over:
-                return None
-            os.kill(pid, number)
+        """Send the signal, and see how the run ends; None when it had ended before the signal."""
+        if pid is None or training.is_over:
+            return None
+        os.kill(pid, number)
+        return cls._see_end(training, fault)
+
+    @staticmethod
+    def _see_end(training: Training, fault: str) -> dict[str, Any]:
+        """What became of a run after its fault."""
         steps = training.steps_done()
         ending = training.wait_for_end()
         values = asdict(ending) | {"leftovers": str(ending.leftovers)}

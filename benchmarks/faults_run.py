@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.footprint import Footprint, Leftovers, command_of
-from recipe.prepo.state.jsonl import read_lines
+from recipe.prepo.state.jsonl import log_identity, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -44,6 +44,7 @@ class Training:
     def __init__(self, directory: Path, steps: int, *overrides: str, environment: dict[str, str] | None = None) -> None:
         self.directory = directory
         self.log = directory.with_name(f"{directory.name}.log")
+        self._metrics = directory / "metrics.jsonl"
         self.footprint = Footprint()
         self._command = [
             *(sys.executable, "-m", "recipe.prepo.main", *SMALL, *overrides),
@@ -60,7 +61,7 @@ class Training:
         self.footprint.__enter__()
         self._first_line = self.log.stat().st_size if self.log.exists() else 0
         self._log_file = open(self.log, "ab")
-        self._metrics_before = self._metrics_identity()
+        self._metrics_before = log_identity(self._metrics)
         self.driver = subprocess.Popen(
             self._command, cwd=ROOT, env=self._environment, stdout=self._log_file, stderr=subprocess.STDOUT
         )
@@ -85,10 +86,9 @@ class Training:
 
     def steps_done(self) -> list[int]:
         """Steps whose metrics stand, once this driver has opened the file (before: none)."""
-        path = self.directory / "metrics.jsonl"
-        if not path.exists() or self._metrics_identity() == self._metrics_before:
+        if not self._writes_metrics():
             return []
-        return [line["step"] for line in read_lines(path) if "timing_s/step" in line["data"]]
+        return [line["step"] for line in read_lines(self._metrics) if "timing_s/step" in line["data"]]
 
     def wait_for_steps(self, num_steps: int) -> None:
         """Wait until this driver has done so many steps, or has ended."""
@@ -96,7 +96,7 @@ class Training:
         resumed_at: int | None = None
         while not self.is_over:
             done = self.steps_done()
-            if self._metrics_identity() != self._metrics_before:
+            if self._writes_metrics():
                 resumed_at = len(done) if resumed_at is None else resumed_at
                 if len(done) - resumed_at >= num_steps:
                     return
@@ -149,8 +149,6 @@ class Training:
         errors = [line for line in self.output.splitlines() if line.startswith("error: ")]
         return Ending(status, round(seconds, 1), " | ".join(errors), killed, left)
 
-    def _metrics_identity(self) -> tuple[int, int] | None:
-        path = self.directory / "metrics.jsonl"
-        if not path.exists() or not path.stat().st_size:
-            return None
-        return path.stat().st_dev, path.stat().st_ino
+    def _writes_metrics(self) -> bool:
+        """Whether this driver has opened the file: also a resumed run begins with one of its own."""
+        return self._metrics.exists() and log_identity(self._metrics) != self._metrics_before

@@ -8,7 +8,6 @@ are not there are left out. ``--docs`` writes the tables into that page, between
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import random
@@ -23,6 +22,7 @@ from typing import Any
 import psutil
 
 from benchmarks.near_misses import bare, mutate, near_misses, same_answers
+from benchmarks.results import write_results
 from data_prep.registry import DATASETS
 from data_prep.sources import read_file
 from recipe.prepo import grader_process
@@ -239,9 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     rest = {"hostile": hostile, "fuzz": fuzz(own, arguments.fuzz) if arguments.fuzz else None}
     machine = f"Python {platform.python_version()}, one core, time limit {DEFAULT_TIME_LIMIT_S:.0f} s.\n\n"
     text = machine + tables(results, speeds, rest)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "grader.md").write_text(text)
-    (arguments.out / "grader.json").write_text(json.dumps({"speeds": speeds, **rest}, indent=1) + "\n")
+    write_results(arguments.out, "grader", {"speeds": speeds, **rest}, text)
     if arguments.docs:
         page = arguments.docs.read_text()
         before, after = page.split(BEGIN)[0], page.split(END)[1]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -12,6 +15,7 @@ from recipe.prepo.doctor import compose_config
 from recipe.prepo.main import choose_platform, choose_ray
 from recipe.prepo.sweeper import Sweeper, ray_roots
 
+ROOT = Path(__file__).resolve().parents[1]
 # verl's own interval of 2 s would hide every cost below it; both sides of a comparison get this one.
 POLL_INTERVAL_S = 0.05
 
@@ -73,6 +77,20 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
             return ray.get(result_box.get.remote())
         finally:
             ray.shutdown()
+
+
+def train(overrides: Sequence[str], log: Path) -> None:
+    """One training as a user starts it, in a driver of its own, which prints into ``log``.
+
+    Raises:
+        RuntimeError: it failed; the message names the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        command = [sys.executable, "-m", "recipe.prepo.main", *overrides]
+        status = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        raise RuntimeError(f"a training ended with exit status {status}; see {log}")
 
 
 def _ray_init(config: DictConfig) -> DictConfig:

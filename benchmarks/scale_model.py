@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.results import write_results
 from benchmarks.scale_model_fit import Fit, RunTimings, costs_of, fit_phases, phase_seconds, read_run
 from benchmarks.scale_model_gpu import Driver, Hardware, Lengths, Model, costs, layout
 from benchmarks.scale_model_pool import COLOCATE, SEPARATE, SYNC
@@ -161,9 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "projection_free_driver": project(Driver(0.0, 0.0)),
         "probes": {name: read_probe(f"{name}.json") for name in ("scale_probes", "scale", "scoring")},
     }
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "scale_model.json").write_text(json.dumps(found, indent=1) + "\n")
-    (OUT / "scale_model.md").write_text(tables(found))
+    write_results(OUT, "scale_model", found, tables(found))
     print(tables(found))
 
 

@@ -7,13 +7,13 @@ apart. Learning rate 0: a run's responses are as long at its end as at its begin
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.alternated import COMMON
+from benchmarks.real_stack import train
+
 NUM_STEPS = 12
 
 
@@ -27,23 +27,18 @@ class Sizes:
 
     @property
     def name(self) -> str:
-        return f"K={self.num_selected} M={self.rollouts_per_prompt} ratio={self.candidate_ratio}"
+        return f"K{self.num_selected}-M{self.rollouts_per_prompt}-ratio{self.candidate_ratio}"
 
     @property
     def overrides(self) -> list[str]:
         """Of a training with these sizes."""
         return [
-            "experiment=tiny_cpu",
+            *COMMON,
             *(["method=random"] if self.candidate_ratio == 1 else [f"prepo.candidate_ratio={self.candidate_ratio}"]),
             f"data.train_batch_size={self.num_selected}",
             f"actor_rollout_ref.actor.ppo_mini_batch_size={self.num_selected}",
             f"actor_rollout_ref.rollout.n={self.rollouts_per_prompt}",
-            "actor_rollout_ref.actor.optim.lr=0",
             f"trainer.total_training_steps={NUM_STEPS}",
-            "trainer.total_epochs=100",
-            "trainer.val_before_train=false",
-            "trainer.test_freq=-1",
-            "trainer.save_freq=-1",
             "prepo.report_every=0",
         ]
 
@@ -71,21 +66,8 @@ def make_runs(out: Path, designs: Sequence[Sizes]) -> list[Path]:
         run_dir = out / sizes.name
         if not (run_dir / "finished").exists():
             shutil.rmtree(run_dir, ignore_errors=True)
-            out.mkdir(parents=True, exist_ok=True)
-            log = out / f"{sizes.name}.log"
             print(f"training {sizes.name} …", flush=True)
-            command = [sys.executable, "-m", "recipe.prepo.main", *sizes.overrides]
-            with open(log, "wb") as file:
-                done = subprocess.run(
-                    # Hydra would read «K=16 M=8» as another override.
-                    [*command, f"trainer.default_local_dir='{run_dir.absolute()}'"],
-                    cwd=ROOT,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                )
-            if done.returncode:
-                raise RuntimeError(f"the training {sizes.name} ended with {done.returncode}; see {log}")
+            train([*sizes.overrides, f"trainer.default_local_dir={run_dir.absolute()}"], out / f"{sizes.name}.log")
             (run_dir / "finished").touch()
         found.append(run_dir)
     return found

@@ -144,9 +144,14 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         ray.shutdown()
 
 
+def _session_roots(config: DictConfig) -> list[Path]:
+    """Where a Ray of the run's own keeps its sessions."""
+    return ray_roots(config.ray_kwargs.ray_init.get("_temp_dir"))
+
+
 def ray_logs(config: DictConfig) -> str:
     """Where the workers of this run write; for a message."""
-    found = sessions(ray_roots(config.ray_kwargs.ray_init.get("_temp_dir")), os.getpid())
+    found = sessions(_session_roots(config), os.getpid())
     newest = max(found, key=lambda folder: folder.name, default=None)
     return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
 
@@ -168,8 +173,7 @@ def run(config: DictConfig) -> None:
         else:
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            ray_init = config.ray_kwargs.ray_init
-            sweeper = Sweeper([] if joined_ray(ray_init) else ray_roots(ray_init.get("_temp_dir")))
+            sweeper = Sweeper([] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config))
             with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
                 stopped = train(config)
         # A batch system gives a run that it stops little time, and the figures of a long one may take minutes.

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from recipe.prepo.state.jsonl import read_lines
+from recipe.prepo.state.jsonl import log_identity, read_lines
 
 POLL_INTERVAL_S = 0.5
 
@@ -71,12 +71,12 @@ class _Follower(threading.Thread):
         super().__init__(daemon=True, name="prepo-progress")
         self._path = path
         self._done = threading.Event()
-        self._old_file = _identity(path)
+        self._old_file = log_identity(path)
         self._last_step = first_step or -1  # the validation before a first step is step 0
         self._display = _Display(total_steps, first_step)
 
     def _show_new(self) -> None:
-        if _identity(self._path) == self._old_file:
+        if log_identity(self._path) == self._old_file:
             return
         with contextlib.suppress(FileNotFoundError):  # it is being replaced
             for line in read_lines(self._path):
@@ -93,15 +93,6 @@ class _Follower(threading.Thread):
         self.join()
         self._show_new()
         self._display.close()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tells one file from the next of the same name; None for none or an empty one, which the next run goes on with."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if status.st_size else None
 
 
 @contextmanager

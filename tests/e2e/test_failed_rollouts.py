@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from real_stack import long
 
 from benchmarks.faults import REWARD
+from benchmarks.faults_check import read
 from benchmarks.faults_run import Ending, Training
 from recipe.prepo.errors import EXIT_FAULT
 
@@ -31,15 +31,11 @@ def raising_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, En
         return folder / "run", training.output, ending
 
 
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def test_rollouts_that_failed_are_counted_and_left_out(raising_run: tuple[Path, str, Ending]) -> None:
     directory, output, _ = raising_run
-    failed = {line["step"]: line["data"]["prepo/failed_rollouts/sum"] for line in lines(directory / "metrics.jsonl")}
+    failed = {line["step"]: line["data"]["prepo/failed_rollouts/sum"] for line in read(directory / "metrics.jsonl")}
     assert failed[1] == NUM_RAISED and failed[2] == 0
-    trained = Counter(line["step"] for line in lines(directory / "audit" / "rollouts.jsonl"))
+    trained = Counter(line["step"] for line in read(directory / "audit" / "rollouts.jsonl"))
     assert (trained[1], trained[2]) == (8 * 4 - NUM_RAISED, 8 * 4)
     (first_step,) = [line for line in output.splitlines() if line.startswith("step 1/8")]
     assert first_step.endswith(f"rollouts 32, {NUM_RAISED} of them failed")

@@ -32,6 +32,8 @@ POOLS = ["cluster=cpu", "prepo.seed_rollouts=false"]
 SHORT = [*SMALL, *POOLS, "trainer.val_before_train=false", "trainer.test_freq=-1", "data.val_max_samples=8"]
 START_TIMEOUT_S = 600
 JOB_TIMEOUT_S = 1200
+# How long before the time limit the job is told to stop.
+SIGNAL_AHEAD_S = int(re.search(r"--signal=B:TERM@(\d+)", (ROOT / "run_qwen.sh").read_text()).group(1))
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +150,7 @@ def connect(address: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One job: clients with and without its token try to connect, then it is told to stop, and goes on when requeued.
-
-    SIGTERM to the batch script is what ``--signal=B:TERM@…`` sends before the time limit.
-    """
+    """One job: clients with and without its token try to connect, then it nears its time limit, and is requeued."""
     job = submit(slurm, tmp_path_factory.mktemp("trained"), "trainer.total_training_steps=6", "trainer.save_freq=100")
     job.wait_for("starting Ray")
     (folder,) = Path("/tmp").glob(f"prepo-{job.job_id}-0")
@@ -169,7 +168,7 @@ def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> di
     }
     job.wait_for_step(2)
     processes = descendants(job.job_id)
-    slurm.call("scancel", "--signal=TERM", "--batch", job.job_id)
+    slurm.limit_time(job.job_id, SIGNAL_AHEAD_S)
     state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
     return {"job": job, "state": state, "processes": processes, **seen}
 
@@ -202,7 +201,7 @@ def test_the_token_is_private_to_its_owner(trained: dict) -> None:
     assert trained["secret"] not in trained["job"].output
 
 
-def test_a_job_that_is_told_to_stop_is_requeued_and_resumes(trained: dict) -> None:
+def test_a_job_at_its_time_limit_saves_is_requeued_and_resumes(trained: dict) -> None:
     job: Submitted = trained["job"]
     assert trained["state"]["Restarts"] == "1"
     assert "SIGTERM: asking the driver to save and to stop" in job.output

@@ -115,6 +115,12 @@ class SlurmCluster:
         """What ``scontrol show job`` says about a job: JobState, ExitCode, Restarts, …"""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", job_id)))
 
+    def limit_time(self, job_id: str, ahead_s: int) -> None:
+        """Give a running job a time limit that is less than ``ahead_s`` away: ``--signal=…@ahead_s`` is due at once."""
+        hours, minutes, _ = map(int, self.job(job_id)["RunTime"].split(":"))
+        limit = 60 * hours + minutes + ahead_s // 60  # of whole minutes
+        self.call("scontrol", "update", f"JobId={job_id}", f"TimeLimit={limit}")
+
     def cancel_all(self) -> None:
         """Cancel every job that is still there, and wait until its processes have ended."""
         self.call("scancel", "--state=PENDING")
@@ -133,7 +139,7 @@ class SlurmCluster:
         self.slurmd[node].send_signal(signal.SIGCONT)
 
     def wait_until_ended(self, job_id: str, timeout_s: float) -> dict[str, str]:
-        """Wait until a job has ended for good, and hurry it through requeues.
+        """Wait until a job has ended for good, and hurry it through requeues, each without a time limit.
 
         Raises:
             AssertionError: it has not ended after ``timeout_s``.
@@ -144,7 +150,8 @@ class SlurmCluster:
             if job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"):
                 return job
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-                self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now")  # Slurm's own wait is two minutes
+                # Slurm's own wait is two minutes.
+                self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now", "TimeLimit=UNLIMITED")
             time.sleep(1)
         raise AssertionError(f"job {job_id} has not ended after {timeout_s} s: {job}")
 

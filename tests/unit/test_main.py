@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +75,6 @@ def test_the_logs_named_are_those_of_this_run(tmp_path: Path, monkeypatch: pytes
     assert ray_logs(config) == "/tmp/ray/session_latest/logs"
     for day in (21, 22):
         (tmp_path / f"session_2026-11-{day}_{os.getpid()}").mkdir()
-        time.sleep(0.01)
     (tmp_path / "session_2026-11-23_1").mkdir()
     assert ray_logs(config) == f"{tmp_path}/session_2026-11-22_{os.getpid()}/logs"
     monkeypatch.setenv("PREPO_RAY_LOGS", "/elsewhere")

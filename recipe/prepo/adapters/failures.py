@@ -36,6 +36,13 @@ class Failures:
         self.training += not validate
         self.first = self.first or describe(error)
 
+    def since(self, before: Failures) -> Failures:
+        """Those that were counted after ``before``."""
+        return Failures(self.training - before.training, self.validation - before.validation, self.first)
+
+    def __bool__(self) -> bool:
+        return bool(self.training or self.validation)
+
     def __str__(self) -> str:
         of_validation = f" and {self.validation} of validation" if self.validation else ""
         return f"{self.training} training rollouts{of_validation} failed; the first: {self.first}"
@@ -47,7 +54,7 @@ def describe(error: BaseException) -> str:
     >>> describe(KeyError("answer"))
     "KeyError: 'answer'"
     """
-    error = getattr(error, "cause", None) or error
+    error = _unwrapped(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no text'}"
 
@@ -58,12 +65,16 @@ def reason(error: BaseException) -> str:
     >>> reason(RuntimeError("The actor died.\\n\\tpid: 7\\nWorker exit detail: Code 2. End of file. Some more"))
     'Code 2. End of file'
     """
-    if isinstance(error, RayTaskError):
-        error = error.cause  # the error itself; the text of this one begins with the remote traceback
+    error = _unwrapped(error)
     text = str(error).strip() or repr(error)
     detail = text.partition("Worker exit detail: ")[2] or text.partition("The actor is dead because ")[2]
     sentences = (detail or text).splitlines()[0].partition(" Some ")[0]
     return sentences.strip().rstrip(".")
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What was raised in another process: the text of Ray's own error begins with the remote traceback."""
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def added(failures: Sequence[Failures]) -> Failures:

@@ -64,8 +64,8 @@ class StoppingMixin(_Trainer):
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
                     raise self._fault(f"step {self.global_steps} failed: {reason(error)}") from error
-                failed = self._new_failures()
-                if failed.training or failed.validation:  # which may well be why
+                failed = ask(self._loop_workers).since(self._failed_before)
+                if failed:  # which may well be why
                     raise self._failed(failed, f"then: {reason(error)}") from error
                 raise
 
@@ -94,14 +94,13 @@ class StoppingMixin(_Trainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Count the rewards that timed out; stop when they are most of a step, which would teach nonsense."""
         num_rollouts = sum(not tag.get("is_padding", False) for tag in batch.tags)
-        failed = self._new_failures()
+        found = ask(self._loop_workers)
+        failed = found.since(self._failed_before)
         if failed.training > num_rollouts:
             raise self._failed(failed, f"{num_rollouts} are left")
-        if failed.training or failed.validation:
-            channel.say(channel.FAILED, str(ask(self._loop_workers)))  # for the driver, which tells at the end
-        self._failed_before = Failures(
-            self._failed_before.training + failed.training, self._failed_before.validation + failed.validation
-        )
+        if failed:
+            channel.say(channel.FAILED, str(found))  # for the driver, which tells at the end
+        self._failed_before = found
         metrics["prepo/failed_rollouts/sum"] = failed.training
         metrics["prepo/failed_validation_rollouts/sum"] = failed.validation
         metrics["prepo/reward_timeouts/sum"] = num_timeouts = count_timeouts(batch)
@@ -117,7 +116,7 @@ class StoppingMixin(_Trainer):
         super().on_poll()  # type: ignore[misc]
         if time.monotonic() < self._ask_again_at:
             return
-        failed = self._new_failures()
+        failed = ask(self._loop_workers).since(self._failed_before)
         self._ask_again_at = time.monotonic() + ASK_INTERVAL_S
         if failed.training > self.prepo.num_selected * self.prepo.rollouts_per_prompt:
             raise self._failed(failed, "and it waits for others")
@@ -125,15 +124,9 @@ class StoppingMixin(_Trainer):
     def _failed(self, failed: Failures, then: str) -> FaultError:
         self._watch.require_alive()  # a death makes rollouts fail, too, and has a message of its own
         return self._fault(
-            f"step {self.global_steps}: {failed}; {then}. Does the reward function raise "
-            f"(reward.custom_reward_function)?"
+            f"step {self.global_steps}: {failed}; {then}. What raises most often is the reward function "
+            f"(reward.custom_reward_function)"
         )
-
-    def _new_failures(self) -> Failures:
-        """Rollouts that failed since the last step."""
-        found = ask(self._loop_workers)
-        before = self._failed_before
-        return Failures(found.training - before.training, found.validation - before.validation, found.first)
 
     def _end_step(self) -> None:
         if not self._in_step:
@@ -168,7 +161,7 @@ class StoppingMixin(_Trainer):
             ) from error
 
     def _fault(self, what: str) -> FaultError:
-        text = f"{what}{'' if what.endswith('?') else '.'} {self._how_to_go_on()}"
+        text = f"{what}. {self._how_to_go_on()}"
         channel.say(channel.FAULT, text)  # closing the logs on a full disk may put another error in this one's place
         return FaultError(text)
 

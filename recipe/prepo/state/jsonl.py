@@ -76,6 +76,15 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
+def log_identity(path: Path) -> tuple[int, int] | None:
+    """Tells one file from the next of the same name; None for none or an empty one, which the next run goes on with."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_size else None
+
+
 def _free_name(path: Path) -> Path:
     number = 1
     while (candidate := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
