@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.scale_model_pool import COLOCATE, SEPARATE, SYNC, Costs, Plan, Pool
 
+OLD_LOG_PROB_FRAC = 0.2  # of the training's FLOP, before the trainer waits for the choices of its step
 Lengths = Callable[[np.random.Generator, int], NDArray[np.int64]]
 
 
@@ -56,6 +57,7 @@ class Simulation:
         self.pool = Pool(plan, costs)
         self.now_s = 0.0
         self.scoring_s = 0.0
+        self._chosen_s = 0.0  # when everything that was asked for is scored, chosen and submitted
         self._groups = itertools.count()
         self._version: dict[int, int] = {}  # of every group that is neither trained on nor evicted
         self._unfinished: dict[int, int] = {}  # group -> rollouts still missing
@@ -70,6 +72,7 @@ class Simulation:
         if self.plan.scores_prompts:
             ready_s = self.pool.score(round(num_groups * self.plan.candidate_ratio), self.now_s)
         self.scoring_s += ready_s - self.now_s
+        self._chosen_s = max(self._chosen_s, ready_s)
         for _ in range(num_groups):
             group = next(self._groups)
             lengths = self._lengths(self._rng, self.plan.rollouts_per_prompt)
@@ -149,6 +152,11 @@ class Simulation:
             work_s = costs.train_s_per_token * tokens + costs.driver_s_per_rollout * rollouts
             work_s += (costs.train_fixed_s + costs.driver_fixed_s) / plan.updates_per_sync
             training_s += work_s
+            before_s = OLD_LOG_PROB_FRAC * work_s if plan.mode == SEPARATE else 0.0
+            self.run_until(self.now_s + before_s)
+            waiting_s += max(0.0, self._chosen_s - self.now_s)  # the weights of rollouts come after the choices
+            self.run_until(max(self.now_s, self._chosen_s))
+            work_s -= before_s
             if plan.mode == COLOCATE:
                 self.pool.block_all(self.now_s, work_s, prefill_again=True)
             self.run_until(self.now_s + work_s)

@@ -131,11 +131,7 @@ def node_sizes(config: Any, environment: Mapping[str, str]) -> list[str]:
 
 
 def check_gpus(config: Any, environment: Mapping[str, str]) -> None:
-    """Refuse a GPU experiment in a job that asked for no GPU.
-
-    Raises:
-        SystemExit: names the option of sbatch.
-    """
+    """Tell of a GPU experiment in a job that asked for no GPU; Ray may still find some."""
     wants = config.trainer.n_gpus_per_node
     visible = environment.get("SLURM_GPUS_ON_NODE") or environment.get("CUDA_VISIBLE_DEVICES")
     if config.trainer.device != "cpu" and not visible and not environment.get("SLURM_JOB_GPUS"):

@@ -27,7 +27,7 @@ from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoErro
 from recipe.prepo.progress import progress_bar
 from recipe.prepo.report.live import live_report
 from recipe.prepo.signals import StopSignals
-from recipe.prepo.state.checkpoint import latest_checkpoint, load_state
+from recipe.prepo.state.checkpoint import latest_checkpoint, load_state, set_aside
 from recipe.prepo.state.controller import require_same_run
 from recipe.prepo.summary import closing_summary
 from recipe.prepo.sweeper import Sweeper, ray_roots, sessions
@@ -107,6 +107,7 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         None at the end of the training; when it stopped because a signal asked for it, the last step and the signal.
 
     Raises:
+        ConfigError: the limit of a reward is no number, or another run is on the cluster.
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
     # verl tells at each import which engines it has no use for here.
@@ -117,14 +118,20 @@ def train(config: DictConfig) -> tuple[int, str] | None:
     from verl.utils.config import validate_config
 
     import recipe.prepo.adapters.trainers  # noqa: F401  (a broken hook shows its own traceback here)
-    from recipe.prepo.adapters import channel
+    from recipe.prepo.adapters import channel, reward_limit
 
+    reward_limit.wait_limit_s()
     try:
         validate_config(
             config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
         )
         with StopSignals(channel.ask_to_stop) as signals:
-            run_ppo(config, task_runner_class=channel.CallFirst(TaskRunnerV1, signals.install))
+
+            def before_training() -> None:
+                signals.install()
+                channel.require_lone_run()
+
+            run_ppo(config, task_runner_class=channel.CallFirst(TaskRunnerV1, before_training))
         failed = channel.hear(channel.FAILED)
         if failed:
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
@@ -171,6 +178,7 @@ def run(config: DictConfig) -> None:
                 f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
             )
         else:
+            set_earlier_aside(config.trainer, first_step)
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
             sweeper = Sweeper([] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config))
@@ -217,6 +225,17 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
         known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
         require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
     return step
+
+
+def set_earlier_aside(trainer: DictConfig, first_step: int) -> None:
+    """Leave no checkpoint in the run directory that is of another course of the run than the one that begins now."""
+    if trainer.resume_mode == "auto" or trainer.val_only:
+        return
+    run_dir = Path(trainer.default_local_dir)
+    goes_on_here = first_step > 0 and Path(trainer.resume_from_path).parent == run_dir
+    aside = set_aside(run_dir, after=first_step if goes_on_here else 0)
+    if aside:
+        print(f"earlier   checkpoints of a run that began otherwise are now in {aside}", flush=True)
 
 
 @contextmanager

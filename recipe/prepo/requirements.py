@@ -153,6 +153,12 @@ def check_scoring(config: Mapping[str, Any], scorer: str) -> None:
             f"actor_rollout_ref.rollout.name={rollout.get('name')!r}: prompts can be scored through vLLM servers only. "
             f"Set prepo.scorer=actor, or actor_rollout_ref.rollout.name=vllm."
         )
+    mode = value_at(config, "trainer.v1.trainer_mode")
+    if scorer == "actor" and mode == "prepo_separate_async":
+        raise ConfigError(
+            f"prepo.scorer=actor with trainer.v1.trainer_mode={mode}: the actor would be asked to score while it "
+            f"trains, in another order on each rank. Set prepo.scorer=rollout."
+        )
     agent_loop = (rollout.get("agent") or {}).get("default_agent_loop", "single_turn_agent")
     if agent_loop != "single_turn_agent":
         raise ConfigError(

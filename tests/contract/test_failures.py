@@ -7,21 +7,22 @@ import inspect
 from ray.exceptions import RayTaskError
 from verl.trainer.ppo.v1 import agent_loop_tq
 
-from recipe.prepo.adapters.failures import Failures, added, ask, describe
+from recipe.prepo.adapters.failures import FailureCount, Failures, added, describe
 from recipe.prepo.adapters.rollout import PrepoAgentLoopWorker
 
 
-def test_failures_of_all_workers_are_added_and_the_first_text_stays() -> None:
+def test_failures_of_all_workers_are_added_with_the_text_of_the_latest() -> None:
     one, other = Failures(), Failures()
     one.note(ValueError("no such answer\nin this line"), validate=False)
     one.note(KeyError("x"), validate=False)
     other.note(TypeError(), validate=True)
-    assert added([Failures(), one, other]) == Failures(2, 1, "ValueError: no such answer")
-    said = "2 training rollouts and 1 of validation failed; the first: ValueError: no such answer"
+    assert added([Failures(), one, other]) == Failures(2, 1, "KeyError: 'x'")
+    said = "2 training rollouts and 1 of validation failed; the latest: KeyError: 'x'"
     assert str(added([one, other])) == said
-    assert str(one) == "2 training rollouts failed; the first: ValueError: no such answer"
+    assert str(one) == "2 training rollouts failed; the latest: KeyError: 'x'"
     assert describe(TypeError()) == "TypeError: no text"
-    assert ask([]) == Failures()
+    assert describe(ValueError("no such answer\nin this line")) == "ValueError: no such answer"
+    assert FailureCount([])() == Failures()
 
 
 def test_an_error_from_another_process_is_described_by_itself() -> None:

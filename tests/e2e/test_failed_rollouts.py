@@ -15,7 +15,7 @@ from recipe.prepo.errors import EXIT_FAULT
 
 pytestmark = [pytest.mark.e2e, long]
 NUM_RAISED = 2
-SAYS = "failed; the first: KeyError: 'answer'"
+SAYS = "failed; the latest: KeyError: 'answer'"
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.e2e
 SCRIPT = """
 import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
-from recipe.prepo.adapters import channel
+from recipe.prepo.adapters import channel, failures
+from recipe.prepo.adapters.reward_limit import renew_threads
 from recipe.prepo.adapters.watch import Member, Watch
-from recipe.prepo.errors import FaultError
+from recipe.prepo.errors import ConfigError, FaultError
 from recipe.prepo.sweeper import Sweeper, ray_roots
 
 cleaning = contextlib.ExitStack()
@@ -44,8 +45,32 @@ class Server:
     async def pid(self):
         return os.getpid()
 
+@ray.remote(num_cpus=0)
+class Counter:
+    def __init__(self):
+        self.failures = failures.Failures()
+    def fail(self, times):
+        for _ in range(times):
+            self.failures.note(ValueError(f"number {self.failures.training + 1}"), validate=False)
+    def work(self, seconds):
+        time.sleep(seconds)
+
+class Manager:
+    pass
+
+@ray.remote(num_cpus=0, max_concurrency=100)
+class Grader:
+    def __init__(self):
+        self.reward_manager = Manager()
+        self.reward_manager.loop = asyncio.get_event_loop()  # as verl's
+    async def grade(self, seconds):
+        await self.reward_manager.loop.run_in_executor(None, time.sleep, seconds)
+        return "graded"
+
 @ray.remote(num_cpus=0, max_restarts=0)
 class Trainer:
+    def another(self, victim):
+        ray.get(victim.pid.remote())
     def run(self, waiting, victim, bystander, seconds):
         members = [Member("worker 0", bystander), Member("victim", victim)]
         pid = ray.get(victim.pid.remote())
@@ -116,6 +141,41 @@ try:
 except ray.exceptions.RayActorError as error:
     found["trainer"] = channel.fault_behind(error)
 channel.clear()
+victim = Worker.remote()
+ray.get(victim.pid.remote())
+ray.kill(victim)
+try:
+    ray.get(Trainer.remote().another.remote(victim))
+except ray.exceptions.RayActorError as error:
+    found["another"] = channel.fault_behind(error)
+
+channel.require_lone_run()
+queue = Worker.options(name=channel.QUEUE, namespace=channel.QUEUE_NAMESPACE).remote()
+try:
+    channel.require_lone_run()
+except ConfigError as error:
+    found["second run"] = str(error)
+
+failures.ASK_LIMIT_S = 3.0
+counters = [Counter.remote(), Counter.remote()]
+count = failures.FailureCount(counters)
+ray.get([each.fail.remote(times) for each, times in zip(counters, (2, 5))])
+found["counted"] = [str(count())]
+ray.get(counters[0].fail.remote(1))
+busy = counters[1].work.remote(8)
+found["counted"].append(str(count()))
+ray.get(busy)
+
+grader = Grader.remote()
+hung = [grader.grade.remote(1000) for _ in range(40)]
+found["threads"] = []
+for renewed in (False, True):
+    if renewed:
+        renew_threads([grader])
+    call = grader.grade.remote(0)
+    done, _ = ray.wait([call], timeout=60 if renewed else 5)
+    found["threads"].append(len(done))
+ray.kill(grader)
 ray.shutdown()
 cleaning.close()
 print("JSON" + json.dumps(found))
@@ -158,3 +218,24 @@ def test_a_trainer_that_nothing_can_wake_ends_itself_and_the_driver_knows_why(fo
 
 def test_the_death_of_the_trainer_itself_is_named(found: dict[str, Any]) -> None:
     assert found["trainer"].startswith("the trainer's process died: ")
+
+
+def test_the_death_of_another_actor_is_not_taken_for_the_trainers(found: dict[str, Any]) -> None:
+    """It came before the watch began: the driver shows the error itself."""
+    assert found["another"] == ""
+
+
+def test_a_second_run_on_one_cluster_is_refused(found: dict[str, Any]) -> None:
+    assert "another training runs on this Ray cluster" in found["second run"]
+    assert "RAY_ADDRESS" in found["second run"]
+
+
+def test_a_worker_that_does_not_answer_keeps_its_count(found: dict[str, Any]) -> None:
+    assert found["counted"] == [
+        "7 training rollouts failed; the latest: ValueError: number 2",
+        "8 training rollouts failed; the latest: ValueError: number 3",
+    ]
+
+
+def test_rewards_that_hang_take_no_thread_from_the_next_step(found: dict[str, Any]) -> None:
+    assert found["threads"] == [0, 1]

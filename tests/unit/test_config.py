@@ -194,6 +194,7 @@ POOLS: list[tuple[str, Any, str, str]] = [
         "enable_resource_pool=True",
     ),
     ("prepo.seed_rollouts", True, "prepo_separate_async", "prepo.seed_rollouts=False"),
+    ("prepo.scorer", "actor", "prepo_separate_async", "prepo.scorer=rollout"),
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.state.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state
+from recipe.prepo.state.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state, set_aside
 
 
 def make_checkpoint(run_dir: Path, step: int) -> Path:
@@ -44,6 +44,26 @@ def test_a_torn_name_means_the_newest_whole_checkpoint_and_is_mended(tmp_path: P
     assert (tmp_path / LATEST_FILE).read_text() == torn  # only a resume writes
     assert latest_checkpoint(tmp_path, mend=True) == 10
     assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
+
+
+def test_a_name_whose_folder_was_deleted_means_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, 2)
+    (tmp_path / LATEST_FILE).write_text("4")
+    assert latest_checkpoint(tmp_path, mend=True) == 2
+    assert (tmp_path / LATEST_FILE).read_text() == "2"
+
+
+def test_checkpoints_of_another_course_are_set_aside(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / LATEST_FILE).write_text("6")
+    assert set_aside(tmp_path, after=6) is None
+    assert set_aside(tmp_path, after=2) == tmp_path / "earlier_1"
+    assert is_whole(tmp_path / "earlier_1" / "global_step_6") and is_whole(tmp_path / "earlier_1" / "global_step_4")
+    assert latest_checkpoint(tmp_path) == 2
+    assert set_aside(tmp_path, after=0) == tmp_path / "earlier_2"
+    assert latest_checkpoint(tmp_path) == 0 and set_aside(tmp_path, after=0) is None
+    assert not (tmp_path / LATEST_FILE).exists()
 
 
 def test_a_torn_name_without_any_whole_checkpoint_means_to_start_over(tmp_path: Path) -> None:

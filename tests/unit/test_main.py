@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.prepo.errors import ConfigError, StateError
-from recipe.prepo.main import choose_ray, ray_logs, resume_step
+from recipe.prepo.main import choose_ray, ray_logs, resume_step, set_earlier_aside
 
 CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
 
@@ -44,7 +44,8 @@ def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def trainer(mode: str, folder: Path, path: Any = None) -> Any:
-    return OmegaConf.create({"resume_mode": mode, "default_local_dir": str(folder), "resume_from_path": path})
+    values = {"resume_mode": mode, "default_local_dir": str(folder), "resume_from_path": path, "val_only": False}
+    return OmegaConf.create(values)
 
 
 PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
@@ -67,6 +68,24 @@ def test_the_step_of_a_path_is_that_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "global_step_7").mkdir()
     with pytest.raises(StateError):  # it is there, and lacks its state
         resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_7"), PREPO)
+
+
+@pytest.mark.parametrize(
+    ("mode", "path", "left"),
+    [
+        ("auto", None, [2, 4]),
+        ("disable", None, []),
+        ("resume_path", "global_step_2", [2]),
+        ("resume_path", "elsewhere/global_step_2", []),
+    ],
+)
+def test_checkpoints_of_another_course_do_not_stay(
+    mode: str, path: str | None, left: list[int], tmp_path: Path
+) -> None:
+    for step in (2, 4):
+        (tmp_path / f"global_step_{step}").mkdir()
+    set_earlier_aside(trainer(mode, tmp_path, path and str(tmp_path / path)), 2 if path else 0)
+    assert [step for step in (2, 4) if (tmp_path / f"global_step_{step}").exists()] == left
 
 
 def test_the_logs_named_are_those_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,20 +5,23 @@ Every entry belongs to one Ray job, so that runs that share a cluster do not hea
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.experimental import internal_kv
 
 from recipe.prepo.adapters.failures import reason
+from recipe.prepo.errors import ConfigError
 
 STOP = "stop"  # driver -> trainer: the name of the signal that asked
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
 FAULT = "fault"  # trainer -> driver: what died, for when the trainer's own error cannot arrive
 FAILED = "failed"  # trainer -> driver: how many rollouts failed, and what the first one said
+QUEUE, QUEUE_NAMESPACE = "TransferQueueController", "transfer_queue"
 _RETRY_S = 0.5
 WORDS = (STOP, STOPPED, FAULT, FAILED)
 
@@ -51,16 +54,35 @@ def ask_to_stop(signal_name: str, closed: threading.Event) -> None:
     """Ask the trainer to stop after its step, as soon as there is a Ray to ask through."""
     while not closed.wait(_RETRY_S):
         if ray.is_initialized():
-            say(STOP, signal_name)
-            return
+            with contextlib.suppress(RayError, RuntimeError):  # no answer: asked again
+                say(STOP, signal_name)
+                return
 
 
 def fault_behind(error: Exception) -> str:
     """What the trainer said about the fault before ``error`` arrived; empty when ``error`` is nothing but itself."""
     said = hear(FAULT) if ray.is_initialized() else ""
-    if not said and isinstance(error, RayActorError):
+    # What the trainer raised, perhaps for another actor's death, arrives as a RayTaskError.
+    if not said and isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
         return f"the trainer's process died: {reason(error)}. The same command goes on from the last checkpoint."
     return said
+
+
+def require_lone_run() -> None:
+    """One run at a time: TransferQueue has one name in a cluster, and a second run would train on the first one's data.
+
+    Raises:
+        ConfigError: another run is on this Ray cluster.
+    """
+    try:
+        ray.get_actor(QUEUE, namespace=QUEUE_NAMESPACE)
+    except ValueError:
+        return
+    raise ConfigError(
+        f"another training runs on this Ray cluster ({ray.get_runtime_context().gcs_address}), and TransferQueue would "
+        f"mix the rollouts of the two. Wait for its end, or start a Ray for each: unset RAY_ADDRESS, or another Slurm "
+        f"job"
+    )
 
 
 class CallFirst:

@@ -1,4 +1,4 @@
-"""Rollouts that failed: their number, and what the first one said.
+"""Rollouts that failed: their number, and what the latest one said.
 
 Where a rollout raises (most often the user's reward function), verl 0.9.1 writes the error to the log of an agent-loop
 worker and goes on: in sync mode a step is trained on what is left of it, in the asynchronous modes another prompt is
@@ -23,29 +23,29 @@ class Failures:
 
     Attributes:
         training, validation: how many rollouts failed.
-        first: what the first of them said.
+        latest: what the last one of them said.
     """
 
     training: int = 0
     validation: int = 0
-    first: str = ""
+    latest: str = ""
 
     def note(self, error: Exception, *, validate: bool) -> None:
         """Count a rollout that failed with this error."""
         self.validation += validate
         self.training += not validate
-        self.first = self.first or describe(error)
+        self.latest = describe(error)
 
     def since(self, before: Failures) -> Failures:
         """Those that were counted after ``before``."""
-        return Failures(self.training - before.training, self.validation - before.validation, self.first)
+        return Failures(self.training - before.training, self.validation - before.validation, self.latest)
 
     def __bool__(self) -> bool:
         return bool(self.training or self.validation)
 
     def __str__(self) -> str:
         of_validation = f" and {self.validation} of validation" if self.validation else ""
-        return f"{self.training} training rollouts{of_validation} failed; the first: {self.first}"
+        return f"{self.training} training rollouts{of_validation} failed; the latest: {self.latest}"
 
 
 def describe(error: BaseException) -> str:
@@ -82,17 +82,29 @@ def added(failures: Sequence[Failures]) -> Failures:
     return Failures(
         training=sum(each.training for each in failures),
         validation=sum(each.validation for each in failures),
-        first=next((each.first for each in failures if each.first), ""),
+        latest=next((each.latest for each in failures if each.latest), ""),
     )
 
 
-def ask(agent_loop_workers: Sequence[Any]) -> Failures:
-    """What the workers counted; one that does not answer in time, or is not this recipe's, has nothing to say."""
-    if not agent_loop_workers:
-        return Failures()
-    calls = [worker.__ray_call__.remote(_own) for worker in agent_loop_workers]
-    answered, _ = ray.wait(calls, num_returns=len(calls), timeout=ASK_LIMIT_S)
-    return added(ray.get(answered))
+class FailureCount:
+    """Asks the agent-loop workers; of one that does not answer in time, its last answer counts.
+
+    Args:
+        workers: those of this recipe count; others have nothing to say.
+    """
+
+    def __init__(self, workers: Sequence[Any]) -> None:
+        self._workers = list(workers)
+        self._known = [Failures()] * len(self._workers)
+
+    def __call__(self) -> Failures:
+        """Of all workers since the run began."""
+        calls = [worker.__ray_call__.remote(_own) for worker in self._workers]
+        answered = set(ray.wait(calls, num_returns=len(calls), timeout=ASK_LIMIT_S)[0] if calls else [])
+        for number, call in enumerate(calls):
+            if call in answered:
+                self._known[number] = ray.get(call)
+        return added(self._known)
 
 
 def _own(worker: Any) -> Failures:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import transfer_queue as tq
@@ -58,6 +59,18 @@ class RewardLimit:
         info = {key: float(key == TIMED_OUT) for key in self._keys}
         output.reward_score = 0.0
         output.extra_fields.update({"reward_extra_info": info, GIVEN_UP: True})
+
+
+def renew_threads(reward_workers: Iterable[Any]) -> None:
+    """Give reward workers new threads: a reward function that hangs keeps its own, and verl 0.9.1 has few of them."""
+    for worker in reward_workers:
+        worker.__ray_call__.remote(_renew_threads)
+
+
+def _renew_threads(reward_worker: Any) -> None:
+    loop = getattr(reward_worker.reward_manager, "loop", None)  # a manager of the user's own may have none
+    if loop is not None:
+        loop.set_default_executor(ThreadPoolExecutor())
 
 
 def count_timeouts(batch: KVBatchMeta) -> int:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta, interface
+from verl.workers.rollout.replica import RolloutMode
 
 from recipe.prepo.adapters import channel
-from recipe.prepo.adapters.failures import Failures, ask, reason
-from recipe.prepo.adapters.reward_limit import LIMIT_ENV, count_timeouts
+from recipe.prepo.adapters.failures import FailureCount, Failures, reason
+from recipe.prepo.adapters.reward_limit import LIMIT_ENV, count_timeouts, renew_threads
 from recipe.prepo.adapters.watch import Member, Watch
 from recipe.prepo.config import PrepoConfig
 from recipe.prepo.errors import FaultError, StateError
@@ -43,7 +43,7 @@ class StoppingMixin(_Trainer):
     _in_step = False
     _checkpoint_is_due = False
     _saving_s = 0.0
-    _loop_workers: Sequence[Any] = ()
+    _count_failures = FailureCount(())
     _failed_before = Failures()
     _ask_again_at = 0.0
     prepo: PrepoConfig
@@ -53,7 +53,7 @@ class StoppingMixin(_Trainer):
             self._shutdown_dump_executor()
             channel.say(channel.STOPPED, str(self.global_steps))
             return
-        self._loop_workers = agent_loop_manager.agent_loop_workers
+        self._count_failures = FailureCount(agent_loop_manager.agent_loop_workers)
         self._watch = Watch(self._members(agent_loop_manager), self._how_to_go_on)
         with self._watch:
             try:
@@ -64,7 +64,7 @@ class StoppingMixin(_Trainer):
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
                     raise self._fault(f"step {self.global_steps} failed: {reason(error)}") from error
-                failed = ask(self._loop_workers).since(self._failed_before)
+                failed = self._count_failures().since(self._failed_before)
                 if failed:  # which may well be why
                     raise self._failed(failed, f"then: {reason(error)}") from error
                 raise
@@ -94,7 +94,7 @@ class StoppingMixin(_Trainer):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """Count the rewards that timed out; stop when they are most of a step, which would teach nonsense."""
         num_rollouts = sum(not tag.get("is_padding", False) for tag in batch.tags)
-        found = ask(self._loop_workers)
+        found = self._count_failures()
         failed = found.since(self._failed_before)
         if failed.training > num_rollouts:
             raise self._failed(failed, f"{num_rollouts} are left")
@@ -104,6 +104,8 @@ class StoppingMixin(_Trainer):
         metrics["prepo/failed_rollouts/sum"] = failed.training
         metrics["prepo/failed_validation_rollouts/sum"] = failed.validation
         metrics["prepo/reward_timeouts/sum"] = num_timeouts = count_timeouts(batch)
+        if num_timeouts:
+            renew_threads(self.reward_loop_manager.reward_loop_workers)
         if num_timeouts > num_rollouts / 2:
             raise self._fault(
                 f"step {self.global_steps}: {num_timeouts} of {num_rollouts} rewards timed out, so they say nothing "
@@ -116,7 +118,7 @@ class StoppingMixin(_Trainer):
         super().on_poll()  # type: ignore[misc]
         if time.monotonic() < self._ask_again_at:
             return
-        failed = ask(self._loop_workers).since(self._failed_before)
+        failed = self._count_failures().since(self._failed_before)
         self._ask_again_at = time.monotonic() + ASK_INTERVAL_S
         if failed.training > self.prepo.num_selected * self.prepo.rollouts_per_prompt:
             raise self._failed(failed, "and it waits for others")
@@ -194,6 +196,13 @@ class StoppingMixin(_Trainer):
                 for node, server in enumerate(replica.servers):
                     of_node = f", its node {node}" if len(replica.servers) > 1 else ""
                     members.append(Member(f"rollout server of vLLM replica {replica.replica_rank}{of_node}", server))
+                if replica.rollout_mode == RolloutMode.STANDALONE:  # of others they are the actor's workers
+                    members += [
+                        Member(f"worker {rank} of vLLM replica {replica.replica_rank}, which takes its weights", worker)
+                        for rank, worker in enumerate(replica.workers)
+                    ]
+            if getattr(manager, "global_load_balancer", None) is not None:  # without replicas there is none
+                members.append(Member("balancer of the rollout servers", manager.global_load_balancer))
         members += [
             Member(f"agent-loop worker {i}", worker) for i, worker in enumerate(agent_loop_manager.agent_loop_workers)
         ]
@@ -201,7 +210,7 @@ class StoppingMixin(_Trainer):
             Member(f"reward worker {i}", worker)
             for i, worker in enumerate(self.reward_loop_manager.reward_loop_workers)
         ]
-        queue = ray.get_actor("TransferQueueController", namespace="transfer_queue")
+        queue = ray.get_actor(channel.QUEUE, namespace=channel.QUEUE_NAMESPACE)
         members.append(Member("TransferQueue's controller", queue))
         storage = (interface._TQ_STORAGE or {}).get("SimpleStorage", {})
         return members + [Member(f"TransferQueue's storage unit {i}", unit) for i, unit in enumerate(storage.values())]

@@ -159,7 +159,8 @@ def latest_checkpoint(run_dir: Path, *, mend: bool = False) -> int:
     """Step of the checkpoint that verl would resume from, 0 when there is none.
 
     verl 0.9.1 does not write the name of the latest checkpoint atomically: a kill or a full disk at that moment leaves
-    an empty file, of which it could not resume. Then the newest whole checkpoint is meant; ``mend`` names it again.
+    an empty file, of which it could not resume; and where the folder that is named was deleted, it would start over.
+    Then the newest whole checkpoint is meant; ``mend`` names it again.
 
     Raises:
         StateError: the checkpoint that is named lacks a part.
@@ -168,16 +169,14 @@ def latest_checkpoint(run_dir: Path, *, mend: bool = False) -> int:
     if not latest.exists():
         return 0
     text = latest.read_text(encoding="utf-8", errors="replace").strip()
-    steps = sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())
+    steps = _steps(run_dir)
     whole = [step for step in steps if is_whole(run_dir / f"global_step_{step}")]
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) not in steps:
         step = whole[-1] if whole else 0
         if mend:
             write_atomically(latest, str(step))
         return step
     step = int(text)
-    if step not in steps:
-        return 0
     if step not in whole:
         others = f"Whole are those of the steps {', '.join(map(str, whole))}. " if whole else ""
         raise StateError(
@@ -185,3 +184,32 @@ def latest_checkpoint(run_dir: Path, *, mend: bool = False) -> int:
             f"can go on from it. {others}{START_OVER}"
         )
     return step
+
+
+def set_aside(run_dir: Path, *, after: int) -> Path | None:
+    """Move the checkpoints of later steps, which another course of the run left, into a folder of their own.
+
+    A run that starts over, or goes on from an earlier step, would write into them, and be resumed from them.
+
+    Returns:
+        That folder; None when there is no such checkpoint.
+    """
+    later = [step for step in _steps(run_dir) if step > after]
+    if not later:
+        return None
+    number = 1
+    while (aside := run_dir / f"earlier_{number}").exists():
+        number += 1
+    aside.mkdir()
+    if after in _steps(run_dir):
+        write_atomically(run_dir / LATEST_FILE, str(after))
+    else:
+        (run_dir / LATEST_FILE).unlink(missing_ok=True)
+    for step in later:
+        (run_dir / f"global_step_{step}").rename(aside / f"global_step_{step}")
+    return aside
+
+
+def _steps(run_dir: Path) -> list[int]:
+    """Steps of the checkpoints in a run directory, whole or not."""
+    return sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())

@@ -1,0 +1,133 @@
+"""``ray job submit`` on a cluster that runs already: the job trains, is stopped with a checkpoint, and goes on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from real_stack import ROOT, SMALL, Run, long
+
+from benchmarks.footprint import Footprint, command_of
+from recipe.prepo.state.jsonl import read_lines
+
+pytestmark = [pytest.mark.e2e, long]
+
+NUM_STEPS = 6
+LIMIT_S = 600.0
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+OF_A_RUN = ("VLLM::", "ray::WorkerDict", "ray::vLLMHttpServer", "ray::PrepoAgentLoopWorker", "ray::TaskRunner")
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+class RunningCluster:
+    """A Ray head with its job server on loopback, as docs/cluster.md starts one."""
+
+    def __init__(self, folder: Path, footprint: Footprint) -> None:
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "600"}
+        own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or Ray takes the machine's outer address all the same
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VERL_"))}
+        self._footprint = footprint
+        # What runs these tests is the active environment, also for the script that the job server starts.
+        self._environment = inherited | own | footprint.environment | {"VIRTUAL_ENV": sys.prefix}
+        port, self._dashboard_port = free_port(), free_port()
+        command = [*RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}", "--disable-usage-stats"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+        command += [f"--temp-dir={folder}", "--num-cpus=64", "--num-gpus=1"]
+        self._head = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
+
+    def job(self, *arguments: str) -> str:
+        """What ``ray job …`` prints."""
+        command = [*RAY, "job", arguments[0], "--address", f"http://127.0.0.1:{self._dashboard_port}", *arguments[1:]]
+        done = subprocess.run(command, env=self._environment, text=True, capture_output=True, timeout=120, check=False)
+        return done.stdout + done.stderr
+
+    def processes_of_runs(self) -> list[str]:
+        found = [command_of(pid) for pid in self._footprint.processes()]
+        return [command for command in found if command.startswith(OF_A_RUN)]
+
+    def stop(self) -> None:
+        self._head.terminate()
+        self._head.wait(60)
+
+
+@pytest.fixture
+def cluster() -> Iterator[RunningCluster]:
+    folder = Path(tempfile.mkdtemp(prefix="prepo-"))  # pytest's own folder is too long for Ray's sockets
+    with Footprint() as footprint:
+        running = RunningCluster(folder, footprint)
+        try:
+            yield running
+        finally:
+            running.stop()
+            footprint.kill()
+            footprint.wait_for_end(30)
+    footprint.clean()
+    shutil.rmtree(folder)
+
+
+def wait_until(holds: Callable[[], bool], what: str, show: Callable[[], str]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not holds():
+        assert time.monotonic() < deadline, f"not in {LIMIT_S:.0f} s: {what}\n{show()[-6000:]}"
+        time.sleep(0.5)
+
+
+def has_ended(status: str) -> bool:
+    return any(how in status for how in ("was stopped", "succeeded", "failed"))
+
+
+def has_trained(directory: Path) -> bool:
+    metrics = directory / "metrics.jsonl"
+    return metrics.exists() and any("timing_s/step" in line["data"] for line in read_lines(metrics))
+
+
+def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: RunningCluster, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", "")
+
+    def submit(job_id: str) -> str:
+        """Without waiting for it, and as often as the job server is not up yet."""
+        command = ["bash", str(ROOT / "run_qwen.sh"), *SMALL, "trainer.val_before_train=false", "trainer.test_freq=-1"]
+        command += [f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100"]
+        command += [f"trainer.default_local_dir={run.directory}"]
+        printed = cluster.job("submit", "--no-wait", "--submission-id", job_id, "--", *command)
+        deadline = time.monotonic() + 60
+        while "submitted successfully" not in printed and time.monotonic() < deadline:
+            time.sleep(1)
+            printed = cluster.job("submit", "--no-wait", "--submission-id", job_id, "--", *command)
+        return printed
+
+    def wait_for_end(job_id: str, how: str) -> None:
+        wait_until(lambda: has_ended(cluster.job("status", job_id)), how, lambda: cluster.job("logs", job_id))
+        assert how in cluster.job("status", job_id), cluster.job("logs", job_id)[-6000:]
+
+    assert "submitted successfully" in submit("first")
+    wait_until(lambda: has_trained(run.directory), "step 1", lambda: cluster.job("logs", "first"))
+    cluster.job("stop", "first", "--no-wait")
+    wait_for_end("first", "was stopped")
+    last = int((run.directory / "latest_checkpointed_iteration.txt").read_text())
+    assert 1 <= last < NUM_STEPS
+    assert f"stopped        after step {last} of {NUM_STEPS} (SIGTERM)" in cluster.job("logs", "first")
+    wait_until(lambda: not cluster.processes_of_runs(), "its processes end", lambda: str(cluster.processes_of_runs()))
+
+    assert "submitted successfully" in submit("second")
+    wait_for_end("second", "succeeded")
+    assert list(run.steps) == list(range(1, NUM_STEPS + 1))
+    wait_until(lambda: not cluster.processes_of_runs(), "its processes end", lambda: str(cluster.processes_of_runs()))
