@@ -28,6 +28,9 @@ from benchmarks.mini_math.report import INTERVALS, estimate_text, spread_text
 from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, look, plain_numbers, to_png
 
+# A row, and the one that it differs from in one part: GRESO skips prompts of a dynamic sampling, PREPO weighs rollouts.
+PAIRS = (("greso", "dapo"), ("prepo", "schedule"), ("prepo_e3", "e3"))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -135,6 +138,7 @@ def _section(comparison: Comparison) -> list[str]:
             cells.append(f"{np.mean(list(by_seed.values())):.3f}")
             cells.append("" if row == REFERENCE else cell(paired(by_seed, of_reference), "+.3f"))
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _pairs(rows, budget)
     if oracle.NAME in rows:
         lines += [
             "",
@@ -142,6 +146,21 @@ def _section(comparison: Comparison) -> list[str]:
             "samples of each candidate measure: a reference, not a method, and no strict bound.",
         ]
     return lines
+
+
+def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> list[str]:
+    """What one part of a method adds, over the seeds that both rows have."""
+    lines = []
+    for row, other in PAIRS:
+        curves = [read_curves(rows.get(name, [])).get(name) for name in (row, other)]
+        if curves[0] is None or curves[1] is None:
+            continue
+        ends = [{run["seed"]: entropy_at(run, budget.rollouts) for run in rows[name]} for name in (row, other)]
+        found = [paired_difference(curves[0], curves[1], statistic) for statistic in (budget.accuracy, budget.area)]
+        cells = [estimate_text(each, "+.3f") for each in [*found, paired(*ends)]]
+        lines.append(f"| `{row}` minus `{other}` | {' | '.join(cells)} |")
+    heads = ["", "| pair | accuracy | area | probe entropy (nats) |", "|---|---|---|---|"]
+    return heads + lines if lines else []
 
 
 def draw(comparisons: Sequence[Comparison]) -> bytes:

@@ -50,6 +50,7 @@ from benchmarks.mini_math.settings import (
     prepare_pool,
     problems_of,
 )
+from benchmarks.mini_math.summary import PAIRS
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
@@ -418,7 +419,10 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "Setting `late`" not in text
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000
-    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    table = [line.split(" | ") for line in lines if "` minus `" not in line]
+    pairs = [line.split(" | ")[0] for line in lines if "` minus `" in line]
+    assert pairs == [f"| `{row}` minus `{other}`" for row, other in PAIRS if {row, other} <= set(SMOKE_ROWS)]
     assert [cells[0] for cells in table] == [f"| `{row}`" for row in sorted(SMOKE_ROWS, key=list(ROWS).index)]
     zero_frac = group_shares(read_run(smoke, "uniform"))["zero_advantage_frac"]
     assert f"**What could be saved: {min(5.0, 1 / (1 - zero_frac)):.2f}** times" in text
