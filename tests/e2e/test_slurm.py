@@ -122,10 +122,10 @@ def left_behind(job_id: str) -> list[str]:
     return left
 
 
-def descendants(job_id: str) -> list[psutil.Process]:
-    """Every process below the keepers of a running job, under whatever name it now goes."""
+def descendants(job_id: str) -> list[list[psutil.Process]]:
+    """Every process below each of the keepers of a running job, under whatever name it now goes."""
     keepers = [p for p in psutil.process_iter() if belongs(p, job_id) and "slurm_node.py" in command_of(p)]
-    return [child for keeper in keepers for child in keeper.children(recursive=True)]
+    return [keeper.children(recursive=True) for keeper in keepers]
 
 
 def still_running(processes: list[psutil.Process]) -> list[str]:
@@ -170,10 +170,12 @@ def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> di
         "with": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)),
     }
     job.wait_for_step(2)
-    processes = descendants(job.job_id)
+    of_nodes = descendants(job.job_id)
+    processes = [process for of_node in of_nodes for process in of_node]
+    titles = [" ".join(map(command_of, of_node)) for of_node in of_nodes]
     slurm.limit_time(job.job_id, SIGNAL_AHEAD_S)
     state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
-    return {"job": job, "state": state, "processes": processes, **seen}
+    return {"job": job, "state": state, "processes": processes, "titles": titles, **seen}
 
 
 def test_a_job_over_two_nodes_trains_and_completes(trained: dict) -> None:
@@ -182,6 +184,12 @@ def test_a_job_over_two_nodes_trains_and_completes(trained: dict) -> None:
     assert trained["state"]["ExitCode"] == "0:0"
     assert "Ray runs on 2 node(s) (n1, n2): 2 GPU(s), 64 logical CPUs" in job.output
     assert job.trained_steps == list(range(1, NUM_STEPS + 1))
+
+
+def test_the_actor_is_on_one_node_and_vllm_on_the_other(trained: dict) -> None:
+    actors = ["ray::WorkerDict" in titles for titles in trained["titles"]]
+    servers = ["VLLM::EngineCore" in titles for titles in trained["titles"]]
+    assert sum(actors) == sum(servers) == 1 and actors != servers, trained["titles"]
 
 
 def test_a_job_leaves_no_process_and_no_file_behind(trained: dict) -> None:
