@@ -78,6 +78,7 @@ class Watch(threading.Thread):
         self._signs: dict[str, Sign] = {}
         self._calls: dict[Any, Member] = {}
         self._lock = threading.Lock()  # one caller of `_round` at a time
+        self._leaving = False
         self._left = threading.Event()
         self._fault = ""
         self._in_main = threading.current_thread() is threading.main_thread()
@@ -92,6 +93,7 @@ class Watch(threading.Thread):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        self._leaving = True  # an interrupt would now only replace the message
         # The error may come from the very death that the thread is about to notice.
         if isinstance(error, KeyboardInterrupt | Exception) and not isinstance(error, FaultError):
             self._round_until_fault(limit_s=2 * INTERVAL_S)
@@ -120,7 +122,7 @@ class Watch(threading.Thread):
                 self._round(CHECK_LIMIT_S, wait_for_all=True)
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._left.is_set():
+        if not self._leaving:
             raise KeyboardInterrupt  # the one error that also ends a ray.get
 
     # ---- in the thread ----------------------------------------------------------------------------------------------
