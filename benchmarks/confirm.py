@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if read_run(name, seed, out, num_steps=options.steps) is None:
                 print(f"real stack: {name}, seed {seed}", flush=True)
                 overrides = stack_overrides(name, seed, options, base, out)
-                train(overrides, out / "stack" / f"{name}-{seed}.log")
+                train(overrides, _run_dir(name, seed, out).with_suffix(".log"))
                 write_table()
     print(write_table())
     return 0

@@ -152,11 +152,11 @@ class Simulation:
             work_s = costs.train_s_per_token * tokens + costs.driver_s_per_rollout * rollouts
             work_s += (costs.train_fixed_s + costs.driver_fixed_s) / plan.updates_per_sync
             training_s += work_s
-            before_s = OLD_LOG_PROB_FRAC * work_s if plan.mode == SEPARATE else 0.0
-            self.run_until(self.now_s + before_s)
+            old_log_prob_s = OLD_LOG_PROB_FRAC * work_s if plan.mode == SEPARATE else 0.0
+            self.run_until(self.now_s + old_log_prob_s)
             waiting_s += max(0.0, self._chosen_s - self.now_s)  # the weights of rollouts come after the choices
             self.run_until(max(self.now_s, self._chosen_s))
-            work_s -= before_s
+            work_s -= old_log_prob_s
             if plan.mode == COLOCATE:
                 self.pool.block_all(self.now_s, work_s, prefill_again=True)
             self.run_until(self.now_s + work_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from real_stack import ROOT, SMALL, Run, long
+from slurm_cluster import free_ports
 
 from benchmarks.footprint import Footprint, command_of
 from recipe.prepo.state.jsonl import read_lines
@@ -25,12 +25,6 @@ NUM_STEPS = 6
 LIMIT_S = 600.0
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 OF_A_RUN = ("VLLM::", "ray::WorkerDict", "ray::vLLMHttpServer", "ray::PrepoAgentLoopWorker", "ray::TaskRunner")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class RunningCluster:
@@ -46,10 +40,10 @@ class RunningCluster:
         self._footprint = footprint
         # What runs these tests is the active environment, also for the script that the job server starts.
         self._environment = inherited | own | footprint.environment | {"VIRTUAL_ENV": sys.prefix}
-        port, self._dashboard_port = free_port(), free_port()
+        port, self._dashboard_port, agent_port, client_port = free_ports(4)
         command = [*RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={self._dashboard_port}", "--disable-usage-stats"]
-        command += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+        command += [f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}"]
         command += [f"--temp-dir={folder}", "--num-cpus=64", "--num-gpus=1"]
         self._head = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
 
@@ -107,12 +101,12 @@ def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: Running
         command = ["bash", str(ROOT / "run_qwen.sh"), *SMALL, "trainer.val_before_train=false", "trainer.test_freq=-1"]
         command += [f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100"]
         command += [f"trainer.default_local_dir={run.directory}"]
-        printed = cluster.job("submit", "--no-wait", "--submission-id", job_id, "--", *command)
         deadline = time.monotonic() + 60
-        while "submitted successfully" not in printed and time.monotonic() < deadline:
-            time.sleep(1)
+        while True:
             printed = cluster.job("submit", "--no-wait", "--submission-id", job_id, "--", *command)
-        return printed
+            if "submitted successfully" in printed or time.monotonic() > deadline:
+                return printed
+            time.sleep(1)
 
     def wait_for_end(job_id: str, how: str) -> None:
         wait_until(lambda: has_ended(cluster.job("status", job_id)), how, lambda: cluster.job("logs", job_id))

@@ -68,7 +68,7 @@ def _which(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}")
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     sockets = [socket.socket() for _ in range(number)]
     try:
         for one in sockets:
@@ -222,7 +222,7 @@ def slurm_cluster(*, num_nodes: int = 2, cpus_per_node: int = 2) -> Iterator[Slu
     folder.chmod(0o755)
     names = tuple(f"n{index + 1}" for index in range(num_nodes))
     cluster = SlurmCluster(folder, names)
-    controller_port, *ports = _free_ports(num_nodes + 1)
+    controller_port, *ports = free_ports(num_nodes + 1)
     lines = [
         f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.{index + 2} Port={port} CPUs={cpus_per_node}"
         for index, (name, port) in enumerate(zip(names, ports, strict=True))

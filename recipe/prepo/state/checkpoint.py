@@ -194,14 +194,15 @@ def set_aside(run_dir: Path, *, after: int) -> Path | None:
     Returns:
         That folder; None when there is no such checkpoint.
     """
-    later = [step for step in _steps(run_dir) if step > after]
+    steps = _steps(run_dir)
+    later = [step for step in steps if step > after]
     if not later:
         return None
     number = 1
     while (aside := run_dir / f"earlier_{number}").exists():
         number += 1
     aside.mkdir()
-    if after in _steps(run_dir):
+    if after in steps:
         write_atomically(run_dir / LATEST_FILE, str(after))
     else:
         (run_dir / LATEST_FILE).unlink(missing_ok=True)
