@@ -19,6 +19,7 @@ from recipe.prepo.grader_process import GraderProcess, GradingStopped
 from recipe.prepo.reward import compute_score
 
 RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}
+FOR_THE_WORKER = (r"\boxed{2\sqrt{2}}", r"\sqrt{8}")  # exact numbers alone do not settle it
 
 
 def is_running(pid: int) -> bool:
@@ -36,23 +37,27 @@ def wait_until_gone(pid: int, limit_s: float) -> bool:
 
 
 def _grade_in_child(connection: Any) -> None:
-    connection.send((compute_score("math", r"\boxed{\frac12}", "0.5"), grader_process._grader.pid()))
+    connection.send((compute_score("math", *FOR_THE_WORKER), grader_process._grader.pid()))
     connection.recv()
 
 
 def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
-    assert compute_score("math", r"\boxed{\frac12}", "0.5") == RIGHT  # the fork inherits this process's worker
+    assert compute_score("math", *FOR_THE_WORKER) == RIGHT
+    inherited = grader_process._grader.pid()
+    assert inherited is not None
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     child = context.Process(target=_grade_in_child, args=(theirs,), daemon=True)
     child.start()
     result, worker = ours.recv()
     assert result == RIGHT
-    assert worker != grader_process._grader.pid()
+    assert worker not in (None, inherited)
+    assert is_running(worker)
     ours.send("end")
     child.join()
     assert wait_until_gone(worker, 5)
-    assert compute_score("math", r"\boxed{\frac13}", r"\frac{2}{6}") == RIGHT
+    assert compute_score("math", *FOR_THE_WORKER) == RIGHT
+    assert grader_process._grader.pid() == inherited
 
 
 @pytest.mark.parametrize("answer", ["y", "9^{9^{9^{9}}}"], ids=["idle", "hung in one C call"])
