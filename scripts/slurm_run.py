@@ -114,14 +114,16 @@ def single(overrides: Sequence[str]) -> list[str]:
 def node_sizes(config: Any, environment: Mapping[str, str]) -> list[str]:
     """What Ray is told about every node; what is not said here, the node's keeper takes from Slurm.
 
-    A CPU experiment has logical GPUs, as many on a node as its larger pool wants there.
+    A CPU experiment has logical GPUs, as many on a node as its larger pool wants there, or both where there is one node.
     """
     sizes = []
     init = config.ray_kwargs.ray_init
     object_store = float(environment.get("PREPO_OBJECT_STORE_GIB", 0)) * (1 << 30)
     if config.trainer.device == "cpu":
         rollout = config.actor_rollout_ref.rollout
-        sizes.append(f"--num-gpus={max(config.trainer.n_gpus_per_node, rollout.get('n_gpus_per_node') or 0)}")
+        pools = (config.trainer.n_gpus_per_node, rollout.get("n_gpus_per_node") or 0)
+        share = rollout.get("nnodes") and environment.get("SLURM_JOB_NUM_NODES") == "1"
+        sizes.append(f"--num-gpus={sum(pools) if share else max(pools)}")
         object_store = object_store or CPU_OBJECT_STORE_BYTES
     elif environment.get("SLURM_MEM_PER_NODE", "0") != "0":
         object_store = object_store or int(environment["SLURM_MEM_PER_NODE"]) * (1 << 20) * SLURM_SHARE_FOR_OBJECTS

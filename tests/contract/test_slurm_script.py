@@ -52,6 +52,14 @@ def test_separate_pools_on_the_cpu_get_the_larger_pools_share_on_each_node() -> 
     assert node_sizes(config, {})[0] == "--num-gpus=3"
 
 
+@pytest.mark.parametrize(("nodes", "devices"), [("1", 2), ("2", 1)])
+def test_one_node_has_the_logical_devices_of_both_pools(nodes: str, devices: int) -> None:
+    from slurm_run import node_sizes
+
+    config = compose_config(["experiment=tiny_cpu", "cluster=cpu"])
+    assert node_sizes(config, {"SLURM_JOB_NUM_NODES": nodes})[0] == f"--num-gpus={devices}"
+
+
 def test_a_gpu_experiment_takes_the_allocations_gpus_and_a_share_of_its_memory() -> None:
     from slurm_run import node_sizes
 
