@@ -114,7 +114,7 @@ def single(overrides: Sequence[str]) -> list[str]:
 def node_sizes(config: Any, environment: Mapping[str, str]) -> list[str]:
     """What Ray is told about every node; what is not said here, the node's keeper takes from Slurm.
 
-    A CPU experiment has logical GPUs, as many on a node as its larger pool wants there, or both where there is one node.
+    A CPU experiment has logical GPUs, as many on a node as its larger pool wants there; on a single node both pools'.
     """
     sizes = []
     init = config.ray_kwargs.ray_init

@@ -434,8 +434,9 @@ def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
         "import os, subprocess, sys, time\n"
         "child = 'import os, sys, time; from benchmarks.mini_math.runs import end_with_parent; "
         "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)'\n"
-        "print(subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE, text=True)"
-        ".stdout.readline(), flush=True)"
+        # An inherited stderr would keep this test waiting until the child has ended in any case.
+        "print(subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE, "
+        "stderr=subprocess.DEVNULL, text=True).stdout.readline(), flush=True)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     deadline = time.monotonic() + 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,10 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import SimulatedRun, all_options, every_combination, run_facts
+from simulated_run import SimulatedRun, all_options, every_combination, rollout_batch, run_facts
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
-from recipe.prepo.notation import Candidates, RolloutBatch
+from recipe.prepo.notation import Candidates, RolloutBatch, StepOutcome
 from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
 from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, SHAPING, TEMPERATURE, WEIGHTING, build_rule
 
@@ -39,6 +40,15 @@ def options(group: str, name: str) -> dict[str, Any]:
 def make(group: str, name: str, seed: int = 0, **facts: Any) -> Any:
     rule = build_rule(group, options(group, name), seed=seed)
     rule.bind(run_facts(IDS, **facts))
+    return rule
+
+
+def seasoned(group: str, name: str, **facts: Any) -> Any:
+    """The rule after an epoch of prompts of every difficulty, which it may have ranked by now."""
+    rule = make(group, name, **facts)
+    groups = [(prompt_id, [float(j >= i % 4) for j in range(4)]) for i, prompt_id in enumerate(IDS)]
+    for step in range(1, 4):
+        rule.observe(StepOutcome(trained=rollout_batch(groups, step), discarded=(), step=step))
     return rule
 
 
@@ -140,12 +150,15 @@ def test_only_identity_weightings_give_all_ones(name: str) -> None:
     assert rule.is_identity == (rule.weigh(rollouts([1.0, 2.0, 4.0])).tolist() == [1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize("begin", [make, seasoned], ids=["fresh", "seasoned"])
 @pytest.mark.parametrize("name", BUDGET)
 @settings(max_examples=30, deadline=None)
-@given(num_prompts=st.integers(1, 40), per_prompt=st.integers(1, 16))
-def test_budgets_sum_to_the_total_and_leave_no_prompt_out(name: str, num_prompts: int, per_prompt: int) -> None:
+@given(num_prompts=st.integers(1, 40), per_prompt=st.integers(4, 12))
+def test_budgets_sum_to_the_total_and_leave_no_prompt_out(
+    begin: Callable[..., Any], name: str, num_prompts: int, per_prompt: int
+) -> None:
     ids = tuple(f"p{i}" for i in range(num_prompts))
-    rule = make("budget", name, rollouts_per_prompt=per_prompt)
+    rule = begin("budget", name, rollouts_per_prompt=per_prompt)
     rollout_n_P = rule.allocate(ids, rollouts_per_prompt=per_prompt)
     assert rollout_n_P.shape == (num_prompts,)
     assert rollout_n_P.dtype == np.int64
@@ -159,10 +172,11 @@ def test_temperature_is_positive_and_starts_at_the_configured_one(name: str, bas
     assert make("temperature", name).temperature(base) == base
 
 
+@pytest.mark.parametrize("begin", [make, seasoned], ids=["fresh", "seasoned"])
 @pytest.mark.parametrize("name", SHAPING)
-def test_shaping_keeps_zeros_and_signs(name: str) -> None:
+def test_shaping_keeps_zeros_and_signs(begin: Callable[..., Any], name: str) -> None:
     batch = rollouts([1.0] * 9)
-    shaped_R = make("shaping", name).shape(batch)
+    shaped_R = begin("shaping", name).shape(batch)
     assert shaped_R.shape == (9,)
     assert ((shaped_R > 0.0) == (batch.reward_R > 0.0)).all()
     assert batch.reward_R.tolist() == rollouts([1.0] * 9).reward_R.tolist()  # the raw ones stay

@@ -39,6 +39,18 @@ def check_audit(run: Run, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+def check_resumed(directory: Path, output: str = "", *, after: int = 0, total: int = 0) -> None:
+    """A run went on and did not start over, which with seeds would leave the same lines.
+
+    Args:
+        output: what the resumed run printed, where it is to have shown the steps from ``after`` + 1 to ``total``.
+    """
+    assert not list(directory.rglob("*.1.jsonl")), "it started over: a resumed run goes on in its files"
+    if total:
+        shown = [line.split(":")[0] for line in output.splitlines() if line.startswith("step ")]
+        assert shown == [f"step {step}/{total}" for step in range(after + 1, total + 1)]
+
+
 @dataclass(frozen=True)
 class Hurt:
     """A run that was hurt twice and then went on to its end."""

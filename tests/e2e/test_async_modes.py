@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from real_stack import SMALL, Run, check_audit, launch, long
+from real_stack import SMALL, Run, check_audit, check_resumed, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -99,6 +99,7 @@ def test_resumed_run_rolls_out_again_what_was_in_flight(separate_run: Run, tmp_p
     shutil.rmtree(directory / "global_step_5")
     (directory / "latest_checkpointed_iteration.txt").write_text("3")
     resumed = launch(directory, SEPARATE)
+    check_resumed(directory, resumed.output, after=3, total=5)
     assert sorted(resumed.steps) == [1, 2, 3, 4, 5]
     trained = Counter((line["prompt_id"], line["rollout"]) for line in resumed.lines("audit/rollouts.jsonl"))
     assert set(trained.values()) == {1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from real_stack import Hurt, Run
+from real_stack import Hurt, Run, check_resumed
 
 from benchmarks.faults_check import differences
 from recipe.prepo.errors import EXIT_FAULT, EXIT_STOPPED
@@ -31,6 +31,7 @@ def test_sigterm_ends_the_step_with_a_checkpoint_and_status_75(hurt_run: Hurt) -
 
 def test_the_resumed_run_is_the_one_that_was_never_hurt(hurt_run: Hurt, straight_run: Run) -> None:
     assert hurt_run.finished.exit_status == 0
+    check_resumed(hurt_run.directory)
     assert differences(straight_run.directory, hurt_run.directory, num_steps=4) == []
 
 

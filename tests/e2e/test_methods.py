@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from mixed_temperatures import TEMPERATURES
-from real_stack import ROOT, Run, launch, long
+from real_stack import ROOT, Run, check_resumed, launch, long
 
 pytestmark = pytest.mark.e2e
 
@@ -182,6 +182,7 @@ def test_resumed_combination_makes_the_same_choices(combined_run: Run, tmp_path:
     shutil.rmtree(directory / "global_step_6")
     (directory / "latest_checkpointed_iteration.txt").write_text("3")
     resumed = launch(directory, COMBINED)
+    check_resumed(directory, resumed.output, after=3, total=6)
 
     def decisions(run: Run) -> list[tuple]:
         lines = run.lines("audit/selection.jsonl")

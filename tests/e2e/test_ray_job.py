@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, Run, long
+from real_stack import ROOT, SMALL, Run, check_resumed, long
 from slurm_cluster import free_ports
 
 from benchmarks.footprint import Footprint, command_of
@@ -114,6 +114,7 @@ def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: Running
 
     assert "submitted successfully" in submit("first")
     wait_until(lambda: has_trained(run.directory), "step 1", lambda: cluster.job("logs", "first"))
+    assert cluster.processes_of_runs(), "the run's processes are not seen while it trains"
     cluster.job("stop", "first", "--no-wait")
     wait_for_end("first", "was stopped")
     last = int((run.directory / "latest_checkpointed_iteration.txt").read_text())
@@ -124,4 +125,5 @@ def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: Running
     assert "submitted successfully" in submit("second")
     wait_for_end("second", "succeeded")
     assert list(run.steps) == list(range(1, NUM_STEPS + 1))
+    check_resumed(run.directory)
     wait_until(lambda: not cluster.processes_of_runs(), "its processes end", lambda: str(cluster.processes_of_runs()))

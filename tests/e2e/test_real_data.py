@@ -51,7 +51,8 @@ def test_three_steps_on_real_data_select_weigh_and_audit_rightly(rollout_scored:
         for candidate in line["candidates"]
     }
     assert len(sources) == 2, sources
-    assert all(data["actor/grad_norm"] >= 0 for data in rollout_scored.steps.values())
+    assert sorted(rollout_scored.steps) == [1, 2, 3]
+    assert all(np.isfinite(data["actor/grad_norm"]) for data in rollout_scored.steps.values())
 
 
 def test_rollout_and_actor_scorers_agree_on_a_real_batch(rollout_scored: Run, actor_scored: Run) -> None:

@@ -147,7 +147,7 @@ def test_training_changed_the_parameters(straight_run: Run) -> None:
         for step in (2, 4)
     )
     moved = [name for name in first if not torch.equal(_local(first[name]), _local(last[name]))]
-    assert len(moved) == len(first)
+    assert len(moved) == len(first) > 0
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,8 @@ with Sweeper([root], grace_s=1):
     socket.socket(socket.AF_UNIX).bind(str(session / "sockets" / "raylet"))
     (session / "agent.log").touch()
     with open(session / "agent.log", "a") as log:
-        agent = subprocess.Popen(["sleep", seconds], stdout=log)
+        last_words = 'sleep "$0" && touch "$1"'
+        agent = subprocess.Popen(["sh", "-c", last_words, seconds, str(root / "ended-by-itself")], stdout=log)
     print(agent.pid, flush=True)
     if ending == "killed":
         os.kill(os.getpid(), 9)
@@ -93,6 +94,7 @@ def test_a_process_that_ends_by_itself_has_its_time(root: Path) -> None:
     with drive(root, seconds=0.3, ending="ordinary") as driver:
         agent_of(driver)
         assert driver.wait(60) == 0
+    assert (root / "ended-by-itself").exists(), "it was killed before its time was over"
     assert not any(root.glob("*/sockets/*"))
     assert time.monotonic() - begin < 15
 
