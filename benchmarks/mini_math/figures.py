@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +39,20 @@ def write_figures(results: Sequence[Mapping[str, Any]], out: Path) -> None:
 
 
 def draw_rows(
-    axes: Axes, rows: Mapping[str, Sequence[Mapping[str, Any]]], names: Sequence[str], x_key: str, y_key: str
+    axes: Axes,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    names: Sequence[str],
+    x_key: str,
+    y_key: str,
+    *,
+    with_range: Collection[str] | None = None,
 ) -> None:
     """A line for the mean over a row's seeds, and the range of the seeds behind it.
 
     Args:
         rows: the runs of each row.
         names: all rows of the picture; a row's place there decides its look.
+        with_range: rows whose range is drawn, where those of all would hide one another.
     """
     for row, runs in rows.items():
         x, y = (_columns([run["curve"] for run in runs], key) for key in (x_key, y_key))
@@ -53,7 +60,7 @@ def draw_rows(
             x, y = x[:, 1:], y[:, 1:]
         index = names.index(row)
         line(axes, x.mean(0), y.mean(0), index, row)
-        if len(runs) > 1:
+        if len(runs) > 1 and (with_range is None or row in with_range):
             colour = LOOKS[index % len(LOOKS)][0]
             axes.fill_between(x.mean(0), y.min(0), y.max(0), color=colour, alpha=0.1, linewidth=0)
 

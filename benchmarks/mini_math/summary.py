@@ -164,12 +164,12 @@ def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> l
 
 
 def draw(comparisons: Sequence[Comparison]) -> bytes:
-    """Held-out accuracy by rollouts, one panel a setting: means over seeds, and the range of the seeds behind them."""
+    """Held-out accuracy by rollouts, one panel a setting: means over seeds, and the range of the seeds of two rows."""
     names = list(dict.fromkeys(result["row"] for comparison in comparisons for result in comparison.results))
     with look():
         drawn, panels = figure(rows=len(comparisons), height_in=1.2 + 2.4 * len(comparisons))
         for axes, comparison in zip(panels, comparisons, strict=True):
-            draw_rows(axes, comparison.rows, names, "rollouts", "accuracy")
+            draw_rows(axes, comparison.rows, names, "rollouts", "accuracy", with_range=(REFERENCE, "prepo"))
             axes.set_title(f"setting {comparison.options.setting}")
             axes.set_ylabel("held-out accuracy")
             plain_numbers(axes)
