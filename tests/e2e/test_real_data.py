@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_stack import ROOT, SMALL, Run, launch
+from real_stack import ROOT, SMALL, Run, launch, long
 
 from recipe.prepo.maths.rank_correlation import spearman
 
@@ -55,6 +55,7 @@ def test_three_steps_on_real_data_select_weigh_and_audit_rightly(rollout_scored:
     assert all(np.isfinite(data["actor/grad_norm"]) for data in rollout_scored.steps.values())
 
 
+@long
 def test_rollout_and_actor_scorers_agree_on_a_real_batch(rollout_scored: Run, actor_scored: Run) -> None:
     a, b = (run.lines("audit/selection.jsonl")[0]["candidates"] for run in (rollout_scored, actor_scored))
     assert [c["prompt_id"] for c in a] == [c["prompt_id"] for c in b]

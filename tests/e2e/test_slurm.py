@@ -225,6 +225,7 @@ def test_a_job_at_its_time_limit_saves_is_requeued_and_resumes(trained: dict) ->
     assert chosen == [(1, 0), (1, 1), *((step, 0) for step in range(2, NUM_STEPS + 1))]
 
 
+@long
 def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Path) -> None:
     """Slurm's daemon on the second node hangs: its task never starts."""
     job = submit(slurm, tmp_path)
