@@ -52,7 +52,7 @@ def test_three_steps_on_real_data_select_weigh_and_audit_rightly(rollout_scored:
     }
     assert len(sources) == 2, sources
     assert sorted(rollout_scored.steps) == [1, 2, 3]
-    assert all(np.isfinite(data["actor/grad_norm"]) for data in rollout_scored.steps.values())
+    assert all(0 <= data["actor/grad_norm"] < np.inf for data in rollout_scored.steps.values())
 
 
 @long

@@ -281,5 +281,5 @@ def test_nodes_that_do_not_join_are_named(running: bool) -> None:
         finally:
             ray.shutdown()
     assert done.returncode == 1
-    missing = "1 of 2 nodes did not join Ray within 30 s: n2." if running else "2 of 2 nodes did not join Ray"
-    assert f"error: {missing}" in done.stderr
+    number, names = (1, "n2") if running else (2, "n1, n2")
+    assert f"error: {number} of 2 nodes did not join Ray within 30 s: {names}." in done.stderr

@@ -156,8 +156,6 @@ def test_error_of_the_body_goes_through_and_the_page_stops_refreshing(tmp_path: 
 def test_drawing_process_has_the_lowest_priority_and_a_reader_sees_whole_pages(
     tmp_path: Path, make_run: MakeRun
 ) -> None:
-    if os.nice(0) == 19:
-        pytest.skip("these tests run at the lowest priority themselves: NOT TESTED")
     run_dir = make_run(tmp_path / "run", steps=2, planned=12)
     index = write_report([run_dir])
     process = subprocess.Popen(
