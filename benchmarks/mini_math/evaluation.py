@@ -15,12 +15,11 @@ class Evaluator:
     """Evaluates a policy at temperature 1.
 
     Args:
-        split: of the held-out problems: test, or dev for choosing a learning rate.
         seed: of the run. The samples of an evaluation depend on it and on the step, not on the row.
     """
 
-    def __init__(self, options: Options, tokenizer: PreTrainedTokenizerBase, *, split: str, seed: int) -> None:
-        held_out = held_out_prompts(max(options.held_out, options.probe), options.task, split=split)
+    def __init__(self, options: Options, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
+        held_out = held_out_prompts(max(options.held_out, options.probe), options.task, split=options.split)
         self._tokenizer = tokenizer
         self._tokens = encode_prompts(tokenizer, [prompt.question for prompt in held_out])
         self._answers = [prompt.answer for prompt in held_out]

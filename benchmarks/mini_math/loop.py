@@ -39,7 +39,6 @@ class Run:
         row: rules and constants from ``conf/``.
         base: folder of the model that the run starts from.
         audit_dir: where the controller's choices and the rollouts are written, in the trainers' own format; or None.
-        split: of the held-out problems; «dev» for choosing a learning rate.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class Run:
         base: Path,
         pool: Pool,
         audit_dir: Path | None = None,
-        split: str = "test",
     ) -> None:
         self.row, self.options, self.seed, self.pool = row, options, seed, pool
         self.model, self.tokenizer = load_model(base)
@@ -62,7 +60,7 @@ class Run:
         self.answers = {prompt.prompt_id: prompt.answer for prompt in pool.prompts}
         token_ids = encode_prompts(self.tokenizer, [prompt.question for prompt in pool.prompts])
         self.tokens = dict(zip(self.answers, token_ids, strict=True))
-        self.evaluator = Evaluator(options, self.tokenizer, split=split, seed=seed)
+        self.evaluator = Evaluator(options, self.tokenizer, seed=seed)
         self.controller = make_controller(row, options, seed, pool, vocab_size=self.model.config.vocab_size)
         if isinstance(self.controller.selection, oracle.OracleSelection):
             self.controller.selection.pass_rates = self._pass_rates

@@ -44,6 +44,7 @@ SETTINGS: dict[str, Setting] = {
     "late_mislabelled": Setting(0.15, True, 1e-4, "mislabelled"),
 }
 MODELS: tuple[str, ...] = get_args(Arch)
+HELD_OUT_SPLITS = ("test", "dev")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Options:
         held_out: problems of the test split for the accuracy, one sample each.
         eval_every: steps of K x M rollouts between two evaluations.
         probe: held-out prompts for the entropy that rows are compared by.
-        oracle_samples: of each candidate, in the row «oracle» only; 64 would take a quarter of an hour a run.
+        oracle_samples: of each candidate, in the row «oracle» only.
         pool_samples: by which the pool's pass rates are measured.
         learning_rate: of AdamW, constant; 0 stands for the setting's own one.
         sharpen_steps: further pre-training steps of the settings mid and late.
+        split: of the held-out problems; «dev» for choosing a learning rate.
     """
 
     task: str = "words"
@@ -77,12 +79,14 @@ class Options:
     held_out: int = 1_000
     eval_every: int = 10
     probe: int = 64
-    oracle_samples: int = 16
+    oracle_samples: int = 64
     pool_samples: int = 32
     sharpen_steps: int = 400
+    split: str = "test"
 
     def __post_init__(self) -> None:
-        for name, known in (("task", TASKS), ("model", MODELS), ("setting", tuple(SETTINGS))):
+        choices = {"task": TASKS, "model": MODELS, "setting": tuple(SETTINGS), "split": HELD_OUT_SPLITS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"--{name} {getattr(self, name)!r} is not known; known: {', '.join(known)}")
         at_least = {"steps": 2, "rollouts_per_prompt": 2, "oracle_samples": 2}

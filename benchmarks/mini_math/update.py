@@ -12,7 +12,7 @@ from benchmarks.mini_math.policy import Responses, TokenIds, response_log_probs
 from recipe.prepo.notation import FloatArray, IntArray
 
 EPSILON = 1e-6
-MICRO_BATCH = 16
+MICRO_BATCH = 32
 """Rollouts in one backward pass; gradients of a mini-batch add up."""
 
 
@@ -75,6 +75,7 @@ def update_policy(
 
     Args:
         advantage_R: weighted advantages.
+        prompts_R: the prompt of each rollout, those of a group one after the other.
         mini_batches: rows of each mini-batch.
 
     Returns:
@@ -84,7 +85,7 @@ def update_policy(
     for part in mini_batches:
         optimizer.zero_grad(set_to_none=False)
         num_clipped = num_tokens = 0
-        for rows in _micro_batches(part[advantage_R[part] != 0.0], prompts_R, responses):
+        for rows in _micro_batches(part[advantage_R[part] != 0.0]):
             width = int(responses.num_tokens_R[rows].max())
             mask = responses.mask_RT[rows, :width]
             log_probs = response_log_probs(
@@ -111,8 +112,7 @@ def update_policy(
     return {"grad_norm": float(np.mean(grad_norms)), "clip_frac": float(np.mean(clip_fracs))}
 
 
-def _micro_batches(rows: IntArray, prompts_R: Sequence[TokenIds], responses: Responses) -> list[IntArray]:
-    """Rows of like lengths together, so that little of a batch is padding."""
-    lengths = np.array([len(prompts_R[i]) for i in rows]) + responses.num_tokens_R[rows]
-    ordered = rows[np.argsort(lengths, kind="stable")]
+def _micro_batches(rows: IntArray) -> list[IntArray]:
+    """Rollouts of a prompt together, so that it is computed once."""
+    ordered = np.sort(rows)
     return [ordered[first : first + MICRO_BATCH] for first in range(0, len(ordered), MICRO_BATCH)]

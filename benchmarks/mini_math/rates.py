@@ -1,0 +1,71 @@
+"""Which learning rate suits ``uniform``, on problems and seeds of their own: ``python -m benchmarks.mini_math.rates``.
+
+Trains it at several rates in each setting and evaluates on the dev split, so that the comparison's held-out problems
+have no part in the choice. Writes DIR/README.md; what is done stays done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.mini_math import provenance
+from benchmarks.mini_math.__main__ import main as compare
+from benchmarks.mini_math.__main__ import read_names
+from benchmarks.mini_math.numbers import REFERENCE, Budget, Curves, final_of, paired_difference, read_curves
+from benchmarks.mini_math.options import SETTINGS, Options
+from benchmarks.mini_math.report import estimate_text, spread_text
+from benchmarks.mini_math.runs import gather
+from recipe.prepo.state.checkpoint import write_atomically
+
+
+def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:
+    """Rows of one setting; differences are to the rate that the comparison has there."""
+    own = by_rate.get(SETTINGS[setting].learning_rate)
+    lines = []
+    for rate, curves in by_rate.items():
+        places = range(len(curves.seeds))
+        area = Budget.of(own or curves).area
+        cells = [f"`{setting}`", f"{rate:g}"]
+        for statistic in (final_of, area):
+            cells.append(spread_text([statistic(place, curves) for place in places]))
+            is_other = own is not None and curves is not own
+            cells.append(estimate_text(paired_difference(curves, own, statistic), "+.3f") if is_other else "")  # type: ignore[arg-type]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status as of ``benchmarks.mini_math``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", default="early,mid,late", help=f"of {', '.join(SETTINGS)}, with commas between")
+    parser.add_argument("--rates", default="5e-5,1e-4,2e-4")
+    parser.add_argument("--seeds", default="1000,1001,1002")
+    parser.add_argument("--jobs", default="2", help="processes of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench/rates"))
+    parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
+    arguments, further = parser.parse_known_args(argv)
+    status, lines, runs = 0, [], []
+    for setting in read_names(arguments.settings):
+        by_rate: dict[float, Curves] = {}
+        for rate in map(float, read_names(arguments.rates)):
+            out = arguments.out / f"{setting}-{rate:g}"
+            flags = ["--setting", setting, "--split", "dev", "--learning-rate", str(rate), "--rows", REFERENCE]
+            flags += ["--seeds", arguments.seeds, "--jobs", arguments.jobs, "--cache", str(arguments.cache), *further]
+            status = max(status, compare([*flags, "--out", str(out)]))
+            options = Options(setting=setting, split="dev", learning_rate=rate)
+            runs += (found := gather(out, options, cache=arguments.cache))
+            by_rate |= {rate: curves for row, curves in read_curves(found).items() if row == REFERENCE}
+        lines += table(setting, by_rate)
+    head = ["# Learning rates", "", f"`python -m benchmarks.mini_math.rates`, {provenance.text(runs)}.", ""]
+    head += ["| setting | rate | final accuracy | difference | area | difference |", "|---|---|---|---|---|---|"]
+    text = "\n".join([*head, *lines]) + "\n"
+    write_atomically(arguments.out / "README.md", text)
+    print(text)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
