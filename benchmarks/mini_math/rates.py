@@ -15,9 +15,9 @@ from benchmarks.mini_math import provenance
 from benchmarks.mini_math.__main__ import main as compare
 from benchmarks.mini_math.__main__ import read_names
 from benchmarks.mini_math.numbers import REFERENCE, Budget, Curves, final_of, paired_difference, read_curves
-from benchmarks.mini_math.options import SETTINGS, Options
+from benchmarks.mini_math.options import SETTINGS
 from benchmarks.mini_math.report import estimate_text, spread_text
-from benchmarks.mini_math.runs import gather
+from benchmarks.mini_math.runs import gather, options_of, read_options
 from recipe.prepo.state.checkpoint import write_atomically
 
 
@@ -55,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags = ["--setting", setting, "--split", "dev", "--learning-rate", str(rate), "--rows", REFERENCE]
             flags += ["--seeds", arguments.seeds, "--jobs", arguments.jobs, "--cache", str(arguments.cache), *further]
             status = max(status, compare([*flags, "--out", str(out)]))
-            options = Options(setting=setting, split="dev", learning_rate=rate)
-            runs += (found := gather(out, options, cache=arguments.cache))
-            by_rate |= {rate: curves for row, curves in read_curves(found).items() if row == REFERENCE}
+            if saved := read_options(out):
+                found = gather(out, options_of(saved, out), cache=arguments.cache)
+                runs += found
+                if REFERENCE in (curves := read_curves(found)):
+                    by_rate[rate] = curves[REFERENCE]
         lines += table(setting, by_rate)
     head = ["# Learning rates", "", f"`python -m benchmarks.mini_math.rates`, {provenance.text(runs)}.", ""]
     head += ["| setting | rate | final accuracy | difference | area | difference |", "|---|---|---|---|---|---|"]

@@ -41,6 +41,8 @@ from recipe.prepo.notation import FloatArray, IntArray
 from recipe.prepo.state.checkpoint import write_atomically
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
+SAMPLER = "inverse of the cumulative distribution"
+"""How a token is drawn: pools that were measured in another way hold other prompts."""
 HARD_CELLS = ((4, 99), (5, 99))
 """(Operations, operand scale) beyond the corpus; their solutions still fit into a response."""
 EASY_CELLS = ((1, 6), (1, 14))
@@ -125,6 +127,7 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
         "task": options.task,
         "pool": options.pool,
         "samples": options.pool_samples,
+        "sampler": SAMPLER,
         "added_cells": [] if target is None else [HARD_CELLS if setting.unsolvable == "hard" else (), EASY_CELLS],
     }
     path = cache / f"prompts-{options.task}-seed0-{digest(made_of)}.json"
