@@ -1,8 +1,10 @@
-"""The main rows in every setting, with one summary: ``python -m benchmarks.mini_math.full [--out DIR]``.
+"""Rows and seeds in every setting, with one summary: ``python -m benchmarks.mini_math.full [--out DIR]``.
 
-Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, DIR/README.md and DIR/accuracy.png. What is done stays
-done: the same command goes on where it was, and more rows or seeds add to it. About an hour on two cores. A run of the
-row oracle takes five minutes.
+Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, DIR/README.md, DIR/accuracy.png and DIR/runs.jsonl.
+What is done stays done: the same command goes on where it was, and more rows or seeds add to it. A setting is one of
+those of the benchmark, with another model or task behind it after a hyphen: early-llama, fresh-expressions.
+
+``--from FILE`` makes the summary of a runs.jsonl again, in seconds and without training.
 """
 
 from __future__ import annotations
@@ -14,11 +16,34 @@ from pathlib import Path
 
 from benchmarks.mini_math.__main__ import main as compare
 from benchmarks.mini_math.__main__ import read_names
-from benchmarks.mini_math.options import SETTINGS
+from benchmarks.mini_math.archive import read_archive, write_archive
+from benchmarks.mini_math.options import MODELS, SETTINGS
 from benchmarks.mini_math.runs import gather, options_of, read_options
 from benchmarks.mini_math.summary import Comparison, draw, render
+from data_prep.mini_math.task import TASKS
+from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
 
-MAIN_ROWS = ("uniform", "prepo", "low", "greso")
+MAIN_ROWS = ("uniform", "prepo", "schedule", "weights", "low", "greso", "dapo", "e3")
+
+
+def flags_of(name: str) -> list[str]:
+    """The flags of ``benchmarks.mini_math`` for a setting's name.
+
+    Raises:
+        ConfigError: a part of the name is not known.
+
+    >>> flags_of("early-llama")
+    ['--setting', 'early', '--model', 'llama']
+    """
+    setting, *others = name.split("-")
+    flags = ["--setting", setting]
+    for other in others:
+        if other not in (*MODELS, *TASKS):
+            raise ConfigError(
+                f"--settings {name}: {other!r} is no model ({', '.join(MODELS)}) or task ({', '.join(TASKS)})"
+            )
+        flags += ["--model" if other in MODELS else "--task", other]
+    return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,26 +56,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/mini_math"))
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     parser.add_argument("--report-only", action="store_true", help="write the summary of what is there")
+    parser.add_argument("--from", dest="archive", type=Path, help="write the summary of this file's runs")
     arguments, further = parser.parse_known_args(argv)
     status = 0
-    settings = read_names(arguments.settings)
     common = ["--rows", arguments.rows, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
-    for setting in settings if not arguments.report_only else []:
-        places = ["--out", str(arguments.out / setting), "--cache", str(arguments.cache)]
-        status = max(status, compare(["--setting", setting, *common, *places, *further]))
-    comparisons = []
-    for setting in settings:
-        saved = read_options(arguments.out / setting)
-        if saved is not None:
-            options = options_of(saved, arguments.out / setting)
-            results = gather(arguments.out / setting, options, cache=arguments.cache)
-            comparisons += [Comparison(options, results)] if results else []
+    try:
+        settings = {name: flags_of(name) for name in read_names(arguments.settings)}
+        if arguments.archive is not None:
+            comparisons = read_archive(arguments.archive)
+        else:
+            for name, flags in settings.items() if not arguments.report_only else ():
+                places = ["--out", str(arguments.out / name), "--cache", str(arguments.cache)]
+                status = max(status, compare([*flags, *common, *places, *further]))
+            comparisons = gather_settings(list(settings), arguments.out, arguments.cache)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     if comparisons:
+        arguments.out.mkdir(parents=True, exist_ok=True)
         text = render(comparisons)
         (arguments.out / "README.md").write_text(text, encoding="utf-8")
         (arguments.out / "accuracy.png").write_bytes(draw(comparisons))
+        if arguments.archive is None:
+            write_archive(comparisons, arguments.out / "runs.jsonl")
         print(text)
     return status
+
+
+def gather_settings(names: Sequence[str], out: Path, cache: Path) -> list[Comparison]:
+    """The finished runs of each setting's folder; settings without any are left out."""
+    comparisons = []
+    for name in names:
+        saved = read_options(out / name)
+        if saved is not None:
+            options = options_of(saved, out / name)
+            results = gather(out / name, options, cache=cache)
+            comparisons += [Comparison(name, options, results)] if results else []
+    return comparisons
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def _generate_batch(
     for t in range(max_tokens):
         log_dist = torch.log_softmax(logits / temperature, -1)
         dist = log_dist.exp()
-        drawn = _draw(dist, generator)
+        drawn = draw_tokens(dist, generator)
         live = ~is_done
         rows = row_of[live]
         tokens[rows, t] = drawn[live]
@@ -153,7 +153,7 @@ def _generate_batch(
     return Responses(tokens[:, :width], mask[:, :width], log_probs[:, :width], entropies[:, :width])
 
 
-def _draw(dist_RV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def draw_tokens(dist_RV: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One token of each row's distribution, by its cumulative sums: a tenth of ``torch.multinomial``'s time."""
     cumulative = dist_RV.cumsum(1)
     at = torch.rand(len(dist_RV), 1, generator=generator) * cumulative[:, -1:]

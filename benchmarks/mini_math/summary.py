@@ -34,8 +34,9 @@ PAIRS = (("greso", "dapo"), ("prepo", "schedule"), ("prepo_e3", "e3"))
 
 @dataclass(frozen=True)
 class Comparison:
-    """The finished runs of one setting."""
+    """The finished runs of one setting; ``name`` tells it from the same one with another model or task."""
 
+    name: str
     options: Options
     results: Sequence[Mapping[str, Any]]
 
@@ -73,7 +74,7 @@ def _section(comparison: Comparison) -> list[str]:
     options, rows = comparison.options, comparison.rows
     start = comparison.results[0]["curve"][0]
     lines = [
-        f"## Setting `{options.setting}`: {1 - start['zero_advantage_frac']:.2f} of the groups live at the start",
+        f"## Setting `{comparison.name}`: {1 - start['zero_advantage_frac']:.2f} of the groups live at the start",
         "",
         f"Task {options.task}, model {options.model}; {start['all_correct_frac']:.2f} of the groups are all "
         f"right and {start['all_wrong_frac']:.2f} all wrong, at the start. "
@@ -170,7 +171,7 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
         drawn, panels = figure(rows=len(comparisons), height_in=1.2 + 2.4 * len(comparisons))
         for axes, comparison in zip(panels, comparisons, strict=True):
             draw_rows(axes, comparison.rows, names, "rollouts", "accuracy", with_range=(REFERENCE, "prepo"))
-            axes.set_title(f"setting {comparison.options.setting}")
+            axes.set_title(f"setting {comparison.name}")
             axes.set_ylabel("held-out accuracy")
             plain_numbers(axes)
         panels[-1].set_xlabel("rollouts, thrown-away ones included")

@@ -19,7 +19,7 @@ import yaml
 
 from benchmarks import confirm
 from benchmarks.mini_math import __main__ as command
-from benchmarks.mini_math import full, runs
+from benchmarks.mini_math import full, rates, runs
 from benchmarks.mini_math.collect import PromptStream
 from benchmarks.mini_math.grade import Prompt, grade
 from benchmarks.mini_math.numbers import (
@@ -35,7 +35,14 @@ from benchmarks.mini_math.numbers import (
 )
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.oracle import OracleSelection
-from benchmarks.mini_math.policy import Responses, generate, prompt_nll_nats, response_log_probs, torch_generator
+from benchmarks.mini_math.policy import (
+    Responses,
+    draw_tokens,
+    generate,
+    prompt_nll_nats,
+    response_log_probs,
+    torch_generator,
+)
 from benchmarks.mini_math.report import render
 from benchmarks.mini_math.rows import MEANINGS, ROWS, read_row
 from benchmarks.mini_math.settings import (
@@ -44,6 +51,7 @@ from benchmarks.mini_math.settings import (
     candidates,
     compose_pool,
     expected_shares,
+    held_out_prompts,
     load_model,
     mislabelled,
     prepare_base,
@@ -53,6 +61,7 @@ from benchmarks.mini_math.settings import (
 from benchmarks.mini_math.summary import PAIRS
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
+from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.notation import Candidates
@@ -159,6 +168,44 @@ def test_prompt_scores_agree_with_the_measuring_script(shipped: Any, prompts: li
     np.testing.assert_allclose(np.exp(prompt_nll_nats(shipped[0], prompts)), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("arch", ["qwen2", "llama"])
+def test_forward_and_backward_are_those_of_transformers(arch: Any, prompts: list[list[int]]) -> None:
+    """Of a model whose every parameter matters: shared prompts, ragged texts and own temperatures change nothing."""
+    recipe = Recipe(arch=arch, num_layers=2)
+    model = build_model(build_tokenizer(recipe), recipe)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prompts_R = [prompts[i] for i in (0, 0, 2, 1, 2)]
+    lengths_R = [5, 1, 3, 7, 4]
+    tokens = torch.randint(3, 500, (5, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(7) < torch.tensor(lengths_R)[:, None]
+    temperature_R = torch.tensor([0.5, 1.0, 2.0, 1.0, 1.5])
+    factor = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+
+    expected = torch.zeros(5, 7)
+    for i, (prompt, n) in enumerate(zip(prompts_R, lengths_R, strict=True)):
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens[i, :n].tolist()]])).logits[0, len(prompt) - 1 : -1]
+        expected[i, :n] = torch.log_softmax(logits / temperature_R[i], -1).gather(1, tokens[i, :n, None])[:, 0]
+    (expected * factor).sum().backward()
+    expected_gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    mine = response_log_probs(model, prompts_R, tokens, mask, temperature_R)
+    (mine * factor).sum().backward()
+    torch.testing.assert_close(mine, expected, atol=2e-4, rtol=1e-5)
+    for (name, parameter), theirs in zip(model.named_parameters(), expected_gradients, strict=True):
+        assert theirs.abs().max() > 0.0, name
+        torch.testing.assert_close(parameter.grad, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-3, msg=name)
+    np.testing.assert_allclose(np.exp(prompt_nll_nats(model, prompts)), prompt_perplexities(model, prompts), rtol=1e-3)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    dist = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    drawn = draw_tokens(dist.expand(40_000, 6), torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=6) / 40_000
+    assert shares[[0, 2, 5]].tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(shares, dist, atol=0.012, rtol=0)  # five standard errors
+
+
 def test_only_answers_that_end_by_themselves_are_right(shipped: Any) -> None:
     _, tokenizer = shipped
     texts = ["5 +7=12 #### 12<|im_end|>", "5 +7=12 #### 12", "5 +7=13 #### 13<|im_end|>", "<|im_end|>"]
@@ -203,7 +250,7 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
     """Micro-batches, left-out rollouts without advantage and ragged lengths change nothing."""
     tokenizer = shipped[1]
     model, other = copy.deepcopy(shipped[0]), copy.deepcopy(shipped[0])
-    sizes = [6] * 6
+    sizes = [10] * 6
     responses = generate(
         model,
         prompts,
@@ -213,8 +260,8 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
         eos_id=tokenizer.eos_token_id,
         generator=torch_generator(1, "test"),
     )
-    prompts_R = [prompt for prompt in prompts for _ in range(6)]
-    advantage_R = np.resize([1.0, 0.0, -0.5, 2.0, 0.0], 36)
+    prompts_R = [prompt for prompt in prompts for _ in range(10)]
+    advantage_R = np.resize([1.0, 0.0, -0.5, 2.0, 0.0], 60)
     assert np.count_nonzero(advantage_R) > MICRO_BATCH
     constants = {"clip_ratio": 0.2, "clip_ratio_c": 3.0}
     update_policy(
@@ -223,16 +270,16 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
         prompts_R,
         responses,
         advantage_R,
-        np.full(36, 1.3),
-        [np.arange(36)],
+        np.full(60, 1.3),
+        [np.arange(60)],
         **constants,
         max_grad_norm=1e9,
         loss_scale_tokens=48,
     )
-    log_probs = response_log_probs(other, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((36,), 1.3))
+    log_probs = response_log_probs(other, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((60,), 1.3))
     advantages = torch.as_tensor(advantage_R, dtype=torch.float32)
     loss, _ = policy_loss(log_probs, responses.log_probs_RT, advantages, responses.mask_RT, **constants)
-    (loss.sum() / 48 / 36).backward()
+    (loss.sum() / 48 / 60).backward()
     for (name, mine), theirs, before in zip(
         model.named_parameters(), other.parameters(), shipped[0].parameters(), strict=True
     ):
@@ -427,6 +474,46 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     zero_frac = group_shares(read_run(smoke, "uniform"))["zero_advantage_frac"]
     assert f"**What could be saved: {min(5.0, 1 / (1 - zero_frac)):.2f}** times" in text
     assert text.count("n=1: no interval") >= 2 * (len(SMOKE_ROWS) - 1)
+
+    again = tmp_path / "again"
+    assert full.main(["--from", str(tmp_path / "runs.jsonl"), "--out", str(again)]) == 0
+    assert (again / "README.md").read_text(encoding="utf-8") == text
+    assert not (again / "runs.jsonl").exists()  # it would be a copy of what was read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--from", "no/such/file"], ["no/such/file"]),
+        (["--from", __file__], [__file__]),
+        (["--settings", "early-gpt"], ["early-gpt", "'gpt'", "qwen2, llama", "words, expressions"]),
+        (["--settings", "soon"], ["'soon'", "early"]),
+    ],
+)
+def test_a_summary_that_cannot_be_made_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
+) -> None:
+    assert full.main([*arguments, "--out", str(tmp_path / "out"), "--cache", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert all(name in error for name in named), error
+
+
+def test_learning_rates_are_compared_on_problems_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TINY_FLAGS, "--settings", "fresh", "--rates", "1e-4,1e-3", "--seeds", "7,8"]
+    assert rates.main([*arguments, "--out", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| `fresh`")]
+    assert [row[1] for row in cells] == ["0.0001", "0.001"]
+    assert cells[0][3] == "" and "(n=2)" in cells[1][3] and "(n=2)" in cells[1][5]
+    options = runs.read_options(tmp_path / "fresh-0.001")
+    assert options is not None and options["split"] == "dev"
+    assert not {p.question for p in held_out_prompts(30, "words", split="dev")} & {
+        p.question for p in held_out_prompts(30, "words")
+    }
 
 
 def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:

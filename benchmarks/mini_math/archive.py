@@ -1,0 +1,67 @@
+"""Finished runs in one small file, from which the summary is made again without training: one JSON object a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mini_math.numbers import GROUP_SHARES
+from benchmarks.mini_math.options import Options
+from benchmarks.mini_math.summary import Comparison
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.state.checkpoint import write_atomically
+
+TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES)
+"""Of each step, what the summary is made of."""
+RUN_KEYS = ("row", "seed", "seconds", "seconds_with_evaluation", "made_by")
+
+
+def write_archive(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write the runs of these comparisons; floats with six significant digits.
+
+    A line with «name» and «options» begins a comparison, its runs follow: curves and steps as one list for each key.
+    """
+    lines = []
+    for comparison in comparisons:
+        lines.append({"name": comparison.name, "options": dataclasses.asdict(comparison.options)})
+        for run in comparison.results:
+            curve = {key: [point[key] for point in run["curve"]] for key in run["curve"][0]}
+            train = {key: run["train"][key] for key in TRAIN_KEYS}
+            lines.append({**{key: run[key] for key in RUN_KEYS}, "curve": curve, "train": train})
+    write_atomically(path, "".join(json.dumps(_rounded(line), separators=(",", ":")) + "\n" for line in lines))
+
+
+def read_archive(path: Path) -> list[Comparison]:
+    """The comparisons of a file of :func:`write_archive`, as the runs' own files would give them.
+
+    Raises:
+        ConfigError: no such file, or none of this kind or version.
+    """
+    comparisons: list[Comparison] = []
+    try:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if "options" in line:
+                comparisons.append(Comparison(line["name"], Options(**line["options"]), []))
+                continue
+            curve = [
+                dict(zip(line["curve"], values, strict=True)) for values in zip(*line["curve"].values(), strict=True)
+            ]
+            of = comparisons[-1].options
+            run = {**line, "curve": curve, "task": of.task, "model": of.model, "setting": of.setting}
+            comparisons[-1] = dataclasses.replace(comparisons[-1], results=[*comparisons[-1].results, run])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} holds no runs of this version of the benchmark: {error}") from error
+    return comparisons
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        short = float(f"{value:.6g}")
+        return int(short) if short.is_integer() else short
+    if isinstance(value, Mapping):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
