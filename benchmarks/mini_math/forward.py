@@ -64,17 +64,34 @@ class Network:
             mlp.down_proj.weight,
         )
 
-    def hidden(self, tokens_N: torch.Tensor, positions_N: torch.Tensor, attend: Attention) -> torch.Tensor:
-        """Last hidden states before the final norm, shape [N, hidden]."""
+    def hidden(
+        self, tokens_N: torch.Tensor, positions_N: torch.Tensor, attend: Attention, wanted_W: torch.Tensor
+    ) -> torch.Tensor:
+        """Last hidden states of the wanted tokens before the final norm, shape [W, hidden].
+
+        The last layer computes no more than keys and values of the others.
+
+        Args:
+            attend: called with queries of all tokens, in the last layer with those of the wanted ones.
+            wanted_W: places of tokens.
+        """
         cos, sin = self._cos[positions_N], self._sin[positions_N]
         x = torch.nn.functional.embedding(tokens_N, self.embedding)
         width = x.shape[-1:]
         for i, layer in enumerate(self.layers):
-            qkv = linear(rms_norm(x, width, layer.norm_before_attention, self._eps), layer.qkv, layer.qkv_bias)
-            qk, v = qkv.view(len(x), -1, self.head_dim).split([self.heads + self.kv_heads, self.kv_heads], 1)
-            first, second = qk.chunk(2, -1)
-            qk = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-            q, k = qk.split([self.heads, self.kv_heads], 1)
+            normed = rms_norm(x, width, layer.norm_before_attention, self._eps)
+            if i < len(self.layers) - 1:
+                qkv = linear(normed, layer.qkv, layer.qkv_bias).view(len(x), -1, self.head_dim)
+                qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], 1)
+                q, k = _rotated(qk, cos, sin).split([self.heads, self.kv_heads], 1)
+            else:
+                weights = layer.qkv.split([self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim])
+                biases = (None, None) if layer.qkv_bias is None else layer.qkv_bias.split([len(w) for w in weights])
+                kv = linear(normed, weights[1], biases[1]).view(len(x), -1, self.head_dim)
+                k, v = kv.split([self.kv_heads, self.kv_heads], 1)
+                k, x = _rotated(k, cos, sin), x[wanted_W]
+                q = linear(normed[wanted_W], weights[0], biases[0]).view(len(x), -1, self.head_dim)
+                q = _rotated(q, cos[wanted_W], sin[wanted_W])
             x = x + linear(attend(i, q, k, v).reshape(len(x), -1), layer.out)
             gate, up = linear(rms_norm(x, width, layer.norm_before_mlp, self._eps), layer.gate_up).chunk(2, -1)
             x = x + linear(silu(gate) * up, layer.down)
@@ -99,6 +116,12 @@ class Network:
         share = self.heads // self.kv_heads
         parts = out.view(len(out), self.kv_heads, share, length, -1).permute(0, 3, 1, 2, 4)
         return parts.reshape(len(out), length, self.heads, -1)
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of queries or keys [N, heads, d]; halves as in Transformers' ``rotate_half``."""
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 class Texts:
@@ -135,7 +158,10 @@ def _causal(length: int) -> torch.Tensor:
 
 
 class CausalAttention:
-    """Attention within texts; keeps the keys and values [P, kv heads, T, d] of each layer."""
+    """Attention within texts; keeps the keys and values [P, kv heads, T, d] of each layer.
+
+    Where it is called with one query for each text, that is its last token's.
+    """
 
     def __init__(self, network: Network, texts: Texts) -> None:
         self._network, self._texts = network, texts
@@ -150,6 +176,10 @@ class CausalAttention:
         keys, values = (texts.padded(x).transpose(1, 2) for x in (k, v))
         self.keys.append(keys)
         self.values.append(values)
+        if len(q) == len(texts.lengths_P) < len(k):
+            of_last = self._network.grouped(q[:, None])
+            out = scaled_dot_product_attention(of_last, keys, values, attn_mask=texts.is_token_PT[:, None, None])
+            return self._network.ungrouped(out, 1)[:, 0]
         out = scaled_dot_product_attention(self._network.grouped(texts.padded(q)), keys, values, attn_mask=self._mask)
         return texts.packed(self._network.ungrouped(out, texts.longest))
 
@@ -157,7 +187,7 @@ class CausalAttention:
 class ResponseAttention:
     """Attention of responses to themselves and to their prompts, which are computed once for all of them.
 
-    The tokens of all prompts stand before those of all responses.
+    The tokens of all prompts stand before those of all responses, and only the latter are wanted of the last layer.
 
     Args:
         prompt_R: place of each response's prompt.
@@ -172,13 +202,21 @@ class ResponseAttention:
         self._mask = mask.repeat(1, network.heads // network.kv_heads, 1)[:, None]
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        network, responses, first = self._network, self._responses, len(self._prompts.tokens_N)
-        of_prompts = self._of_prompts(layer, q[:first], k[:first], v[:first])
+        network, prompts, responses = self._network, self._prompts, self._responses
+        first = len(prompts.tokens_N)
+        has_all = len(q) == len(k)
+        of_prompts = self._of_prompts(layer, q[:first], k[:first], v[:first]) if has_all else q[:0]
         keys, values = (
-            torch.cat([of_prompt[-1].index_select(0, self._prompt_R), responses.padded(x[first:]).transpose(1, 2)], 2)
-            for of_prompt, x in ((self._of_prompts.keys, k), (self._of_prompts.values, v))
+            torch.cat(
+                [
+                    prompts.padded(x[:first]).transpose(1, 2).index_select(0, self._prompt_R),
+                    responses.padded(x[first:]).transpose(1, 2),
+                ],
+                2,
+            )
+            for x in (k, v)
         )
-        queries = network.grouped(responses.padded(q[first:]))
+        queries = network.grouped(responses.padded(q[first:] if has_all else q))
         out = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
         return torch.cat([of_prompts, responses.packed(network.ungrouped(out, responses.longest))])
 
@@ -187,22 +225,24 @@ class CachedAttention:
     """Attention of one new token of each rollout to its prompt and to its tokens before.
 
     Args:
-        prompts: attention of the prompts, after their pass.
+        prompts: of these rollouts.
         prompt_R: place of each rollout's prompt.
         room: most new tokens.
     """
 
-    def __init__(
-        self, network: Network, prompts: CausalAttention, is_token_PT: torch.Tensor, prompt_R: torch.Tensor, room: int
-    ) -> None:
-        self._network, self._filled = network, is_token_PT.shape[1]
+    def __init__(self, network: Network, prompts: Texts, prompt_R: torch.Tensor, room: int) -> None:
+        self._network, self._filled = network, prompts.longest
         size = (len(prompt_R), network.kv_heads, self._filled + room, network.head_dim)
         self._keys, self._values = ([torch.empty(size) for _ in network.layers] for _ in range(2))
+        self._bias = torch.zeros(len(prompt_R), 1, 1, size[2])
+        self._bias[:, 0, 0, : self._filled].masked_fill_(~prompts.is_token_PT[prompt_R], float("-inf"))
+
+    def fill(self, rows: slice, prompts: CausalAttention, prompt_R: torch.Tensor) -> None:
+        """Take over keys and values of prompts, after their pass, for these rollouts; ``prompt_R`` their places."""
         for cached, of_prompts in ((self._keys, prompts.keys), (self._values, prompts.values)):
             for mine, theirs in zip(cached, of_prompts, strict=True):
-                mine[:, :, : self._filled] = theirs[prompt_R]
-        self._bias = torch.zeros(len(prompt_R), 1, 1, size[2])
-        self._bias[:, 0, 0, : self._filled].masked_fill_(~is_token_PT[prompt_R], float("-inf"))
+                mine[rows, :, : theirs.shape[2]] = theirs[prompt_R]
+                mine[rows, :, theirs.shape[2] : self._filled] = 0.0
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all rollouts but these."""

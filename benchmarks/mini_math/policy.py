@@ -21,8 +21,8 @@ TokenIds = Sequence[int]
 MAX_BATCH = 256
 # Finished rollouts leave the batch when they are this share of it; copying the cache costs about one step.
 FINISHED_SHARE = 0.3
-# Prompts that are scored together: as many as a core's cache holds.
-SCORED_TOGETHER = 40
+# Prompts in one pass: what they are computed from then stays in a core's cache.
+TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,17 @@ def _generate_batch(
     log_probs, entropies = torch.zeros(num, max_tokens), torch.zeros(num, max_tokens)
 
     network, texts = Network(model), Texts([torch.as_tensor(prompt) for prompt in prompts])
-    prompt_attention = CausalAttention(network, texts)
-    hidden = network.hidden(texts.tokens_N, texts.positions_N, prompt_attention)
-    logits = network.logits(hidden[texts.last_P])[prompt_R]
-    attention = CachedAttention(network, prompt_attention, texts.is_token_PT, prompt_R, max_tokens)
+    attention = CachedAttention(network, texts, prompt_R, max_tokens)
+    parts = []
+    for first in range(0, len(prompts), TOGETHER):
+        part = Texts([torch.as_tensor(prompt) for prompt in prompts[first : first + TOGETHER]])
+        of_part = CausalAttention(network, part)
+        hidden = network.hidden(part.tokens_N, part.positions_N, of_part, part.last_P)
+        rows = ((prompt_R >= first) & (prompt_R < first + TOGETHER)).nonzero()[:, 0]
+        places = prompt_R[rows] - first
+        attention.fill(slice(int(rows[0]), int(rows[-1]) + 1), of_part, places)
+        parts.append(network.logits(hidden)[places])
+    logits = torch.cat(parts)
     position = texts.lengths_P[prompt_R] - 1
     row_of = torch.arange(num)  # where the rows that are still in the batch are stored
     is_done = torch.zeros(num, dtype=torch.bool)
@@ -148,7 +155,7 @@ def _generate_batch(
             row_of, drawn, position, is_done = (x[kept] for x in (row_of, drawn, position, is_done))
         position = position + 1
         attention.advance()
-        logits = network.logits(network.hidden(drawn, position, attention))
+        logits = network.logits(network.hidden(drawn, position, attention, torch.arange(len(drawn))))
     width = int(mask.sum(1).max())
     return Responses(tokens[:, :width], mask[:, :width], log_probs[:, :width], entropies[:, :width])
 
@@ -184,12 +191,14 @@ def response_log_probs(
     responses = Texts([row[:n] for row, n in zip(inputs_RT, num_tokens_R.tolist(), strict=True)])
     positions = responses.positions_N + torch.repeat_interleave(prompts.lengths_P[prompt_R], num_tokens_R)
     network = Network(model)
+    num_prompt_tokens = len(prompts.tokens_N)
     hidden = network.hidden(
         torch.cat([prompts.tokens_N, responses.tokens_N]),
         torch.cat([prompts.positions_N, positions]),
         ResponseAttention(network, prompts, responses, prompt_R),
+        torch.arange(num_prompt_tokens, num_prompt_tokens + len(responses.tokens_N)),
     )
-    logits_N = network.logits(hidden[len(prompts.tokens_N) :])
+    logits_N = network.logits(hidden)
     temperature_N = torch.repeat_interleave(temperature_R, num_tokens_R)
     log_dist_N = torch.log_softmax(logits_N / temperature_N[:, None], -1)
     log_probs_N = log_dist_N.gather(-1, tokens_RT[mask_RT][:, None])[:, 0]
@@ -202,11 +211,12 @@ def prompt_nll_nats(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> Floa
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     network = Network(model)
     nll_P = np.zeros(len(prompts))
-    for first in range(0, len(order), SCORED_TOGETHER):
-        chosen = order[first : first + SCORED_TOGETHER]
+    for first in range(0, len(order), TOGETHER):
+        chosen = order[first : first + TOGETHER]
         rows = [torch.as_tensor(prompts[i]) for i in chosen]
         inputs, targets_N = Texts([row[:-1] for row in rows]), torch.cat([row[1:] for row in rows])
-        hidden = network.hidden(inputs.tokens_N, inputs.positions_N, CausalAttention(network, inputs))
+        every = torch.arange(len(inputs.tokens_N))
+        hidden = network.hidden(inputs.tokens_N, inputs.positions_N, CausalAttention(network, inputs), every)
         nll_N = torch.nn.functional.cross_entropy(network.logits(hidden), targets_N, reduction="none").double()
         sums = torch.zeros(len(rows), dtype=torch.float64)
         sums.index_add_(0, torch.repeat_interleave(torch.arange(len(rows)), inputs.lengths_P), nll_N)
