@@ -14,7 +14,7 @@ from benchmarks.mini_math.summary import Comparison
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
 
-TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES)
+TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES, "train_entropy_nats", "temperature")
 """Of each step, what the summary is made of."""
 RUN_KEYS = ("row", "seed", "seconds", "seconds_with_evaluation", "made_by")
 

@@ -284,3 +284,12 @@ def entropy_at(run: Mapping[str, Any], rollouts: float) -> float:
     """Entropy on the probe prompts in nats at that number of rollouts, between two evaluations interpolated."""
     points = run["curve"]
     return float(np.interp(rollouts, [p["rollouts"] for p in points], [p["entropy_nats"] for p in points]))
+
+
+def entropy_kept(run: Mapping[str, Any]) -> float:
+    """Entropy of the rollouts that the second half of the steps trained on, over that of the first step's.
+
+    Both at the temperature that they were sampled at: what E3's temperature holds.
+    """
+    entropies = run["train"]["train_entropy_nats"]
+    return float(np.mean(entropies[len(entropies) // 2 :]) / entropies[0])

@@ -17,7 +17,9 @@ from benchmarks.mini_math.numbers import (
     Estimate,
     by_row,
     entropy_at,
+    entropy_kept,
     group_shares,
+    mean_difference,
     paired,
     paired_difference,
     reach_target,
@@ -29,7 +31,7 @@ from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, look, plain_numbers, to_png
 
 # A row, and the one that it differs from in one part: GRESO skips prompts of a dynamic sampling, PREPO weighs rollouts.
-PAIRS = (("greso", "dapo"), ("prepo", "schedule"), ("prepo_e3", "e3"))
+PAIRS = (("greso", "dapo"), ("dapo", "grpo"), ("e3", "grpo"), ("prepo", "schedule"), ("prepo_e3", "prepo"))
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _section(comparison: Comparison) -> list[str]:
             cells.append("" if row == REFERENCE else cell(paired(by_seed, of_reference), "+.3f"))
         lines.append(f"| {' | '.join(cells)} |")
     lines += _pairs(rows, budget)
+    lines += _temperatures(rows)
     if oracle.NAME in rows:
         lines += [
             "",
@@ -162,6 +165,25 @@ def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> l
         lines.append(f"| `{row}` minus `{other}` | {' | '.join(cells)} |")
     heads = ["", "| pair | accuracy | area | probe entropy (nats) |", "|---|---|---|---|"]
     return heads + lines if lines else []
+
+
+def _temperatures(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What becomes of the rollouts' entropy with E3's temperature, and without it in the rows that E3 adds it to."""
+    if not {"e3", "prepo_e3"} & set(rows):
+        return []
+    lines = [
+        "",
+        "| row | entropy of the training rollouts, second half over first step | last temperature |",
+        "|---|---|---|",
+    ]
+    for row in ("grpo", "e3", "prepo", "prepo_e3"):
+        if row in rows:
+            kept = mean_difference([entropy_kept(run) for run in rows[row]])
+            lines.append(
+                f"| `{row}` | {estimate_text(kept, '.2f')} | "
+                f"{spread_text([run['train']['temperature'][-1] for run in rows[row]])} |"
+            )
+    return lines
 
 
 def draw(comparisons: Sequence[Comparison]) -> bytes:

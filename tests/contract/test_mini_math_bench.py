@@ -28,6 +28,7 @@ from benchmarks.mini_math.numbers import (
     accuracy_at,
     area,
     entropy_at,
+    entropy_kept,
     group_shares,
     mean_difference,
     reach_target,
@@ -467,7 +468,11 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     assert text in capsys.readouterr().out and "Setting `late`" not in text
     assert (tmp_path / "accuracy.png").stat().st_size > 5_000
     lines = [line for line in text.splitlines() if line.startswith("| `")]
-    table = [line.split(" | ") for line in lines if "` minus `" not in line]
+    kept = [line.split(" | ") for line in lines if line.count(" | ") == 2]
+    assert [cells[0] for cells in kept] == ["| `e3`", "| `prepo`", "| `prepo_e3`"]
+    entropies = read_run(smoke, "e3")["train"]["train_entropy_nats"]
+    assert kept[0][1].startswith(f"{(entropies[1] + entropies[2]) / 2 / entropies[0]:.2f} (n=1")
+    table = [line.split(" | ") for line in lines if line.count(" | ") > 3]
     pairs = [line.split(" | ")[0] for line in lines if "` minus `" in line]
     assert pairs == [f"| `{row}` minus `{other}`" for row, other in PAIRS if {row, other} <= set(SMOKE_ROWS)]
     assert [cells[0] for cells in table] == [f"| `{row}`" for row in sorted(SMOKE_ROWS, key=list(ROWS).index)]
@@ -644,6 +649,7 @@ def test_shares_and_entropy_are_those_of_as_many_rollouts() -> None:
     assert group_shares(run, until=320.0) == group_shares(run, until=300.0)
     assert group_shares(run)["all_wrong_frac"] == pytest.approx((2 + 18 + 60) / 100)
     assert entropy_at(run, 400.0) == pytest.approx(0.2)
+    assert entropy_kept({"train": {"train_entropy_nats": [0.4, 0.9, 0.1, 0.3]}}) == pytest.approx(0.5)
 
 
 def test_every_row_has_a_meaning_for_a_reader() -> None:
