@@ -172,16 +172,25 @@ class CausalAttention:
         self.values: list[torch.Tensor] = []
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        texts = self._texts
-        keys, values = (texts.padded(x).transpose(1, 2) for x in (k, v))
-        self.keys.append(keys)
-        self.values.append(values)
-        if len(q) == len(texts.lengths_P) < len(k):
-            of_last = self._network.grouped(q[:, None])
-            out = scaled_dot_product_attention(of_last, keys, values, attn_mask=texts.is_token_PT[:, None, None])
+        self.keep(k, v)
+        if len(q) == len(self._texts.lengths_P) < len(k):
+            mask = self._texts.is_token_PT[:, None, None]
+            out = scaled_dot_product_attention(
+                self._network.grouped(q[:, None]), self.keys[-1], self.values[-1], attn_mask=mask
+            )
             return self._network.ungrouped(out, 1)[:, 0]
-        out = scaled_dot_product_attention(self._network.grouped(texts.padded(q)), keys, values, attn_mask=self._mask)
-        return texts.packed(self._network.ungrouped(out, texts.longest))
+        return self.attend(q)
+
+    def keep(self, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Keep keys and values of a further layer."""
+        self.keys.append(self._texts.padded(k).transpose(1, 2))
+        self.values.append(self._texts.padded(v).transpose(1, 2))
+
+    def attend(self, q: torch.Tensor) -> torch.Tensor:
+        """Attention of all tokens to the keys that were kept last."""
+        queries = self._network.grouped(self._texts.padded(q))
+        out = scaled_dot_product_attention(queries, self.keys[-1], self.values[-1], attn_mask=self._mask)
+        return self._texts.packed(self._network.ungrouped(out, self._texts.longest))
 
 
 class ResponseAttention:
@@ -194,29 +203,23 @@ class ResponseAttention:
     """
 
     def __init__(self, network: Network, prompts: Texts, responses: Texts, prompt_R: torch.Tensor) -> None:
-        self._network, self._prompts, self._responses, self._prompt_R = network, prompts, responses, prompt_R
-        self._of_prompts = CausalAttention(network, prompts)
+        self._network, self._responses, self._prompt_R = network, responses, prompt_R
+        self._of_prompts, self._first = CausalAttention(network, prompts), len(prompts.tokens_N)
         num, length = len(prompt_R), responses.longest
         of_prompt = prompts.is_token_PT[prompt_R][:, None].expand(num, length, prompts.longest)
         mask = torch.cat([of_prompt, _causal(length).expand(num, length, length)], 2)
         self._mask = mask.repeat(1, network.heads // network.kv_heads, 1)[:, None]
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        network, prompts, responses = self._network, self._prompts, self._responses
-        first = len(prompts.tokens_N)
+        network, prompts, responses = self._network, self._of_prompts, self._responses
+        prompts.keep(k[: self._first], v[: self._first])
         has_all = len(q) == len(k)
-        of_prompts = self._of_prompts(layer, q[:first], k[:first], v[:first]) if has_all else q[:0]
+        of_prompts = prompts.attend(q[: self._first]) if has_all else q[:0]
         keys, values = (
-            torch.cat(
-                [
-                    prompts.padded(x[:first]).transpose(1, 2).index_select(0, self._prompt_R),
-                    responses.padded(x[first:]).transpose(1, 2),
-                ],
-                2,
-            )
-            for x in (k, v)
+            torch.cat([kept[-1].index_select(0, self._prompt_R), responses.padded(x[self._first :]).transpose(1, 2)], 2)
+            for kept, x in ((prompts.keys, k), (prompts.values, v))
         )
-        queries = network.grouped(responses.padded(q[first:] if has_all else q))
+        queries = network.grouped(responses.padded(q[self._first :] if has_all else q))
         out = scaled_dot_product_attention(queries, keys, values, attn_mask=self._mask)
         return torch.cat([of_prompts, responses.packed(network.ungrouped(out, responses.longest))])
 

@@ -32,10 +32,7 @@ class Setting:
     unsolvable: str = "hard"
 
 
-# Learning rates: accuracy on 600 problems of the dev split after 20, 40, 60, 80 steps of uniform, one run with seed
-# 1000 each, standard error 0.02. Fresh (.348 at the start): 5e-5 .453 .542 .597 .603; 1e-4 .508 .600 .642 .655;
-# 2e-4 .565 .580 .627 .638. Early: 1e-4 .462 .570 .575 .585, others untried. Mid (.578): 5e-5 .605 .668 .655 .695;
-# 1e-4 .638 .673 .677 .702. Late (.578): 5e-5 .582 .615 .618 .615; 1e-4 .572 .572 .625 .635.
+# Learning rates: `python -m benchmarks.mini_math.rates`, its table in docs/results/rates.md.
 SETTINGS: dict[str, Setting] = {
     "fresh": Setting(None, False, 1e-4),
     "early": Setting(0.55, False, 1e-4),
