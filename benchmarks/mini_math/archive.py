@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math.numbers import GROUP_SHARES
-from benchmarks.mini_math.options import Options
+from benchmarks.mini_math.rows import ROWS
+from benchmarks.mini_math.runs import options_of
 from benchmarks.mini_math.summary import Comparison
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
 
 TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES, "train_entropy_nats", "temperature")
 """Of each step, what the summary is made of."""
+CURVE_KEYS = ("step", "rollouts", "tokens", "accuracy", "entropy_nats", *GROUP_SHARES)
 RUN_KEYS = ("row", "seed", "seconds", "seconds_with_evaluation", "made_by")
 
 
@@ -45,14 +47,19 @@ def read_archive(path: Path) -> list[Comparison]:
         for text in path.read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
             if "options" in line:
-                comparisons.append(Comparison(line["name"], Options(**line["options"]), []))
+                comparisons.append(Comparison(line["name"], options_of(line["options"], path), []))
                 continue
-            curve = [
-                dict(zip(line["curve"], values, strict=True)) for values in zip(*line["curve"].values(), strict=True)
-            ]
+            curve = line["curve"]
+            points = [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
+            parts = ((RUN_KEYS, line), (CURVE_KEYS, curve), (TRAIN_KEYS, line["train"]))
+            lacking = {key for keys, part in parts for key in keys if key not in part}
+            if lacking or line["row"] not in ROWS:
+                raise ValueError(f"a run of {line['row']!r} lacks {', '.join(sorted(lacking)) or 'a known row'}")
             of = comparisons[-1].options
-            run = {**line, "curve": curve, "task": of.task, "model": of.model, "setting": of.setting}
+            run = {**line, "curve": points, "task": of.task, "model": of.model, "setting": of.setting}
             comparisons[-1] = dataclasses.replace(comparisons[-1], results=[*comparisons[-1].results, run])
+        if not comparisons or not all(comparison.results for comparison in comparisons):
+            raise ValueError("no runs")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} holds no runs of this version of the benchmark: {error}") from error
     return comparisons

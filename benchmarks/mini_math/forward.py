@@ -44,7 +44,7 @@ class Network:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self._eps = config.rms_norm_eps
         inner = model.model
-        self.embedding, self._norm, self._head = inner.embed_tokens.weight, inner.norm.weight, model.lm_head.weight
+        self._embed, self._norm, self._head = inner.embed_tokens, inner.norm.weight, model.lm_head.weight
         self.layers = [self._read_layer(layer) for layer in inner.layers]
         angles = torch.outer(torch.arange(MAX_POSITIONS, dtype=torch.float32), inner.rotary_emb.inv_freq.float())
         self._cos, self._sin = angles.cos()[:, None], angles.sin()[:, None]
@@ -76,7 +76,7 @@ class Network:
             wanted_W: places of tokens.
         """
         cos, sin = self._cos[positions_N], self._sin[positions_N]
-        x = torch.nn.functional.embedding(tokens_N, self.embedding)
+        x = self._embed(tokens_N)
         width = x.shape[-1:]
         for i, layer in enumerate(self.layers):
             normed = rms_norm(x, width, layer.norm_before_attention, self._eps)

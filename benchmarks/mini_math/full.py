@@ -24,6 +24,8 @@ from data_prep.mini_math.task import TASKS
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
 
 MAIN_ROWS = ("uniform", "prepo", "schedule", "weights", "low", "greso", "dapo", "e3")
+MAIN_SETTINGS = "early,mid,late"
+OUT, OUT_OF_ARCHIVE = Path("outputs/bench/mini_math"), Path("outputs/bench/mini_math_again")
 
 
 def flags_of(name: str) -> list[str]:
@@ -48,37 +50,44 @@ def flags_of(name: str) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status as of ``benchmarks.mini_math``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", default="early,mid,late", help=f"of {', '.join(SETTINGS)}, with commas between")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--settings", help=f"of {', '.join(SETTINGS)}, with commas between (default {MAIN_SETTINGS})")
     parser.add_argument("--rows", default=",".join(MAIN_ROWS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--jobs", default="2", help="processes of one thread each")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench/mini_math"))
+    parser.add_argument("--out", type=Path, help=f"default {OUT}, with --from {OUT_OF_ARCHIVE}")
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     parser.add_argument("--report-only", action="store_true", help="write the summary of what is there")
     parser.add_argument("--from", dest="archive", type=Path, help="write the summary of this file's runs")
     arguments, further = parser.parse_known_args(argv)
+    if further and (arguments.report_only or arguments.archive):
+        parser.error(f"without training there is no use for {' '.join(further)}")
+    out: Path = arguments.out or (OUT_OF_ARCHIVE if arguments.archive else OUT)
     status = 0
     common = ["--rows", arguments.rows, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
     try:
-        settings = {name: flags_of(name) for name in read_names(arguments.settings)}
+        settings = {name: flags_of(name) for name in read_names(arguments.settings or MAIN_SETTINGS)}
         if arguments.archive is not None:
             comparisons = read_archive(arguments.archive)
+            if arguments.settings:
+                comparisons = [comparison for comparison in comparisons if comparison.name in settings]
         else:
             for name, flags in settings.items() if not arguments.report_only else ():
-                places = ["--out", str(arguments.out / name), "--cache", str(arguments.cache)]
+                places = ["--out", str(out / name), "--cache", str(arguments.cache)]
                 status = max(status, compare([*flags, *common, *places, *further]))
-            comparisons = gather_settings(list(settings), arguments.out, arguments.cache)
+            comparisons = gather_settings(list(settings), out, arguments.cache)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     if comparisons:
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         text = render(comparisons)
-        (arguments.out / "README.md").write_text(text, encoding="utf-8")
-        (arguments.out / "accuracy.png").write_bytes(draw(comparisons))
+        (out / "README.md").write_text(text, encoding="utf-8")
+        (out / "accuracy.png").write_bytes(draw(comparisons))
         if arguments.archive is None:
-            write_archive(comparisons, arguments.out / "runs.jsonl")
+            write_archive(comparisons, out / "runs.jsonl")
         print(text)
     return status
 

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.mini_math.forward import CachedAttention, CausalAttention, Network, ResponseAttention, Texts
+from recipe.prepo.errors import NumericsError
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.notation import FloatArray, IntArray
 
@@ -92,6 +93,9 @@ def generate(
         prompts: token ids of each prompt; prefilled once, whatever the group's size.
         temperature: logits are divided by it, for the sampling and for what is stored.
         max_tokens: most tokens of a response.
+
+    Raises:
+        NumericsError: the model gives no finite logits.
     """
     assert len(prompts) == len(sizes_P) and min(map(int, sizes_P)) > 0
     parts, first = [], 0
@@ -133,6 +137,8 @@ def _generate_batch(
         attention.fill(slice(int(rows[0]), int(rows[-1]) + 1), of_part, places)
         parts.append(network.logits(hidden)[places])
     logits = torch.cat(parts)
+    if not bool(logits.isfinite().all()):
+        raise NumericsError("the model's logits are not finite: its training diverged")
     position = texts.lengths_P[prompt_R] - 1
     row_of = torch.arange(num)  # where the rows that are still in the batch are stored
     is_done = torch.zeros(num, dtype=torch.bool)

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from benchmarks.mini_math import provenance
 from benchmarks.mini_math.__main__ import main as compare
-from benchmarks.mini_math.__main__ import read_names
+from benchmarks.mini_math.__main__ import read_names, read_seeds
 from benchmarks.mini_math.numbers import REFERENCE, Budget, Curves, final_of, paired_difference, read_curves
 from benchmarks.mini_math.options import SETTINGS
 from benchmarks.mini_math.report import estimate_text, spread_text
 from benchmarks.mini_math.runs import gather, options_of, read_options
+from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
+
+SPLIT_NOTE = "problems of the dev split, which no comparison uses"
 
 
 def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:
@@ -39,7 +42,9 @@ def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status as of ``benchmarks.mini_math``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--settings", default="early,mid,late", help=f"of {', '.join(SETTINGS)}, with commas between")
     parser.add_argument("--rates", default="5e-5,1e-4,2e-4")
     parser.add_argument("--seeds", default="1000,1001,1002")
@@ -47,26 +52,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/rates"))
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     arguments, further = parser.parse_known_args(argv)
+    try:
+        settings, rates = read_names(arguments.settings), read_rates(arguments.rates)
+        if unknown := [name for name in settings if name not in SETTINGS]:
+            raise ConfigError(f"--settings: {', '.join(unknown)} not known; known: {', '.join(SETTINGS)}")
+        read_seeds(arguments.seeds)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     status, lines, runs = 0, [], []
-    for setting in read_names(arguments.settings):
+    for setting in settings:
         by_rate: dict[float, Curves] = {}
-        for rate in map(float, read_names(arguments.rates)):
+        for rate in rates:
             out = arguments.out / f"{setting}-{rate:g}"
-            flags = ["--setting", setting, "--split", "dev", "--learning-rate", str(rate), "--rows", REFERENCE]
-            flags += ["--seeds", arguments.seeds, "--jobs", arguments.jobs, "--cache", str(arguments.cache), *further]
-            status = max(status, compare([*flags, "--out", str(out)]))
-            if saved := read_options(out):
-                found = gather(out, options_of(saved, out), cache=arguments.cache)
-                runs += found
-                if REFERENCE in (curves := read_curves(found)):
-                    by_rate[rate] = curves[REFERENCE]
+            flags = [*further, "--setting", setting, "--split", "dev", "--learning-rate", str(rate)]
+            flags += ["--rows", REFERENCE, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
+            of_rate = compare([*flags, "--cache", str(arguments.cache), "--out", str(out)])
+            status = max(status, of_rate)
+            saved = read_options(out) if of_rate != EXIT_BAD_INPUT else None
+            found = gather(out, options_of(saved, out), cache=arguments.cache) if saved else []
+            runs += found
+            by_rate |= {rate: curves for name, curves in read_curves(found).items() if name == REFERENCE}  # noqa: B035
         lines += table(setting, by_rate)
-    head = ["# Learning rates", "", f"`python -m benchmarks.mini_math.rates`, {provenance.text(runs)}.", ""]
-    head += ["| setting | rate | final accuracy | difference | area | difference |", "|---|---|---|---|---|---|"]
-    text = "\n".join([*head, *lines]) + "\n"
-    write_atomically(arguments.out / "README.md", text)
-    print(text)
+    if lines:
+        command = f"python -m benchmarks.mini_math.rates {' '.join(sys.argv[1:] if argv is None else argv)}".strip()
+        head = ["# Learning rates", "", f"`{command}`; {provenance.text(runs)}.", ""]
+        head += [
+            f"`{REFERENCE}` on {SPLIT_NOTE}; final accuracy: mean of the last two evaluations. Differences are to the "
+            "rate that the comparison has in that setting, over the same seeds, with Student's 95% intervals.",
+            "",
+            "| setting | rate | final accuracy | difference | area | difference |",
+            "|---|---|---|---|---|---|",
+        ]
+        text = "\n".join([*head, *lines]) + "\n"
+        write_atomically(arguments.out / "README.md", text)
+        print(text)
     return status
+
+
+def read_rates(text: str) -> list[float]:
+    """Learning rates from «5e-5,1e-4».
+
+    Raises:
+        ConfigError: none, or not numbers above 0.
+
+    >>> read_rates("5e-5, 1e-4")
+    [5e-05, 0.0001]
+    """
+    try:
+        rates = [float(part) for part in read_names(text)]
+    except ValueError:
+        rates = []
+    if not rates or not all(0.0 < rate < float("inf") for rate in rates):
+        raise ConfigError(f"--rates {text!r}: give numbers above 0 with commas between, for example --rates 5e-5,1e-4")
+    return rates
 
 
 if __name__ == "__main__":

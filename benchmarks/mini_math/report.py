@@ -52,8 +52,8 @@ def render(results: Sequence[Mapping[str, Any]], options: Options) -> str:
         "",
         f"{options.steps} steps, K = {options.num_selected}, M = {options.rollouts_per_prompt}, pool of {options.pool} "
         f"prompts, learning rate {options.learning_rate:g}, {options.mini_batches} mini-batches a step. Accuracy is of "
-        f"{options.held_out} held-out problems, one sample each at temperature 1. Seeds vary the order of the data and "
-        f"all sampling; base model, pool and held-out problems are the same. {INTERVALS}",
+        f"{options.held_out} held-out problems ({options.split} split), one sample each at temperature 1. Seeds vary "
+        f"the order of the data and all sampling; base model, pool and held-out problems are the same. {INTERVALS}",
         "",
         *_costs(results),
         "",

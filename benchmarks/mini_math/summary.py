@@ -30,7 +30,8 @@ from benchmarks.mini_math.report import INTERVALS, estimate_text, spread_text
 from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, look, plain_numbers, to_png
 
-# A row, and the one that it differs from in one part: GRESO skips prompts of a dynamic sampling, PREPO weighs rollouts.
+# A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
+# entropy, PREPO weighs rollouts.
 PAIRS = (("greso", "dapo"), ("dapo", "grpo"), ("e3", "grpo"), ("prepo", "schedule"), ("prepo_e3", "prepo"))
 
 
@@ -82,7 +83,7 @@ def _section(comparison: Comparison) -> list[str]:
         f"right and {start['all_wrong_frac']:.2f} all wrong, at the start. "
         f"{options.steps} steps, K = {options.num_selected}, "
         f"M = {options.rollouts_per_prompt}, pool of {options.pool} prompts, learning rate {options.learning_rate:g}, "
-        f"{options.held_out:,} held-out problems.",
+        f"{options.held_out:,} held-out problems ({options.split} split).",
     ]
     if REFERENCE not in rows:
         return [*lines, "", f"Without runs of the row `{REFERENCE}` there is nothing to compare with."]
@@ -97,8 +98,9 @@ def _section(comparison: Comparison) -> list[str]:
         f"were saved and all others were worth the same (at most {most:g}, the candidates of each chosen prompt).",
         "",
         "| row | seeds | accuracy | difference | difference of the area | faster to a quarter | to half | to three "
-        "quarters | by tokens | zero advantage | difference | probe entropy (nats) | difference |",
-        "|---" * 13 + "|",
+        "quarters | by tokens | zero advantage | difference | probe entropy (nats) | difference | all right, all wrong "
+        "| CPU-s, with evaluations |",
+        "|---" * 15 + "|",
     ]
     curves, by_tokens = read_curves(comparison.results), read_curves(comparison.results, cost="tokens")
     reference = curves[REFERENCE]
@@ -140,6 +142,12 @@ def _section(comparison: Comparison) -> list[str]:
             by_seed, of_reference = ({run["seed"]: value(run) for run in side} for side in (runs, rows[REFERENCE]))
             cells.append(f"{np.mean(list(by_seed.values())):.3f}")
             cells.append("" if row == REFERENCE else cell(paired(by_seed, of_reference), "+.3f"))
+        shares = [group_shares(run, until=budget.rollouts) for run in runs]
+        for keys, of_runs, spec in (
+            (("all_correct_frac", "all_wrong_frac"), shares, ".2f"),
+            (("seconds", "seconds_with_evaluation"), runs, ".0f"),
+        ):
+            cells.append(", ".join(f"{np.mean([each[key] for each in of_runs]):{spec}}" for key in keys))
         lines.append(f"| {' | '.join(cells)} |")
     lines += _pairs(rows, budget)
     lines += _temperatures(rows)
@@ -153,7 +161,7 @@ def _section(comparison: Comparison) -> list[str]:
 
 
 def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> list[str]:
-    """What one part of a method adds, over the seeds that both rows have."""
+    """What a row adds to another one, over the seeds that both have."""
     lines = []
     for row, other in PAIRS:
         curves = [read_curves(rows.get(name, [])).get(name) for name in (row, other)]
@@ -168,12 +176,16 @@ def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> l
 
 
 def _temperatures(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What becomes of the rollouts' entropy with E3's temperature, and without it in the rows that E3 adds it to."""
+    """What becomes of the rollouts' entropy with E3 (budget and temperature), and in the rows that it is added to."""
     if not {"e3", "prepo_e3"} & set(rows):
         return []
     lines = [
         "",
-        "| row | entropy of the training rollouts, second half over first step | last temperature |",
+        "Mean token entropy of the rollouts that were trained on, at their own temperature: the second half of the "
+        "steps over the first step. E3 holds the first step's, from 60% of the steps on less and less of it, down to "
+        "0.9: held exactly, the ratio would be about 0.96. Student's 95% intervals of the ratio itself.",
+        "",
+        "| row | entropy, second half over first step | last temperature |",
         "|---|---|---|",
     ]
     for row in ("grpo", "e3", "prepo", "prepo_e3"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import random
 import subprocess
@@ -19,8 +20,9 @@ import yaml
 
 from benchmarks import confirm
 from benchmarks.mini_math import __main__ as command
-from benchmarks.mini_math import full, rates, runs
+from benchmarks.mini_math import full, policy, rates, runs
 from benchmarks.mini_math.collect import PromptStream
+from benchmarks.mini_math.evaluation import Evaluator
 from benchmarks.mini_math.grade import Prompt, grade
 from benchmarks.mini_math.numbers import (
     GROUP_SHARES,
@@ -64,7 +66,7 @@ from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_lo
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
-from recipe.prepo.errors import ConfigError
+from recipe.prepo.errors import ConfigError, NumericsError
 from recipe.prepo.notation import Candidates
 from recipe.prepo.rules.registry import SELECTION
 
@@ -120,7 +122,11 @@ def audit_lines(folder: Path, row: str, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.4])
-def test_generation_agrees_with_teacher_forcing(shipped: Any, prompts: list[list[int]], temperature: float) -> None:
+def test_generation_agrees_with_teacher_forcing(
+    shipped: Any, prompts: list[list[int]], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "TOGETHER", 2)  # prompts of different lengths are prefilled one piece after the other
+    monkeypatch.setattr(policy, "MAX_BATCH", 13)
     model, tokenizer = shipped
     sizes = [3, 1, 7, 2, 5, 4]
     responses = generate(
@@ -164,7 +170,11 @@ def test_each_rollout_has_its_own_temperature(shipped: Any, prompts: list[list[i
     assert not torch.allclose(both[0], both[1], atol=0.1)
 
 
-def test_prompt_scores_agree_with_the_measuring_script(shipped: Any, prompts: list[list[int]]) -> None:
+@pytest.mark.parametrize("together", [2, 32])
+def test_prompt_scores_agree_with_the_measuring_script(
+    shipped: Any, prompts: list[list[int]], together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "TOGETHER", together)
     expected = prompt_perplexities(shipped[0], prompts)
     np.testing.assert_allclose(np.exp(prompt_nll_nats(shipped[0], prompts)), expected, rtol=1e-4)
 
@@ -179,6 +189,7 @@ def test_forward_and_backward_are_those_of_transformers(arch: Any, prompts: list
     prompts_R = [prompts[i] for i in (0, 0, 2, 1, 2)]
     lengths_R = [5, 1, 3, 7, 4]
     tokens = torch.randint(3, 500, (5, 7), generator=torch.Generator().manual_seed(0))
+    tokens[3, 2] = model.config.pad_token_id  # may be sampled, too; its embedding is not trained
     mask = torch.arange(7) < torch.tensor(lengths_R)[:, None]
     temperature_R = torch.tensor([0.5, 1.0, 2.0, 1.0, 1.5])
     factor = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
@@ -197,6 +208,14 @@ def test_forward_and_backward_are_those_of_transformers(arch: Any, prompts: list
         assert theirs.abs().max() > 0.0, name
         torch.testing.assert_close(parameter.grad, theirs, atol=1e-4 * float(theirs.abs().max()), rtol=1e-3, msg=name)
     np.testing.assert_allclose(np.exp(prompt_nll_nats(model, prompts)), prompt_perplexities(model, prompts), rtol=1e-3)
+
+
+def test_a_model_that_diverged_samples_nothing(shipped: Any, prompts: list[list[int]]) -> None:
+    model = copy.deepcopy(shipped[0])
+    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    options = {"temperature": 1.0, "max_tokens": 4, "eos_id": 2, "generator": torch_generator(0, "test")}
+    with pytest.raises(NumericsError, match="diverged"):
+        generate(model, prompts, [1] * len(prompts), **options)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
@@ -484,6 +503,19 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     assert full.main(["--from", str(tmp_path / "runs.jsonl"), "--out", str(again)]) == 0
     assert (again / "README.md").read_text(encoding="utf-8") == text
     assert not (again / "runs.jsonl").exists()  # it would be a copy of what was read
+    capsys.readouterr()
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
+    torn = {
+        "of other options": [{**lines[0], "options": {**lines[0]["options"], "width": 1}}, *lines[1:]],
+        "without runs": lines[:1],
+        "without a part": [lines[0], {**lines[1], "train": {"groups": [1]}}],
+        "of an unknown row": [lines[0], {**lines[1], "row": "grop"}],
+        "empty": [],
+    }
+    for name, content in torn.items():
+        (tmp_path / "torn.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
+        assert full.main(["--from", str(tmp_path / "torn.jsonl"), "--out", str(tmp_path / "none")]) == 2, name
+        assert capsys.readouterr().err.count("error: ") == 1 and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -516,9 +548,35 @@ def test_learning_rates_are_compared_on_problems_of_their_own(
     assert cells[0][3] == "" and "(n=2)" in cells[1][3] and "(n=2)" in cells[1][5]
     options = runs.read_options(tmp_path / "fresh-0.001")
     assert options is not None and options["split"] == "dev"
-    assert not {p.question for p in held_out_prompts(30, "words", split="dev")} & {
-        p.question for p in held_out_prompts(30, "words")
-    }
+    with pytest.raises(SystemExit, match="2"):
+        full.main(["--report-only", "--model", "llama"])
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_accuracy_is_of_the_split_that_was_asked_for(shipped: Any, split: str) -> None:
+    evaluator = Evaluator(dataclasses.replace(TINY, split=split), shipped[1], seed=0)
+    problems = held_out_prompts(30, "words", split=split)
+    assert evaluator._tokens == encode_prompts(shipped[1], [problem.question for problem in problems])
+    assert {split_of(problem.question) for problem in problems} == {split}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--settings", "soon"], ["soon", "early"]),
+        (["--rates", "fast"], ["'fast'", "5e-5"]),
+        (["--rates", "0"], ["'0'"]),
+        (["--seeds", "x"], ["--seeds 'x'"]),
+    ],
+)
+def test_rates_that_cannot_be_compared_leave_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: list[str]
+) -> None:
+    (tmp_path / "README.md").write_text("kept", encoding="utf-8")
+    assert rates.main([*arguments, "--out", str(tmp_path), "--cache", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and all(name in error for name in named), error
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "kept"
 
 
 def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
