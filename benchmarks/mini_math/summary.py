@@ -28,7 +28,7 @@ from benchmarks.mini_math.numbers import (
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.report import INTERVALS, estimate_text, spread_text
 from benchmarks.mini_math.rows import MEANINGS, read_row
-from recipe.prepo.report.style import figure, legend, look, plain_numbers, to_png
+from recipe.prepo.report.style import figure, legend, line, look, plain_numbers, to_png
 
 # A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
 # entropy, PREPO weighs rollouts.
@@ -200,7 +200,8 @@ def _temperatures(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 
 def draw(comparisons: Sequence[Comparison]) -> bytes:
     """Held-out accuracy by rollouts, one panel a setting: means over seeds, and the range of the seeds of two rows."""
-    names = list(dict.fromkeys(result["row"] for comparison in comparisons for result in comparison.results))
+    found = {result["row"] for comparison in comparisons for result in comparison.results}
+    names = [row for row in MEANINGS if row in found]
     with look():
         drawn, panels = figure(rows=len(comparisons), height_in=1.2 + 2.4 * len(comparisons))
         for axes, comparison in zip(panels, comparisons, strict=True):
@@ -209,5 +210,9 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
             axes.set_ylabel("held-out accuracy")
             plain_numbers(axes)
         panels[-1].set_xlabel("rollouts, thrown-away ones included")
-        legend(drawn, max(panels, key=lambda axes: len(axes.lines)))
+        # One legend for all panels: rows that the first one lacks get an entry without a line.
+        for row in names:
+            if row not in comparisons[0].rows:
+                line(panels[0], np.empty(0), np.empty(0), names.index(row), row)
+        legend(drawn, panels[0])
         return to_png(drawn)

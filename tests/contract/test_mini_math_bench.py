@@ -68,6 +68,7 @@ from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
 from recipe.prepo.errors import ConfigError, NumericsError
 from recipe.prepo.notation import Candidates
+from recipe.prepo.report.style import LOOKS
 from recipe.prepo.rules.registry import SELECTION
 
 ROOT = Path(__file__).parents[2]
@@ -719,6 +720,7 @@ def test_shares_and_entropy_are_those_of_as_many_rollouts() -> None:
 
 def test_every_row_has_a_meaning_for_a_reader() -> None:
     assert list(MEANINGS) == list(ROWS)
+    assert len(LOOKS) >= len(ROWS)  # no two of them are drawn alike
 
 
 def test_differences_have_students_interval() -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recipe.prepo.report.rows import Curve
 
 WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and four more.
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and eight more: one for each row.
 LineStyle = str | tuple[int, tuple[int, ...]]
 LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#000000", "-", "o"),
@@ -37,6 +37,10 @@ LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#4B3F9E", (0, (3, 1, 1, 1, 1, 1)), ">"),
     ("#8F8F00", (0, (1, 3)), "p"),
     ("#00A3A3", (0, (9, 3)), "h"),
+    ("#C2185B", "-", "d"),
+    ("#F0A500", "--", "8"),
+    ("#1B5E20", "-.", "H"),
+    ("#A0522D", ":", "X"),
 )
 
 
