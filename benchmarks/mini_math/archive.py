@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math.numbers import GROUP_SHARES
+from benchmarks.mini_math.options import flag
 from benchmarks.mini_math.rows import ROWS
 from benchmarks.mini_math.runs import options_of
 from benchmarks.mini_math.summary import Comparison
@@ -63,6 +64,28 @@ def read_archive(path: Path) -> list[Comparison]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} holds no runs of this version of the benchmark: {error}") from error
     return comparisons
+
+
+def merged(kept: Sequence[Comparison], found: Sequence[Comparison]) -> list[Comparison]:
+    """Comparisons of a file with further runs; a run that both have is taken from ``found``.
+
+    Raises:
+        ConfigError: two comparisons of one name are of different options.
+    """
+    by_name = {comparison.name: comparison for comparison in kept}
+    for comparison in found:
+        before = by_name.get(comparison.name, dataclasses.replace(comparison, results=[]))
+        if before.options != comparison.options:
+            mine, theirs = (dataclasses.asdict(each.options) for each in (comparison, before))
+            differing = ", ".join(
+                f"{flag(name)} {theirs[name]} (now {mine[name]})" for name in mine if theirs[name] != mine[name]
+            )
+            raise ConfigError(f"--with: its runs of {comparison.name} are of other options: {differing}. Give the same")
+        again = {(run["row"], run["seed"]) for run in comparison.results}
+        runs = [run for run in before.results if (run["row"], run["seed"]) not in again] + list(comparison.results)
+        runs.sort(key=lambda run: (list(ROWS).index(run["row"]), run["seed"]))
+        by_name[comparison.name] = dataclasses.replace(comparison, results=runs)
+    return list(by_name.values())
 
 
 def _rounded(value: Any) -> Any:

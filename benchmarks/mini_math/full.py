@@ -4,7 +4,8 @@ Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, DIR/README.md,
 What is done stays done: the same command goes on where it was, and more rows or seeds add to it. A setting is one of
 those of the benchmark, with another model or task behind it after a hyphen: early-llama, fresh-expressions.
 
-``--from FILE`` makes the summary of a runs.jsonl again, in seconds and without training.
+``--from FILE`` makes the summary of a runs.jsonl again, in seconds and without training; ``--with FILE`` adds the runs
+of one to those that are there, so that a row can be added to a published comparison without making the others again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.mini_math.__main__ import main as compare
 from benchmarks.mini_math.__main__ import read_names
-from benchmarks.mini_math.archive import read_archive, write_archive
+from benchmarks.mini_math.archive import merged, read_archive, write_archive
 from benchmarks.mini_math.options import MODELS, SETTINGS
 from benchmarks.mini_math.runs import gather, options_of, read_options
 from benchmarks.mini_math.summary import Comparison, draw, render
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help=f"default {OUT}, with --from {OUT_OF_ARCHIVE}")
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     parser.add_argument("--report-only", action="store_true", help="write the summary of what is there")
+    parser.add_argument("--with", dest="kept", type=Path, help="a runs.jsonl whose runs join those that are there")
     parser.add_argument("--from", dest="archive", type=Path, help="write the summary of this file's runs")
     arguments, further = parser.parse_known_args(argv)
     if further and (arguments.report_only or arguments.archive):
@@ -78,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 places = ["--out", str(out / name), "--cache", str(arguments.cache)]
                 status = max(status, compare([*flags, *common, *places, *further]))
             comparisons = gather_settings(list(settings), out, arguments.cache)
+            if arguments.kept is not None:
+                comparisons = merged(read_archive(arguments.kept), comparisons)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -21,6 +21,7 @@ import yaml
 from benchmarks import confirm
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, policy, rates, runs
+from benchmarks.mini_math.archive import merged
 from benchmarks.mini_math.collect import PromptStream
 from benchmarks.mini_math.evaluation import Evaluator
 from benchmarks.mini_math.grade import Prompt, grade
@@ -61,7 +62,7 @@ from benchmarks.mini_math.settings import (
     prepare_pool,
     problems_of,
 )
-from benchmarks.mini_math.summary import PAIRS
+from benchmarks.mini_math.summary import PAIRS, Comparison
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
@@ -517,6 +518,21 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
         (tmp_path / "torn.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
         assert full.main(["--from", str(tmp_path / "torn.jsonl"), "--out", str(tmp_path / "none")]) == 2, name
         assert capsys.readouterr().err.count("error: ") == 1 and not (tmp_path / "none").exists()
+
+
+def test_rows_can_be_added_to_a_published_comparison(smoke: Path) -> None:
+    runs.claim_directory(smoke, TINY)
+    results = runs.gather(smoke, TINY, cache=smoke / "cache")
+    by_name = {run["row"]: run for run in results}
+    newer = {**by_name["prepo"], "seconds": -1.0}
+    kept = Comparison("fresh", TINY, [by_name["uniform"], by_name["prepo"], by_name["oracle"]])
+    other = Comparison("late", TINY, [by_name["uniform"]])
+    found = merged([kept, other], [Comparison("fresh", TINY, [newer, by_name["greso"]])])
+    assert [comparison.name for comparison in found] == ["fresh", "late"]
+    assert [run["row"] for run in found[0].results] == ["uniform", "prepo", "greso", "oracle"]
+    assert found[0].results[1]["seconds"] == -1.0
+    with pytest.raises(ConfigError, match=r"fresh are of other options: --steps 3 \(now 4\)"):
+        merged([kept], [Comparison("fresh", dataclasses.replace(TINY, steps=4), [newer])])
 
 
 @pytest.mark.parametrize(
