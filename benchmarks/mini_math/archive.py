@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math.numbers import GROUP_SHARES
-from benchmarks.mini_math.options import flag
 from benchmarks.mini_math.rows import ROWS
-from benchmarks.mini_math.runs import options_of
+from benchmarks.mini_math.runs import differing_options, options_of
 from benchmarks.mini_math.summary import Comparison
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
@@ -77,9 +76,7 @@ def merged(kept: Sequence[Comparison], found: Sequence[Comparison]) -> list[Comp
         before = by_name.get(comparison.name, dataclasses.replace(comparison, results=[]))
         if before.options != comparison.options:
             mine, theirs = (dataclasses.asdict(each.options) for each in (comparison, before))
-            differing = ", ".join(
-                f"{flag(name)} {theirs[name]} (now {mine[name]})" for name in mine if theirs[name] != mine[name]
-            )
+            differing = differing_options(theirs, mine)
             raise ConfigError(f"--with: its runs of {comparison.name} are of other options: {differing}. Give the same")
         again = {(run["row"], run["seed"]) for run in comparison.results}
         runs = [run for run in before.results if (run["row"], run["seed"]) not in again] + list(comparison.results)

@@ -21,8 +21,6 @@ from benchmarks.mini_math.runs import gather, options_of, read_options
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
 from recipe.prepo.state.checkpoint import write_atomically
 
-SPLIT_NOTE = "problems of the dev split, which no comparison uses"
-
 
 def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:
     """Rows of one setting; differences are to the rate that the comparison has there."""
@@ -72,14 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             saved = read_options(out) if of_rate != EXIT_BAD_INPUT else None
             found = gather(out, options_of(saved, out), cache=arguments.cache) if saved else []
             runs += found
-            by_rate |= {rate: curves for name, curves in read_curves(found).items() if name == REFERENCE}  # noqa: B035
+            curves = read_curves(found)
+            if REFERENCE in curves:
+                by_rate[rate] = curves[REFERENCE]
         lines += table(setting, by_rate)
     if lines:
         command = f"python -m benchmarks.mini_math.rates {' '.join(sys.argv[1:] if argv is None else argv)}".strip()
         head = ["# Learning rates", "", f"`{command}`; {provenance.text(runs)}.", ""]
         head += [
-            f"`{REFERENCE}` on {SPLIT_NOTE}; final accuracy: mean of the last two evaluations. Differences are to the "
-            "rate that the comparison has in that setting, over the same seeds, with Student's 95% intervals.",
+            f"`{REFERENCE}` on problems of the dev split, which no comparison uses; final accuracy: mean of the last "
+            "two evaluations. Differences are to the rate that the comparison has in that setting, over the same "
+            "seeds, with Student's 95% intervals.",
             "",
             "| setting | rate | final accuracy | difference | area | difference |",
             "|---|---|---|---|---|---|",

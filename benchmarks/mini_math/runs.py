@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,21 @@ def claim_directory(out: Path, options: Options) -> None:
     if theirs is None:
         write_atomically(out / "config.json", json.dumps(mine, indent=1) + "\n")
         return
-    differing = [name for name in mine if theirs.get(name) != mine[name]]
-    if differing:
-        named = ", ".join(f"{flag(name)} {theirs.get(name)} (now {mine[name]})" for name in differing)
+    if differing := differing_options(theirs, mine):
         raise ConfigError(
-            f"--out {out} holds results of another configuration: {named}. Give the same, or another --out"
+            f"--out {out} holds results of another configuration: {differing}. Give the same, or another --out"
         )
+
+
+def differing_options(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """The options that are not the same, as part of a message; empty where all are.
+
+    >>> differing_options({"steps": 40}, {"steps": 80})
+    '--steps 40 (now 80)'
+    """
+    return ", ".join(
+        f"{flag(name)} {theirs.get(name)} (now {mine[name]})" for name in mine if theirs.get(name) != mine[name]
+    )
 
 
 def read_options(out: Path) -> dict[str, Any] | None:
