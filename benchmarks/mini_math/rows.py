@@ -16,6 +16,8 @@ from recipe.prepo.errors import ConfigError
 
 # E3's bounds widen with each of three epochs; 80 steps of the pool would not be two.
 THREE_EPOCHS = "prepo.budget.epoch_steps=27"
+# Token means of the first step are 0.26 to 0.37 nats in uniform (early, mid, late), and 0.02 to 0.24 in the schedule.
+UNIFORMS_ENTROPY = "prepo.temperature.target_nats=0.3"
 
 ROWS: dict[str, tuple[str, ...]] = {
     "uniform": ("experiment=random",),
@@ -29,6 +31,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "greso": ("experiment=greso",),
     "e3": ("experiment=e3", THREE_EPOCHS),
     "prepo_e3": ("experiment=prepo_e3", THREE_EPOCHS),
+    "prepo_e3_target": ("experiment=prepo_e3", THREE_EPOCHS, UNIFORMS_ENTROPY),
+    "prepo_budget": ("experiment=prepo_e3", THREE_EPOCHS, "prepo/temperature=constant"),
     "dapo": ("experiment=dapo",),
     "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
     "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
@@ -49,6 +53,8 @@ MEANINGS = {
     "greso": "the next prompts of the data, less those that it skips, until K groups have a signal",
     "e3": "the next K prompts; rollouts by difficulty (three epochs of 27 steps); temperature that holds the entropy",
     "prepo_e3": "prepo and e3",
+    "prepo_e3_target": "prepo and e3, whose target is about the entropy of uniform's first step, 0.3 nats",
+    "prepo_budget": "prepo and e3's budget, without its temperature",
     "dapo": "the next prompts, until K groups have a signal",
     "prepo_end25": "prepo, its schedule ending at ρ = 0.25",
     "prepo_end50": "prepo, its schedule ending at ρ = 0.5",

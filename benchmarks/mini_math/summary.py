@@ -32,7 +32,13 @@ from recipe.prepo.report.style import figure, legend, line, look, plain_numbers,
 
 # A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
 # entropy, PREPO weighs rollouts.
-PAIRS = (("greso", "dapo"), ("dapo", "grpo"), ("e3", "grpo"), ("prepo", "schedule"), ("prepo_e3", "prepo"))
+PAIRS = (
+    ("greso", "dapo"),
+    ("dapo", "grpo"),
+    ("e3", "grpo"),
+    ("prepo", "schedule"),
+    *((row, "prepo") for row in ("prepo_e3", "prepo_e3_target", "prepo_budget")),
+)
 
 
 @dataclass(frozen=True)
@@ -177,18 +183,19 @@ def _pairs(rows: Mapping[str, Sequence[Mapping[str, Any]]], budget: Budget) -> l
 
 def _temperatures(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What becomes of the rollouts' entropy with E3 (budget and temperature), and in the rows that it is added to."""
-    if not {"e3", "prepo_e3"} & set(rows):
+    if not {"e3", "prepo_e3", "prepo_e3_target"} & set(rows):
         return []
     lines = [
         "",
         "Mean token entropy of the rollouts that were trained on, at their own temperature: the second half of the "
         "steps over the first step. E3 holds the first step's, from 60% of the steps on less and less of it, down to "
-        "0.9: held exactly, the ratio would be about 0.96. Student's 95% intervals of the ratio itself.",
+        "0.9: held exactly, the ratio would be about 0.96; `prepo_e3_target` holds a given entropy instead. Student's "
+        "95% intervals of the ratio itself.",
         "",
         "| row | entropy, second half over first step | last temperature |",
         "|---|---|---|",
     ]
-    for row in ("grpo", "e3", "prepo", "prepo_e3"):
+    for row in ("grpo", "e3", "prepo", "prepo_e3", "prepo_e3_target"):
         if row in rows:
             kept = mean_difference([entropy_kept(run) for run in rows[row]])
             lines.append(

@@ -330,8 +330,12 @@ def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
         expected[group] = options
     if row.startswith("prepo_end"):
         expected["selection"]["progress_end"] = int(row.removeprefix("prepo_end")) / 100
-    if row in ("e3", "prepo_e3"):
+    if row in ("e3", "prepo_e3", "prepo_e3_target", "prepo_budget"):
         expected["budget"]["epoch_steps"] = 27
+    if row == "prepo_e3_target":
+        expected["temperature"]["target_nats"] = 0.3
+    if row == "prepo_budget":
+        expected["temperature"] = {"name": "constant"}
     if row == "oracle":
         expected["selection"] = {"name": "oracle"}
     found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
