@@ -23,7 +23,6 @@ from benchmarks.mini_math.numbers import (
     GROUP_SHARES,
     REFERENCE,
     Budget,
-    final_of,
     group_shares,
     paired_difference,
     read_curves,
@@ -39,6 +38,7 @@ from data_prep.mini_math import DATA_SOURCE
 from recipe.prepo.rows import build_row
 from recipe.prepo.state.jsonl import read_lines
 
+REFILLED = ("greso", "dapo")
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 
 
@@ -73,14 +73,22 @@ def stack_overrides(row: str, seed: int, options: Options, base: Path, out: Path
         f"actor_rollout_ref.actor.ppo_mini_batch_size={options.num_selected // options.mini_batches}",
         f"actor_rollout_ref.rollout.n={options.rollouts_per_prompt}",
         "actor_rollout_ref.rollout.val_kwargs.n=1",
-        f"trainer.total_training_steps={options.steps}",
-        f"trainer.test_freq={options.eval_every}",
+        f"trainer.total_training_steps={steps_of(row, options)}",
+        f"trainer.test_freq={max(1, options.eval_every * steps_of(row, options) // options.steps)}",
         "trainer.save_freq=-1",
         "trainer.resume_mode=disable",
         f"trainer.default_local_dir={_run_dir(row, seed, out).absolute()}",
         f"prepo.seed={seed}",
         "prepo.report_every=0",
     ]
+
+
+def steps_of(row: str, options: Options) -> int:
+    """Steps of a row on the real stack: half as many where groups are refilled, for such steps have twice the rollouts.
+
+    That is nearly so where half of the groups are live; the comparison is at equal rollouts in any case.
+    """
+    return max(2, options.steps // 2) if row in REFILLED else options.steps
 
 
 def _run_dir(row: str, seed: int, out: Path) -> Path:
@@ -92,7 +100,7 @@ def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any
     path = _run_dir(row, seed, out) / "metrics.jsonl"
     lines = read_lines(path) if path.exists() else []
     curve, rollouts = [], 0.0
-    train: dict[str, list[float]] = {name: [] for name in (*GROUP_SHARES, "groups")}
+    train: dict[str, list[float]] = {name: [] for name in (*GROUP_SHARES, "groups", "rollouts")}
     for line in lines:
         data = line["data"]
         if "timing_s/step" in data:
@@ -100,6 +108,7 @@ def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any
             for name in GROUP_SHARES:
                 train[name].append(data[f"prepo/{name}/mean"])
             train["groups"].append(data["prepo/selected/sum"])
+            train["rollouts"].append(rollouts)
         if ACCURACY in data:
             curve.append({"step": line["step"], "rollouts": rollouts, "accuracy": data[ACCURACY]})
     return (
@@ -115,8 +124,9 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
         "",
         f"`python -m benchmarks.confirm`, {provenance.text(fast)}. Setting `{options.setting}`, {options.steps} "
         f"steps of {options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate "
-        f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one "
-        f"sample each. Differences are to `{REFERENCE}` over the same seeds, with Student's 95% intervals over seeds.",
+        f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one sample each. All is at as many "
+        f"rollouts as `{REFERENCE}` has. Differences are to `{REFERENCE}` over the same seeds, with Student's 95% "
+        "intervals over seeds.",
         "",
         "| row | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area | difference |",
         "|---" * 10 + "|",
@@ -127,14 +137,16 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
             curves = read_curves(runs)
             mine, reference = curves[name], curves.get(REFERENCE)
             budget = Budget.of(reference or mine)
-            final, under = ([of(i, mine) for i in range(len(mine.seeds))] for of in (final_of, budget.area))
+            final, under = ([of(i, mine) for i in range(len(mine.seeds))] for of in (budget.accuracy, budget.area))
             areas[side].append(float(np.mean(under)))
-            shares = [group_shares(run)["zero_advantage_frac"] for run in runs if run["row"] == name]
+            shares = [
+                group_shares(run, until=budget.rollouts)["zero_advantage_frac"] for run in runs if run["row"] == name
+            ]
             differences = ["", ""]
             if reference is not None and name != REFERENCE:
                 differences = [
                     estimate_text(paired_difference(mine, reference, statistic), "+.3f")
-                    for statistic in (final_of, budget.area)
+                    for statistic in (budget.accuracy, budget.area)
                 ]
             lines.append(
                 f"| `{name}` | {side} | {', '.join(map(str, mine.seeds))} | {mine.rollouts_SE[:, -1].mean():,.0f} | "
@@ -177,14 +189,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     fast_runs = gather(out / "fast", options, cache=arguments.cache)
 
     def write_table() -> str:
-        found = [read_run(name, seed, out, num_steps=options.steps) for name in names for seed in seeds]
+        found = [read_run(name, seed, out, num_steps=steps_of(name, options)) for name in names for seed in seeds]
         text = table(options, fast_runs, [run for run in found if run is not None])
         (out / "README.md").write_text(text, encoding="utf-8")
         return text
 
     for number, seed in enumerate(seeds):
         for name in names if number % 2 == 0 else names[::-1]:
-            if read_run(name, seed, out, num_steps=options.steps) is None:
+            if read_run(name, seed, out, num_steps=steps_of(name, options)) is None:
                 print(f"real stack: {name}, seed {seed}", flush=True)
                 overrides = stack_overrides(name, seed, options, base, out)
                 train(overrides, _run_dir(name, seed, out).with_suffix(".log"))

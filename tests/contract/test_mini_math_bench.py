@@ -854,3 +854,19 @@ def test_a_run_of_the_real_stack_is_read_in_the_fast_loops_form(tmp_path: Path) 
     assert confirm.read_run("uniform", 0, tmp_path, num_steps=3) is None
     text = confirm.table(Options(), [run], [run])
     assert text.count("| `uniform` |") == 2 and "| 256 | 0.375 | 0.300 | 0.350 (0.350) |" in text
+    # A row whose steps have twice the rollouts is compared where uniform ends, not where it ends itself.
+    lines = [line(0, **{confirm.ACCURACY: 0.3}), line(1, **trained(256, 0.75), **{confirm.ACCURACY: 0.5})]
+    lines.append(line(2, **trained(512, 0.25), **{confirm.ACCURACY: 0.9}))
+    (tmp_path / "stack" / "dapo-0").mkdir()
+    (tmp_path / "stack" / "dapo-0" / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    refilled = confirm.read_run("dapo", 0, tmp_path, num_steps=2)
+    assert refilled is not None
+    text = confirm.table(Options(), [run, refilled], [run, refilled])
+    assert text.count("| 512 | 0.750 | 0.300 | 0.400 (0.400) | +0.050 (n=1: no interval) | 0.400 (0.400) |") == 2
+
+
+def test_steps_that_refill_their_groups_are_half_as_many_on_the_real_stack(tmp_path: Path) -> None:
+    options = Options(steps=40, eval_every=10)
+    for row, steps, every in (("uniform", 40, 10), ("e3", 40, 10), ("greso", 20, 5), ("dapo", 20, 5)):
+        overrides = confirm.stack_overrides(row, 0, options, tmp_path, tmp_path)
+        assert {f"trainer.total_training_steps={steps}", f"trainer.test_freq={every}"} <= set(overrides)
