@@ -174,4 +174,4 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
             f" (not trainer.total_training_steps={wanted}: trainer.total_epochs={trainer['total_epochs']} ends before; "
             f"raise it for more)"
         )
-    return Findings(tuple(lines), total_steps=min(steps, wanted))
+    return Findings((*lines, *prepo.remarks), total_steps=min(steps, wanted))

@@ -111,6 +111,27 @@ def test_doctor_accepts_every_row(row: str) -> None:
     assert doctor.main([f"experiment={row}"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("overrides", "is_told"),
+    [
+        (["experiment=prepo_e3"], True),
+        (["experiment=prepo_e3", "prepo.temperature.target_nats=0.3"], False),
+        (["experiment=prepo_e3", "prepo/temperature=constant"], False),
+        (["experiment=e3"], False),
+        (["experiment=low_only", "prepo/temperature=entropy_target"], False),
+    ],
+)
+def test_a_target_from_the_schedules_first_prompts_is_told(
+    overrides: list[str], is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main(overrides) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note ")]
+    assert len(notes) == is_told
+    if is_told:
+        for override in ("prepo/temperature=constant", "prepo.temperature.target_nats"):
+            assert override in notes[0]
+
+
 def test_agreed_defaults() -> None:
     config = compose(["data.train_files=x", "data.val_files=x"])
     found = read_config(config)

@@ -79,6 +79,9 @@ class SelectionRule(Rule, ABC):
     uses_candidates: ClassVar[bool] = True
     """False for rules that take every prompt they are given: a step then draws K prompts, not |B|."""
 
+    follows_progress: ClassVar[bool] = False
+    """Whether it prefers other prompts early in the run than late, so that the first steps are unlike the rest."""
+
     @abstractmethod
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         """Choose ``num_selected`` of the candidates at training progress rho in [0, 1]."""
@@ -147,6 +150,11 @@ class TemperatureRule(Rule, ABC):
 
     is_constant: ClassVar[bool] = False
     """True when every rollout of the run has the configured temperature."""
+
+    @property
+    def measures_target(self) -> bool:
+        """Whether it holds what the run's first steps had."""
+        return False
 
     @abstractmethod
     def temperature(self, base_temperature: float) -> float:

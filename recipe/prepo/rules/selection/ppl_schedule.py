@@ -34,6 +34,7 @@ class PplSchedule(SelectionRule):
     """
 
     needs_scores = True
+    follows_progress = True
 
     @dataclass(frozen=True)
     class Config:

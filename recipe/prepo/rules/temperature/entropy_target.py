@@ -63,6 +63,10 @@ class EntropyTarget(TemperatureRule):
         self._init_nats: list[float] = []
         self._target_nats = config.target_nats
 
+    @property
+    def measures_target(self) -> bool:
+        return self.config.target_nats is None
+
     def bind(self, run: RunFacts) -> None:
         self._vocab_size = run.vocab_size
         self._total_steps = run.total_steps
