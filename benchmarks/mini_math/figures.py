@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.mini_math.numbers import by_row
+from benchmarks.mini_math.numbers import Estimate, by_row
 from recipe.prepo.notation import FloatArray
 from recipe.prepo.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
 
@@ -63,6 +63,33 @@ def draw_rows(
         if len(runs) > 1 and (with_range is None or row in with_range):
             colour = LOOKS[index % len(LOOKS)][0]
             axes.fill_between(x.mean(0), y.min(0), y.max(0), color=colour, alpha=0.1, linewidth=0)
+
+
+def draw_estimates(
+    axes: Axes, found: Sequence[Estimate | None], index: int, text: str, *, limit: float, offset: float
+) -> None:
+    """One mark for each estimate that there is, from top to bottom, with its interval.
+
+    Args:
+        index: look of the marks.
+        limit: a value below -limit is written at the edge instead of drawn.
+        offset: of the marks from whole places on the y-axis.
+    """
+    color, _, marker = LOOKS[index]
+    is_labelled = False
+    for place, estimate in enumerate(found):
+        if estimate is None:
+            continue
+        at = place + offset
+        if estimate.value < -limit:
+            axes.text(-1.22 * limit, at, f"◂ {estimate.value:+.2f}", color=color, va="center", fontsize=7)
+            continue
+        if estimate.bounds is not None:
+            axes.plot(np.clip(estimate.bounds, -limit, limit), [at, at], color=color, linewidth=1.2)
+        axes.plot(
+            estimate.value, at, color=color, marker=marker, markersize=4.5, label="" if is_labelled else text, ls=""
+        )
+        is_labelled = True
 
 
 def _columns(curves: Sequence[Sequence[Mapping[str, Any]]], key: str) -> FloatArray:

@@ -1,6 +1,7 @@
 """Rows and seeds in every setting, with one summary: ``python -m benchmarks.mini_math.full [--out DIR]``.
 
-Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, DIR/README.md, DIR/accuracy.png and DIR/runs.jsonl.
+Writes DIR/<setting>/ as ``python -m benchmarks.mini_math`` does, and DIR/{README.md, accuracy.png, differences.png,
+runs.jsonl}.
 What is done stays done: the same command goes on where it was, and more rows or seeds add to it. A setting is one of
 those of the benchmark, with another model or task behind it after a hyphen: early-llama, fresh-expressions.
 
@@ -20,7 +21,7 @@ from benchmarks.mini_math.__main__ import read_names
 from benchmarks.mini_math.archive import merged, read_archive, write_archive
 from benchmarks.mini_math.options import MODELS, SETTINGS
 from benchmarks.mini_math.runs import gather, options_of, read_options
-from benchmarks.mini_math.summary import Comparison, draw, render
+from benchmarks.mini_math.summary import Comparison, draw, draw_differences, render
 from data_prep.mini_math.task import TASKS
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
 
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = render(comparisons)
         (out / "README.md").write_text(text, encoding="utf-8")
         (out / "accuracy.png").write_bytes(draw(comparisons))
+        (out / "differences.png").write_bytes(draw_differences(comparisons))
         if arguments.archive is None:
             write_archive(comparisons, out / "runs.jsonl")
         print(text)

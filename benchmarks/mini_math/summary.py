@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.mini_math import oracle, provenance
-from benchmarks.mini_math.figures import draw_rows
+from benchmarks.mini_math.figures import draw_estimates, draw_rows
 from benchmarks.mini_math.numbers import (
     MID_LEVELS,
     REFERENCE,
@@ -39,6 +39,11 @@ PAIRS = (
     ("prepo", "schedule"),
     *((row, "prepo") for row in ("prepo_e3", "prepo_e3_target", "prepo_budget")),
 )
+
+# The rows of the picture of curves, where more would hide one another; the picture of differences has all.
+DRAWN = (REFERENCE, "prepo", "low", "greso", "e3", "prepo_end50", "oracle")
+# Differences beyond it stand at the edge of the picture, in numbers.
+DRAWN_DIFFERENCE = 0.16
 
 
 @dataclass(frozen=True)
@@ -208,11 +213,12 @@ def _temperatures(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
 def draw(comparisons: Sequence[Comparison]) -> bytes:
     """Held-out accuracy by rollouts, one panel a setting: means over seeds, and the range of the seeds of two rows."""
     found = {result["row"] for comparison in comparisons for result in comparison.results}
-    names = [row for row in MEANINGS if row in found]
+    names = [row for row in MEANINGS if row in found and row in DRAWN] or [row for row in MEANINGS if row in found]
     with look():
         drawn, panels = figure(rows=len(comparisons), height_in=1.2 + 2.4 * len(comparisons))
         for axes, comparison in zip(panels, comparisons, strict=True):
-            draw_rows(axes, comparison.rows, names, "rollouts", "accuracy", with_range=(REFERENCE, "prepo"))
+            rows = {row: runs for row, runs in comparison.rows.items() if row in names}
+            draw_rows(axes, rows, names, "rollouts", "accuracy", with_range=(REFERENCE, "prepo"))
             axes.set_title(f"setting {comparison.name}")
             axes.set_ylabel("held-out accuracy")
             plain_numbers(axes)
@@ -221,5 +227,29 @@ def draw(comparisons: Sequence[Comparison]) -> bytes:
         for row in names:
             if row not in comparisons[0].rows:
                 line(panels[0], np.empty(0), np.empty(0), names.index(row), row)
+        legend(drawn, panels[0])
+        return to_png(drawn)
+
+
+def draw_differences(comparisons: Sequence[Comparison]) -> bytes:
+    """Every row's final accuracy and area minus the reference's, with intervals; one panel a setting."""
+    with look():
+        compared = [comparison for comparison in comparisons if REFERENCE in comparison.rows]
+        sizes = [len(comparison.rows) for comparison in compared] or [1]
+        drawn, panels = figure(rows=len(sizes), height_in=1.0 + 0.26 * sum(sizes) + 0.4 * len(sizes))
+        panels[0].get_gridspec().set_height_ratios([size + 0.5 for size in sizes])
+        for axes, comparison in zip(panels, compared, strict=False):
+            curves = read_curves(comparison.results)
+            reference = curves.pop(REFERENCE)
+            budget = Budget.of(reference)
+            axes.axvline(0.0, color="black", linewidth=0.8)
+            for index, (name, statistic) in enumerate((("final accuracy", budget.accuracy), ("area", budget.area))):
+                found = [paired_difference(mine, reference, statistic) for mine in curves.values()]
+                draw_estimates(axes, found, index, name, limit=DRAWN_DIFFERENCE, offset=(index - 0.5) * 0.3)
+            axes.set_yticks(range(len(curves)), list(curves))
+            axes.set_ylim(len(curves) - 0.4, -0.6)
+            axes.set_xlim(-1.25 * DRAWN_DIFFERENCE, 1.05 * DRAWN_DIFFERENCE)
+            axes.set_title(f"setting {comparison.name}")
+        panels[-1].set_xlabel(f"minus {REFERENCE}, at as many rollouts; 95% intervals")
         legend(drawn, panels[0])
         return to_png(drawn)

@@ -491,7 +491,8 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     assert full.main(["--settings", "fresh,late", "--report-only", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "Setting `late`" not in text
-    assert (tmp_path / "accuracy.png").stat().st_size > 5_000
+    for picture in ("accuracy.png", "differences.png"):
+        assert (tmp_path / picture).stat().st_size > 5_000
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     kept = [line.split(" | ") for line in lines if line.count(" | ") == 2]
     assert [cells[0] for cells in kept] == ["| `e3`", "| `prepo`", "| `prepo_e3`"]
