@@ -11,7 +11,7 @@ from typing import Any
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.requirements import check_rule, check_scoring, check_seeds, check_trackers, check_trainer, value_at
-from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule, TemperatureRule
+from recipe.prepo.rules.base import SelectionRule, SkippingRule, TemperatureRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 SCORERS = ("rollout", "actor")
@@ -44,7 +44,6 @@ class PrepoConfig:
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report while the run goes on; 0 for none.
         val_samples: data source -> samples of each of its validation prompts, where not ``val_kwargs.n``.
-        remarks: what works but is seldom wanted, for the lines that a run prints before it starts.
     """
 
     rules: dict[str, dict[str, Any]]
@@ -61,7 +60,6 @@ class PrepoConfig:
     seed_rollouts: bool
     report_every: int
     val_samples: dict[str, int]
-    remarks: tuple[str, ...] = ()
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
@@ -100,9 +98,8 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     rollouts_per_prompt = _integer(
         value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
     )
-    names = {group: f"prepo/{group}={rules[group]['name']}" for group in built}
     for group, rule in built.items():
-        check_rule(config, names[group], rule, num_selected, rollouts_per_prompt)
+        check_rule(config, f"prepo/{group}={rules[group]['name']}", rule, num_selected, rollouts_per_prompt)
     return PrepoConfig(
         rules=rules,
         num_selected=num_selected,
@@ -118,21 +115,23 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         seed_rollouts=prepo["seed_rollouts"],
         report_every=_integer(prepo["report_every"], "prepo.report_every", at_least=0),
         val_samples=_val_samples(prepo["val_samples"]),
-        remarks=_remarks(selection, built["temperature"], names["selection"], names["temperature"]),
     )
 
 
-def _remarks(
-    selection: SelectionRule, temperature: Rule, selection_name: str, temperature_name: str
-) -> tuple[str, ...]:
-    """Combinations that run, and of which the comparison in miniature shows that they are seldom wanted."""
-    if isinstance(temperature, TemperatureRule) and temperature.measures_target and selection.follows_progress:
-        return (
-            f"note      {temperature_name} holds the entropy of the first steps, whose prompts {selection_name} makes "
-            f"the surest of all, and cools the sampling for it later. Leave the temperature constant "
-            f"(prepo/temperature=constant), or set prepo.temperature.target_nats.",
-        )
-    return ()
+def remarks(prepo: PrepoConfig) -> list[str]:
+    """Lines about what runs but is seldom wanted, as the comparison in miniature showed."""
+    selection, temperature = (
+        build_rule(group, prepo.rules[group], seed=prepo.seed) for group in ("selection", "temperature")
+    )
+    assert isinstance(selection, SelectionRule) and isinstance(temperature, TemperatureRule)
+    if not (temperature.measures_target and selection.follows_progress):
+        return []
+    names = {group: f"prepo/{group}={options['name']}" for group, options in prepo.rules.items()}
+    return [
+        f"note      {names['temperature']} holds the entropy of the first steps, whose prompts {names['selection']} "
+        f"makes the surest of all, and cools the sampling for it later. Leave the temperature constant "
+        f"(prepo/temperature=constant), or set prepo.temperature.target_nats."
+    ]
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:

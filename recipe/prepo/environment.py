@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples
+from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples, remarks
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.requirements import value_at
@@ -174,4 +174,4 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
             f" (not trainer.total_training_steps={wanted}: trainer.total_epochs={trainer['total_epochs']} ends before; "
             f"raise it for more)"
         )
-    return Findings((*lines, *prepo.remarks), total_steps=min(steps, wanted))
+    return Findings((*lines, *remarks(prepo)), total_steps=min(steps, wanted))

@@ -26,7 +26,7 @@ from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.rows import build_row
 
 PREPO = PrepoConfig(
-    rules={},
+    rules={"selection": {"name": "uniform"}, "temperature": {"name": "constant"}},
     num_selected=2,
     num_candidates=10,
     rollouts_per_prompt=8,
