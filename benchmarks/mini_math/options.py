@@ -32,8 +32,8 @@ class Setting:
     unsolvable: str = "hard"
 
 
-# Learning rates: `python -m benchmarks.mini_math.rates`, its table in docs/results/rates.md. Fresh is not in it: final
-# accuracies there, one run each, were .603 with 5e-5, .655 with 1e-4 and .638 with 2e-4. Late_mislabelled has late's.
+# Learning rates: the best of three in each setting, by `python -m benchmarks.mini_math.rates`, its table in
+# docs/results/rates.md. Late_mislabelled is not in it and has late's.
 SETTINGS: dict[str, Setting] = {
     "fresh": Setting(None, False, 1e-4),
     "early": Setting(0.55, False, 1e-4),
