@@ -29,7 +29,7 @@ from benchmarks.mini_math.numbers import (
 )
 from benchmarks.mini_math.options import SETTINGS, Options
 from benchmarks.mini_math.report import estimate_text
-from benchmarks.mini_math.rows import ROWS, check_rows
+from benchmarks.mini_math.rows import ROWS, check_rows, read_row
 from benchmarks.mini_math.runs import gather
 from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
 from benchmarks.real_stack import train
@@ -38,7 +38,6 @@ from data_prep.mini_math import DATA_SOURCE
 from recipe.prepo.rows import build_row
 from recipe.prepo.state.jsonl import read_lines
 
-REFILLED = ("greso", "dapo")
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 
 
@@ -88,7 +87,9 @@ def steps_of(row: str, options: Options) -> int:
 
     That is nearly so where half of the groups are live; the comparison is at equal rollouts in any case.
     """
-    return max(2, options.steps // 2) if row in REFILLED else options.steps
+    found = read_row(row, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=0)
+    is_refilled = found.filters_groups or found.prepo.skips_prompts
+    return max(2, options.steps // 2) if is_refilled else options.steps
 
 
 def _run_dir(row: str, seed: int, out: Path) -> Path:

@@ -37,7 +37,9 @@ PAIRS = (
     ("dapo", "grpo"),
     ("e3", "grpo"),
     ("prepo", "schedule"),
-    *((row, "prepo") for row in ("prepo_e3", "prepo_e3_target", "prepo_budget")),
+    ("prepo_e3", "prepo"),
+    ("prepo_e3_target", "prepo"),
+    ("prepo_budget", "prepo"),
 )
 
 # The rows of the picture of curves, where more would hide one another; the picture of differences has all.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recipe.prepo.report.rows import Curve
 
 WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and eight more: one for each row.
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and ten more: one for each row.
 LineStyle = str | tuple[int, tuple[int, ...]]
 LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#000000", "-", "o"),
