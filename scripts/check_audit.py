@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 TOLERANCE = 1e-6
+SKIPPED_EARLIER = ("all_right_before", "all_wrong_before")  # before the window was laid
 
 
 def lines(path: Path) -> list[dict]:
@@ -22,6 +23,17 @@ def lines(path: Path) -> list[dict]:
 def fail(message: str) -> None:
     print(f"difference: {message}")
     sys.exit(1)
+
+
+def without(candidates: list[dict], prompt_ids: list[str]) -> list[dict]:
+    """The candidates less one for each of the ids: a prompt may be drawn twice."""
+    number, left = Counter(prompt_ids), []
+    for candidate in candidates:
+        if number[candidate["prompt_id"]] > 0:
+            number[candidate["prompt_id"]] -= 1
+        else:
+            left.append(candidate)
+    return left
 
 
 def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
@@ -46,12 +58,13 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
             if line["window_start"] is not None:
                 fail(f"{where}: a window for the rule {line['rule']}")
             continue
-        ranked = sorted(candidates, key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
-        start = math.floor(line["progress"] * window_rules[line["rule"]] * (len(candidates) - num_selected))
+        left = without(candidates, [skip["prompt_id"] for skip in line["skipped"] if skip["reason"] in SKIPPED_EARLIER])
+        ranked = sorted(left, key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
+        start = math.floor(line["progress"] * window_rules[line["rule"]] * (len(left) - num_selected))
         if line["rule"] == "low_ppl":
             start = 0
         elif line["rule"] == "high_ppl":
-            start = len(candidates) - num_selected
+            start = len(left) - num_selected
         if line["window_start"] != start:
             fail(f"{where}: window_start {line['window_start']}, recomputed {start}")
         if chosen != [candidate["prompt_id"] for candidate in ranked[start : start + num_selected]]:
@@ -86,7 +99,7 @@ def main() -> None:
     audit = Path(sys.argv[1]) / "audit"
     weighting = sys.argv[2] if len(sys.argv) > 2 else "relative_entropy"
     progress_end = float(sys.argv[3]) if len(sys.argv) > 3 else 1.0
-    window_rules = {"ppl_schedule": progress_end, "low_ppl": 1.0, "high_ppl": 1.0}
+    window_rules = {"ppl_schedule": progress_end, "ppl_schedule_skip": progress_end, "low_ppl": 1.0, "high_ppl": 1.0}
     num_choices = check_selection(audit / "selection.jsonl", window_rules=window_rules)
     num_rollouts = check_rollouts(audit / "rollouts.jsonl", weighted=weighting == "relative_entropy")
     print(f"ok: {num_choices} choices and {num_rollouts} rollouts agree within {TOLERANCE}")

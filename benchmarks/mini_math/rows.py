@@ -37,6 +37,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
     "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
     "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
+    "uniform_skip": ("experiment=random", "prepo/selection=uniform_skip"),
+    "prepo_skip": ("experiment=prepo", "prepo/selection=ppl_schedule_skip"),
     "oracle": ("experiment=random",),
 }
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
@@ -59,6 +61,8 @@ MEANINGS = {
     "prepo_end25": "prepo, its schedule ending at ρ = 0.25",
     "prepo_end50": "prepo, its schedule ending at ρ = 0.5",
     "prepo_end75": "prepo, its schedule ending at ρ = 0.75",
+    "uniform_skip": "drawn uniformly of the candidates that greso's probabilities leave; no refill",
+    "prepo_skip": "prepo's schedule over the candidates that uniform_skip draws from, and its weights",
     "oracle": "the K candidates of largest p(1 - p), by measured pass rates; all else as in uniform",
 }
 """What each row does, for a table's reader."""

@@ -31,7 +31,7 @@ from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, line, look, plain_numbers, to_png
 
 # A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
-# entropy, PREPO weighs rollouts.
+# entropy, PREPO weighs rollouts; skipping goes before its schedule, and the schedule behind the skipping.
 PAIRS = (
     ("greso", "dapo"),
     ("dapo", "grpo"),
@@ -40,6 +40,8 @@ PAIRS = (
     ("prepo_e3", "prepo"),
     ("prepo_e3_target", "prepo"),
     ("prepo_budget", "prepo"),
+    ("prepo_skip", "prepo"),
+    ("prepo_skip", "uniform_skip"),
 )
 
 # The rows of the picture of curves, where more would hide one another; the picture of differences has all.

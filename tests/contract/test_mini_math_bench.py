@@ -88,7 +88,7 @@ TINY_FLAGS = [
     *("--steps", "3", "--num-selected", "4", "--rollouts-per-prompt", "4", "--pool", "40", "--held-out", "30"),
     *("--eval-every", "2", "--probe", "6", "--oracle-samples", "4", "--pool-samples", "8", "--jobs", "1"),
 ]
-SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "oracle")
+SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +338,10 @@ def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
         expected["temperature"] = {"name": "constant"}
     if row == "oracle":
         expected["selection"] = {"name": "oracle"}
+    if row.endswith("_skip"):
+        rule = f"{expected['selection']['name']}_skip"
+        file = ROOT / "conf" / "prepo" / "selection" / f"{rule}.yaml"
+        expected["selection"] = yaml.safe_load(file.read_text(encoding="utf-8"))
     found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
     assert found.rules == expected
     assert found.filters_groups == (row == "dapo")
@@ -424,7 +428,7 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) 
         assert dispatched > num_steps * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
     else:
         assert curve[-1]["tokens"] == trained_tokens
-    weighting = "relative_entropy" if row in ("prepo", "prepo_e3") else "none"
+    weighting = "relative_entropy" if row in ("prepo", "prepo_e3", "prepo_skip") else "none"
     checked = subprocess.run(
         [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{row}-0", weighting],
         capture_output=True,

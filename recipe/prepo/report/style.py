@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recipe.prepo.report.rows import Curve
 
 WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and ten more: one for each row.
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and twelve more: one for each row.
 LineStyle = str | tuple[int, tuple[int, ...]]
 LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#000000", "-", "o"),
@@ -43,6 +43,8 @@ LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#A0522D", ":", "X"),
     ("#1F3A93", (0, (6, 1)), "s"),
     ("#FF6F91", (0, (3, 1, 1, 1, 1, 1)), "o"),
+    ("#4E8A00", (0, (1, 3)), "v"),
+    ("#7B1FE0", (0, (9, 3)), "^"),
 )
 
 

@@ -15,7 +15,9 @@ from recipe.prepo.rules.selection.greso import Greso
 from recipe.prepo.rules.selection.high_ppl import HighPpl
 from recipe.prepo.rules.selection.low_ppl import LowPpl
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
+from recipe.prepo.rules.selection.ppl_schedule_skip import PplScheduleSkip
 from recipe.prepo.rules.selection.uniform import Uniform
+from recipe.prepo.rules.selection.uniform_skip import UniformSkip
 from recipe.prepo.rules.shaping.length_bias import LengthBias
 from recipe.prepo.rules.shaping.none import NoShaping
 from recipe.prepo.rules.temperature.constant import Constant
@@ -29,7 +31,9 @@ SELECTION: dict[str, type[SelectionRule]] = {
     "high_ppl": HighPpl,
     "low_ppl": LowPpl,
     "ppl_schedule": PplSchedule,
+    "ppl_schedule_skip": PplScheduleSkip,
     "uniform": Uniform,
+    "uniform_skip": UniformSkip,
 }
 WEIGHTING: dict[str, type[WeightingRule]] = {
     "none": NoWeighting,

@@ -1,0 +1,32 @@
+"""PREPO's schedule over the candidates that gave a signal lately."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipe.prepo.notation import Candidates, Selection
+from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
+from recipe.prepo.rules.selection.skip_dead import SkipDead
+
+
+class PplScheduleSkip(SkipDead):
+    """PREPO's window (arXiv 2511.00794) among the candidates that GRESO (arXiv 2506.02177) would not skip.
+
+    ``l(rho) = floor(rho * (L - K))`` with L candidates left. A combination of this project, in neither paper.
+    """
+
+    needs_scores = True
+    follows_progress = True
+
+    @dataclass(frozen=True)
+    class Config(SkipDead.Config, PplSchedule.Config):
+        def __post_init__(self) -> None:
+            SkipDead.Config.__post_init__(self)
+            PplSchedule.Config.__post_init__(self)
+
+    def __init__(self, config: Config, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._schedule = PplSchedule(config, seed=seed)
+
+    def choose(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        return self._schedule.select(candidates, num_selected=num_selected, progress=progress)

@@ -1,0 +1,76 @@
+"""GRESO's skipping as a filter before another choice: K of the candidates that still gave a signal lately."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
+from recipe.prepo.maths.skipping import skip_probability
+from recipe.prepo.notation import Candidates, RunFacts, Selection, StepOutcome
+from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.rules.signal_history import SignalHistory
+
+STATE = {"generator", "history"}
+
+
+class SkipDead(SelectionRule):
+    """Skip with probability ``1 - max(p^z, explore)`` after z groups in a row without a signal, choose of the rest.
+
+    The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed. Unlike there, no group is
+    thrown away and no step refilled: it has K groups and K * M rollouts, whatever they give. Where fewer than K
+    candidates are left, those come back that were the least likely to be skipped (ties by the draw).
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        p_easy: float
+        p_hard: float
+        explore: float
+
+        def __post_init__(self) -> None:
+            for name in ("p_easy", "p_hard", "explore"):
+                if not 0.0 <= getattr(self, name) <= 1.0:
+                    raise ValueError(f"{name}={getattr(self, name)!r} is not in [0, 1]")
+
+    def __init__(self, config: Config, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._skips = make_generator(seed, "selection.skip_dead")
+        self._history = SignalHistory()
+
+    @abstractmethod
+    def choose(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        """Choose ``num_selected`` of the candidates that are left, at training progress rho."""
+
+    def bind(self, run: RunFacts) -> None:
+        self._history.bind(run)
+
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        run_C = self._history.runs(candidates.prompt_ids)
+        skip_C = skip_probability(
+            run_C, p_easy=self.config.p_easy, p_hard=self.config.p_hard, explore=self.config.explore
+        )
+        draw_C = self._skips.random(len(candidates))
+        is_skipped_C = draw_C < skip_C
+        num_left = max(num_selected, int((~is_skipped_C).sum()))
+        left_L = np.sort(np.lexsort((draw_C, skip_C, is_skipped_C))[:num_left])
+        found = self.choose(candidates.take(left_L), num_selected=num_selected, progress=progress)
+        reasons = {int(left_L[i]): reason for i, reason in found.skip_reasons.items()}
+        for i in np.setdiff1d(np.arange(len(candidates)), left_L).tolist():
+            reasons[i] = "all_right_before" if run_C[i] > 0 else "all_wrong_before"
+        return Selection(left_L[found.indices_P], window_start=found.window_start, skip_reasons=reasons)
+
+    def observe(self, outcome: StepOutcome) -> None:
+        self._history.observe(outcome)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": generator_state(self._skips), "history": self._history.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != STATE:
+            raise ValueError(f"{type(self).__name__} keeps {sorted(STATE)}, found {sorted(state)}")
+        self._history.load_state_dict(state["history"])
+        set_generator_state(self._skips, state["generator"])
