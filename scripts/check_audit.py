@@ -39,7 +39,12 @@ def without(candidates: list[dict], prompt_ids: list[str]) -> list[dict]:
 def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
     """Recompute the window of every choice; ``window_rules`` maps a rule to its share of the way at rho = 1."""
     choices = lines(path)
+    seen: set[str] = set()  # chosen in an earlier step
+    chosen_now: set[str] = set()
+    step = None
     for line in choices:
+        if line["step"] != step:
+            seen, chosen_now, step = seen | chosen_now, set(), line["step"]
         where = f"{path.name}, step {line['step']}, call {line['call']}"
         candidates, chosen, num_selected = line["candidates"], line["selected"], line["num_selected"]
         ids = [candidate["prompt_id"] for candidate in candidates]
@@ -54,11 +59,15 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
                 candidate["ppl"], math.exp(candidate["nll_nats"]), rel_tol=TOLERANCE
             ):
                 fail(f"{where}: ppl of {candidate['prompt_id']} is not exp(nll_nats)")
+        left_out = [skip["prompt_id"] for skip in line["skipped"] if skip["reason"] in SKIPPED_EARLIER]
+        if unseen := set(left_out) - seen:
+            fail(f"{where}: {sorted(unseen)[0]} is left out for its rollouts, but had none before")
+        chosen_now.update(chosen)
         if line["rule"] not in window_rules:
             if line["window_start"] is not None:
                 fail(f"{where}: a window for the rule {line['rule']}")
             continue
-        left = without(candidates, [skip["prompt_id"] for skip in line["skipped"] if skip["reason"] in SKIPPED_EARLIER])
+        left = without(candidates, left_out if line["rule"].endswith("_skip") else [])
         ranked = sorted(left, key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
         start = math.floor(line["progress"] * window_rules[line["rule"]] * (len(left) - num_selected))
         if line["rule"] == "low_ppl":
@@ -69,6 +78,11 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
             fail(f"{where}: window_start {line['window_start']}, recomputed {start}")
         if chosen != [candidate["prompt_id"] for candidate in ranked[start : start + num_selected]]:
             fail(f"{where}: the chosen prompts are not the window")
+        sides = {"below_window": ranked[:start], "above_window": ranked[start + num_selected :]}
+        for reason, beside in sides.items():
+            named = Counter(skip["prompt_id"] for skip in line["skipped"] if skip["reason"] == reason)
+            if named != Counter(candidate["prompt_id"] for candidate in beside):
+                fail(f"{where}: the prompts that are «{reason}» are others")
     return len(choices)
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import SimulatedRun, all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.notation import Candidates, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.state.audit import selection_line
 
 IDS = tuple(f"p{i:02}" for i in range(20))
 RIGHT, WRONG, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]
@@ -49,7 +55,7 @@ def choose(
 
 
 def test_window_is_laid_over_the_candidates_that_are_left() -> None:
-    rule = make("ppl_schedule_skip", p_easy=0.0, p_hard=0.0, explore=0.0)
+    rule = make("ppl_schedule_skip", p_easy=0.0, p_hard=0.0, explore=1e-9)
     lowest, highest = IDS[:-6:-1], IDS[:5]
     observe(rule, **dict.fromkeys(lowest, RIGHT), **dict.fromkeys(highest, WRONG))
     left = IDS[14:4:-1]  # in ascending perplexity
@@ -98,6 +104,49 @@ def test_a_signal_or_a_chance_brings_a_prompt_back(name: str) -> None:
         assert times[prompt_id] / 2_000 == pytest.approx(0.875, abs=0.037)
 
 
+def share_left_out(rule: SelectionRule, num_draws: int = 4_000) -> dict[str, float]:
+    """How often each prompt was left out, of draws that choose one of all."""
+    times = dict.fromkeys(IDS, 0)
+    for _ in range(num_draws):
+        for prompt_id, reason in choose(rule, 1)[1].items():
+            times[prompt_id] += reason.endswith("_before")
+    return {prompt_id: number / num_draws for prompt_id, number in times.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_kind_has_its_own_probability_and_a_floor(name: str) -> None:
+    rule = make(name, p_easy=0.8, p_hard=0.3, explore=0.2)
+    observe(rule, p00=RIGHT, p01=WRONG)
+    observe(rule, times=20, p02=RIGHT, p03=WRONG)
+    found = share_left_out(rule)
+    for prompt_id, expected in {"p00": 0.2, "p01": 0.7, "p02": 0.8, "p03": 0.8}.items():
+        assert found[prompt_id] == pytest.approx(expected, abs=0.036)  # five standard deviations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_that_were_thrown_away_count(name: str) -> None:
+    rule = make(name)
+    discarded = rollout_batch([("p04", RIGHT), ("p05", WRONG)], 1, entropies=False)
+    rule.observe(StepOutcome(trained=rollout_batch([("p06", MIXED)], 1), discarded=(discarded,), step=1))
+    found = share_left_out(rule)
+    assert found["p04"] == pytest.approx(0.5, abs=0.04) and found["p05"] == pytest.approx(0.5, abs=0.04)
+    assert sum(found.values()) == found["p04"] + found["p05"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_share_left_out_is_of_the_steps_choices(name: str) -> None:
+    rule = make(name, p_easy=0.0, p_hard=0.0, explore=1e-9)
+    observe(rule, **dict.fromkeys(IDS[:5], RIGHT))
+    assert rule.metrics() == {"prepo/left_out_frac/mean": 0.0}
+    choose(rule, 3)
+    rule.select(candidates(IDS[10:]), num_selected=2, progress=0.0)
+    observe(rule, p19=MIXED)
+    assert rule.metrics() == {"prepo/left_out_frac/mean": 5 / 30}
+    choose(rule, 18)  # of 15 that are left: three come back
+    observe(rule, p19=MIXED)
+    assert rule.metrics() == {"prepo/left_out_frac/mean": 2 / 20}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_least_dead_come_back_where_too_few_are_left(name: str) -> None:
     rule = make(name)
@@ -134,7 +183,9 @@ def test_every_step_has_k_prompts_and_every_other_candidate_a_reason(name: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("option", "value"), [("p_easy", 1.5), ("p_hard", -0.1), ("explore", float("nan"))])
+@pytest.mark.parametrize(
+    ("option", "value"), [("p_easy", 1.5), ("p_hard", -0.1), ("explore", float("nan")), ("explore", 0.0)]
+)
 def test_probabilities_out_of_range_name_the_option(name: str, option: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"{name}.*{option}"):
         make(name, **{option: value})
@@ -151,3 +202,56 @@ def test_foreign_state_is_refused(name: str) -> None:
     for state in ({}, {**rule.state_dict(), "more": 1}):
         with pytest.raises((ValueError, KeyError)):
             rule.load_state_dict(state)
+
+
+# The outside check of the audit lines
+
+
+def audited(folder: Path, name: str, edit: Callable[[list[dict[str, Any]]], object] = lambda lines: None) -> str:
+    """What the script says of the audit lines of thirty steps, after ``edit``."""
+    run = SimulatedRun(all_options(selection=name))
+    lines = []
+
+    def choose_and_record(step: int, num_prompts: int) -> Any:
+        decision = SimulatedRun.choose(run, step, num_prompts)
+        lines.append(selection_line(decision))
+        return decision
+
+    run.choose = choose_and_record  # type: ignore[method-assign]
+    for step in range(1, 31):
+        run.step(step)
+    reasons = {skip["reason"] for line in lines for skip in line["skipped"]}
+    assert {"all_right_before", "all_wrong_before"} < reasons
+    edit(lines)
+    (folder / "audit").mkdir()
+    (folder / "audit" / "selection.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / "audit" / "rollouts.jsonl").write_text("")
+    command = [sys.executable, Path(__file__).parents[2] / "scripts" / "check_audit.py", folder, "none"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_outside_check_agrees(name: str, tmp_path: Path) -> None:
+    assert audited(tmp_path, name).startswith("ok: 30 choices")
+
+
+def relabel(lines: list[dict[str, Any]], at: int, old: str, new: str) -> None:
+    skip = next(skip for skip in lines[at]["skipped"] if skip["reason"] == old)
+    skip["reason"] = new
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "told"),
+    [
+        ("ppl_schedule_skip", lambda lines: relabel(lines, 0, "above_window", "all_wrong_before"), "had none before"),
+        ("uniform_skip", lambda lines: relabel(lines, 0, "not_drawn", "all_right_before"), "had none before"),
+        ("ppl_schedule_skip", lambda lines: relabel(lines, -1, "below_window", "above_window"), "are others"),
+        ("ppl_schedule_skip", lambda lines: relabel(lines, -1, "below_window", "all_right_before"), "not the window"),
+        ("ppl_schedule_skip", lambda lines: lines[-1].update(window_start=0), "window_start"),
+    ],
+)
+def test_the_outside_check_sees_what_cannot_be(
+    name: str, edit: Callable[[list[dict[str, Any]]], object], told: str, tmp_path: Path
+) -> None:
+    found = audited(tmp_path, name, edit)
+    assert found.startswith("difference") and told in found

@@ -15,6 +15,7 @@ NATS, TARGET_ENTROPY = "nats a token", "prepo/entropy_target_nats/mean"
 # (axis label, metrics with their texts). A panel is drawn where one of its metrics changes within some run.
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("share of candidates", (("prepo/skipped_frac/mean", "not chosen, or skipped"),)),
+    ("share of candidates", (("prepo/left_out_frac/mean", "left out: no signal lately"),)),
     ("probability", (("prepo/p_easy/mean", "p, all right"), ("prepo/p_hard/mean", "p, all wrong"))),
     (
         "rollouts a step",

@@ -21,7 +21,7 @@ class SkipDead(SelectionRule):
     """Skip with probability ``1 - max(p^z, explore)`` after z groups in a row without a signal, choose of the rest.
 
     The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed. Unlike there, no group is
-    thrown away and no step refilled: it has K groups and K * M rollouts, whatever they give. Where fewer than K
+    thrown away and no step refilled by the rule: it has K groups, whatever they give. Where fewer than K
     candidates are left, those come back that were the least likely to be skipped (ties by the draw).
     """
 
@@ -35,11 +35,16 @@ class SkipDead(SelectionRule):
             for name in ("p_easy", "p_hard", "explore"):
                 if not 0.0 <= getattr(self, name) <= 1.0:
                     raise ValueError(f"{name}={getattr(self, name)!r} is not in [0, 1]")
+            if not self.explore > 0.0:
+                raise ValueError("explore=0 could leave a prompt out for ever; the published value is 0.01")
 
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._skips = make_generator(seed, "selection.skip_dead")
         self._history = SignalHistory()
+        # Of the choices since the last step's end.
+        self._num_seen = self._num_left_out = 0
+        self._left_out_frac = 0.0
 
     @abstractmethod
     def choose(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
@@ -57,6 +62,8 @@ class SkipDead(SelectionRule):
         is_skipped_C = draw_C < skip_C
         num_left = max(num_selected, int((~is_skipped_C).sum()))
         left_L = np.sort(np.lexsort((draw_C, skip_C, is_skipped_C))[:num_left])
+        self._num_seen += len(candidates)
+        self._num_left_out += len(candidates) - num_left
         found = self.choose(candidates.take(left_L), num_selected=num_selected, progress=progress)
         reasons = {int(left_L[i]): reason for i, reason in found.skip_reasons.items()}
         for i in np.setdiff1d(np.arange(len(candidates)), left_L).tolist():
@@ -65,6 +72,11 @@ class SkipDead(SelectionRule):
 
     def observe(self, outcome: StepOutcome) -> None:
         self._history.observe(outcome)
+        self._left_out_frac = self._num_left_out / max(self._num_seen, 1)
+        self._num_seen = self._num_left_out = 0
+
+    def metrics(self) -> dict[str, float]:
+        return {"prepo/left_out_frac/mean": self._left_out_frac}
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": generator_state(self._skips), "history": self._history.state_dict()}
