@@ -18,6 +18,7 @@ from recipe.prepo.errors import ConfigError
 THREE_EPOCHS = "prepo.budget.epoch_steps=27"
 # Token means of the first step are 0.26 to 0.37 nats in uniform (early, mid, late), and 0.02 to 0.24 in the schedule.
 UNIFORMS_ENTROPY = "prepo.temperature.target_nats=0.3"
+KEEP_A_TENTH = ("prepo.selection.p_easy=0.1", "prepo.selection.p_hard=0.1")
 
 ROWS: dict[str, tuple[str, ...]] = {
     "uniform": ("experiment=random",),
@@ -39,6 +40,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
     "uniform_skip": ("experiment=random", "prepo/selection=uniform_skip"),
     "prepo_skip": ("experiment=prepo", "prepo/selection=ppl_schedule_skip"),
+    "uniform_skip10": ("experiment=random", "prepo/selection=uniform_skip", *KEEP_A_TENTH),
+    "prepo_skip10": ("experiment=prepo", "prepo/selection=ppl_schedule_skip", *KEEP_A_TENTH),
     "oracle": ("experiment=random",),
 }
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
@@ -63,6 +66,8 @@ MEANINGS = {
     "prepo_end75": "prepo, its schedule ending at ρ = 0.75",
     "uniform_skip": "drawn uniformly of the candidates that greso's probabilities leave; no refill",
     "prepo_skip": "prepo's schedule over the candidates that uniform_skip draws from, and its weights",
+    "uniform_skip10": "uniform_skip with a tenth for a half: prompts are left out more often",
+    "prepo_skip10": "prepo_skip with a tenth for a half",
     "oracle": "the K candidates of largest p(1 - p), by measured pass rates; all else as in uniform",
 }
 """What each row does, for a table's reader."""

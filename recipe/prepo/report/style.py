@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recipe.prepo.report.rows import Curve
 
 WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
-# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and twelve more: one for each row.
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and fourteen more: one for each row.
 LineStyle = str | tuple[int, tuple[int, ...]]
 LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#000000", "-", "o"),
@@ -45,6 +45,8 @@ LOOKS: tuple[tuple[str, LineStyle, str], ...] = (
     ("#FF6F91", (0, (3, 1, 1, 1, 1, 1)), "o"),
     ("#4E8A00", (0, (1, 3)), "v"),
     ("#7B1FE0", (0, (9, 3)), "^"),
+    ("#A30000", "-", "D"),
+    ("#00609C", "--", "*"),
 )
 
 
