@@ -18,7 +18,7 @@ from recipe.prepo.errors import ConfigError
 THREE_EPOCHS = "prepo.budget.epoch_steps=27"
 # Token means of the first step are 0.26 to 0.37 nats in uniform (early, mid, late), and 0.02 to 0.24 in the schedule.
 UNIFORMS_ENTROPY = "prepo.temperature.target_nats=0.3"
-KEEP_A_TENTH = ("prepo.selection.p_easy=0.1", "prepo.selection.p_hard=0.1")
+GRESOS_FIRST = ("prepo.selection.p_easy=0.5", "prepo.selection.p_hard=0.5")
 
 ROWS: dict[str, tuple[str, ...]] = {
     "uniform": ("experiment=random",),
@@ -38,10 +38,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
     "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
     "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
-    "uniform_skip": ("experiment=random", "prepo/selection=uniform_skip"),
-    "prepo_skip": ("experiment=prepo", "prepo/selection=ppl_schedule_skip"),
-    "uniform_skip10": ("experiment=random", "prepo/selection=uniform_skip", *KEEP_A_TENTH),
-    "prepo_skip10": ("experiment=prepo", "prepo/selection=ppl_schedule_skip", *KEEP_A_TENTH),
+    "uniform_skip": ("experiment=uniform_skip",),
+    "prepo_skip": ("experiment=prepo_skip",),
+    "uniform_skip50": ("experiment=uniform_skip", *GRESOS_FIRST),
+    "prepo_skip50": ("experiment=prepo_skip", *GRESOS_FIRST),
     "oracle": ("experiment=random",),
 }
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
@@ -64,10 +64,10 @@ MEANINGS = {
     "prepo_end25": "prepo, its schedule ending at ρ = 0.25",
     "prepo_end50": "prepo, its schedule ending at ρ = 0.5",
     "prepo_end75": "prepo, its schedule ending at ρ = 0.75",
-    "uniform_skip": "drawn uniformly of the candidates that greso's probabilities leave; no refill",
-    "prepo_skip": "prepo's schedule over the candidates that uniform_skip draws from, and its weights",
-    "uniform_skip10": "uniform_skip with a tenth for a half: prompts are left out more often",
-    "prepo_skip10": "prepo_skip with a tenth for a half",
+    "uniform_skip": "drawn uniformly of the candidates that are left when those without a signal lately are skipped",
+    "prepo_skip": "prepo among the candidates that are left",
+    "uniform_skip50": "uniform_skip with the probabilities that greso begins with: 0.5, not 0.1, of keeping a prompt",
+    "prepo_skip50": "prepo_skip with the same",
     "oracle": "the K candidates of largest p(1 - p), by measured pass rates; all else as in uniform",
 }
 """What each row does, for a table's reader."""

@@ -42,10 +42,12 @@ PAIRS = (
     ("prepo_budget", "prepo"),
     ("prepo_skip", "prepo"),
     ("prepo_skip", "uniform_skip"),
+    ("prepo_skip", "prepo_skip50"),
+    ("uniform_skip", "uniform_skip50"),
 )
 
 # The rows of the picture of curves, where more would hide one another; the picture of differences has all.
-DRAWN = (REFERENCE, "prepo", "low", "greso", "e3", "prepo_end50", "oracle")
+DRAWN = (REFERENCE, "prepo", "low", "greso", "e3", "uniform_skip", "prepo_skip", "oracle")
 # Differences beyond it stand at the edge of the picture, in numbers.
 DRAWN_DIFFERENCE = 0.16
 

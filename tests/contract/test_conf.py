@@ -83,6 +83,8 @@ METHODS: dict[str, dict[str, str]] = {
         "budget": "difficulty",
         "temperature": "entropy_target",
     },
+    "uniform_skip": {"selection": "uniform_skip"},
+    "prepo_skip": {"selection": "ppl_schedule_skip", "weighting": "relative_entropy"},
 }
 
 

@@ -338,12 +338,8 @@ def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
         expected["temperature"] = {"name": "constant"}
     if row == "oracle":
         expected["selection"] = {"name": "oracle"}
-    if "_skip" in row:
-        rule = f"{expected['selection']['name']}_skip"
-        file = ROOT / "conf" / "prepo" / "selection" / f"{rule}.yaml"
-        expected["selection"] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if row.endswith("_skip10"):
-        expected["selection"] |= {"p_easy": 0.1, "p_hard": 0.1}
+    if row.endswith("_skip50"):
+        expected["selection"] |= {"p_easy": 0.5, "p_hard": 0.5}
     found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
     assert found.rules == expected
     assert found.filters_groups == (row == "dapo")

@@ -27,6 +27,8 @@ NAMES = ("ppl_schedule_skip", "uniform_skip")
 
 
 def make(name: str, *, seed: int = 0, **options: Any) -> SelectionRule:
+    """With GRESO's first probability of keeping a prompt."""
+    options = {"p_easy": 0.5, "p_hard": 0.5, **options}
     rule = cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
     rule.bind(run_facts(IDS))
     return rule
@@ -209,7 +211,9 @@ def test_foreign_state_is_refused(name: str) -> None:
 
 def audited(folder: Path, name: str, edit: Callable[[list[dict[str, Any]]], object] = lambda lines: None) -> str:
     """What the script says of the audit lines of thirty steps, after ``edit``."""
-    run = SimulatedRun(all_options(selection=name))
+    options = all_options(selection=name)
+    options["selection"] |= {"p_easy": 0.5, "p_hard": 0.5}
+    run = SimulatedRun(options)
     lines = []
 
     def choose_and_record(step: int, num_prompts: int) -> Any:
