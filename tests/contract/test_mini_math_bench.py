@@ -560,11 +560,12 @@ def test_a_summary_that_cannot_be_made_is_one_clear_error(
     assert all(name in error for name in named), error
 
 
-def test_the_published_tables_are_those_of_the_published_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mini_math", "skip_again"])
+def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_path: Path) -> None:
     published = ROOT / "docs" / "results"
-    assert full.main(["--from", str(published / "mini_math_runs.jsonl"), "--out", str(tmp_path)]) == 0
+    assert full.main(["--from", str(published / f"{name}_runs.jsonl"), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert text == (published / "mini_math.md").read_text(encoding="utf-8")
+    assert text == (published / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_learning_rates_are_compared_on_problems_of_their_own(
