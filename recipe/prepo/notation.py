@@ -43,7 +43,7 @@ class Candidates:
     def take(self, indices_P: IntArray) -> Candidates:
         """The candidates at these positions, in this order."""
         return Candidates(
-            tuple(self.prompt_ids[i] for i in indices_P.tolist()),
+            tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),
             None if self.nll_nats_C is None else self.nll_nats_C[indices_P],
             None if self.num_tokens_C is None else self.num_tokens_C[indices_P],
         )

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +45,26 @@ def test_ids_may_come_from_an_iterator() -> None:
     assert index.rows([f"p{i}" for i in (4, 0)]).tolist() == [4, 0]
 
 
+@pytest.mark.parametrize(("seed", "is_at_home"), [("7", True), ("8", False)])
+def test_an_index_of_another_process_is_refused(seed: str, is_at_home: bool, tmp_path: Path) -> None:
+    """Its hashes mean nothing there: no id would be found, or a wrong one."""
+    file = tmp_path / "index"
+    make = "import pickle, sys; from recipe.prepo.maths.prompt_index import PromptIndex; "
+    make += "sys.stdout.buffer.write(pickle.dumps(PromptIndex(['a', 'b'])))"
+    made = subprocess.run([sys.executable, "-c", make], capture_output=True, check=True, env=with_seed("7"))
+    file.write_bytes(made.stdout)
+    use = f"import pickle; print(pickle.loads(open({str(file)!r}, 'rb').read()).rows(['b']))"
+    used = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True, env=with_seed(seed), check=False)
+    assert (used.stdout == "[1]\n") == is_at_home
+    assert ("made in another process" in used.stderr) == (not is_at_home)
+    with pytest.raises(AssertionError, match="another process"):
+        pickle.loads(made.stdout).rows(["b"])
+
+
+def with_seed(seed: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONHASHSEED": seed}
+
+
 @pytest.mark.parametrize("ids", [["a", "b", "a"], ["x", "a", "b", "c", "d", "e", "f", "x"], ["é", "e", "é"], ["", ""]])
 def test_same_id_twice_is_refused_with_both_rows(ids: list[str]) -> None:
     first, second = [i for i, prompt_id in enumerate(ids) if ids.count(prompt_id) == 2]
@@ -54,7 +79,7 @@ def test_one_of_many_duplicates_is_named() -> None:
 
 def test_unknown_id_is_a_bug_that_names_it() -> None:
     index = PromptIndex([f"p{i}" for i in range(50)])
-    # Digests below, between and above those of the set: many unknown ids reach every place.
+    # Hashes below, between and above those of the set: many unknown ids reach every place.
     for i in range(200):
         with pytest.raises(AssertionError, match=f"'unknown{i}'"):
             index.rows(["p1", f"unknown{i}", "p2"])
@@ -62,7 +87,7 @@ def test_unknown_id_is_a_bug_that_names_it() -> None:
         index.rows(["p50", "p51"])
 
 
-def test_unknown_id_above_every_digest() -> None:
+def test_unknown_id_above_every_hash() -> None:
     ids = [f"p{i}" for i in range(20)]
     highest = ids.pop(int(np.argmax(hash_ids(ids))))
     with pytest.raises(AssertionError, match=f"'{highest}'"):

@@ -59,15 +59,20 @@ class SkipDead(SelectionRule):
             run_C, p_easy=self.config.p_easy, p_hard=self.config.p_hard, explore=self.config.explore
         )
         draw_C = self._skips.random(len(candidates))
-        is_skipped_C = draw_C < skip_C
-        num_left = max(num_selected, int((~is_skipped_C).sum()))
-        left_L = np.sort(np.lexsort((draw_C, skip_C, is_skipped_C))[:num_left])
+        is_left_C = draw_C >= skip_C
+        if (num_missing := num_selected - int(is_left_C.sum())) > 0:
+            order_C = np.lexsort((draw_C, skip_C, is_left_C))  # those that are left out first
+            is_left_C[order_C[:num_missing]] = True
+        left_L = np.flatnonzero(is_left_C)
         self._num_seen += len(candidates)
-        self._num_left_out += len(candidates) - num_left
+        self._num_left_out += len(candidates) - len(left_L)
+        if len(left_L) == len(candidates):
+            return self.choose(candidates, num_selected=num_selected, progress=progress)
         found = self.choose(candidates.take(left_L), num_selected=num_selected, progress=progress)
-        reasons = {int(left_L[i]): reason for i, reason in found.skip_reasons.items()}
-        for i in np.setdiff1d(np.arange(len(candidates)), left_L).tolist():
-            reasons[i] = "all_right_before" if run_C[i] > 0 else "all_wrong_before"
+        beside_L = left_L[np.fromiter(found.skip_reasons, dtype=np.int64, count=len(found.skip_reasons))]
+        reasons = dict(zip(beside_L.tolist(), found.skip_reasons.values(), strict=True))
+        reasons |= dict.fromkeys(np.flatnonzero(~is_left_C & (run_C > 0)).tolist(), "all_right_before")
+        reasons |= dict.fromkeys(np.flatnonzero(~is_left_C & (run_C < 0)).tolist(), "all_wrong_before")
         return Selection(left_L[found.indices_P], window_start=found.window_start, skip_reasons=reasons)
 
     def observe(self, outcome: StepOutcome) -> None:
