@@ -70,7 +70,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, Any]:
     """Seconds of one choice of a fifth of the candidates, and of the audit line about it.
 
-    A rule that skips prompts draws them until it has as many; each prompt had up to three groups without a signal.
+    For rules that skip, each prompt had up to three groups without a signal; `greso` draws until it has as many.
     """
     ids = tuple(f"prompt-{i:09d}" for i in range(num_candidates))
     rng = np.random.default_rng(0)
@@ -81,12 +81,12 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
     times, line_times = [], []
     for step in range(1, repeats + 1):
         chooser = controller(rules, index, num_candidates=num_candidates)
+        state = chooser.state_dict()
+        for array in _arrays(state["rules"]["selection"]):
+            array[:] = rng.integers(-3, 4, num_candidates)
+        chooser.load_state_dict(state)
         choose = functools.partial(chooser.select, candidates)
         if not SELECTION[name].uses_candidates:
-            state = chooser.state_dict()
-            for array in _arrays(state["rules"]["selection"]):
-                array[:] = rng.integers(-3, 4, num_candidates)
-            chooser.load_state_dict(state)
             choose = functools.partial(chooser.select_from_stream, functools.partial(_drawn, itertools.cycle(ids)))
         spent, decision = seconds(functools.partial(choose, num_selected=num_selected, step=step))
         times.append(spent)
