@@ -57,11 +57,13 @@ class Selection:
         indices_P: chosen positions in the candidate list, in the order in which they are to be submitted.
         window_start: first rank of the window in ascending perplexity, None for rules without a window.
         skip_reasons: position in the candidate list -> why it was not chosen.
+        num_left_out: candidates that a filter took away before the choice, None for rules without one.
     """
 
     indices_P: IntArray
     window_start: int | None = None
     skip_reasons: dict[int, str] = field(default_factory=dict)
+    num_left_out: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from simulated_run import SimulatedRun, all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.notation import Candidates, Selection, StepOutcome
+from recipe.prepo.notation import Candidates, Decision, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.state.audit import selection_line
+from recipe.prepo.state.metrics import selection_metrics
 
 IDS = tuple(f"p{i:02}" for i in range(20))
 RIGHT, WRONG, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]
@@ -135,18 +136,39 @@ def test_groups_that_were_thrown_away_count(name: str) -> None:
     assert sum(found.values()) == found["p04"] + found["p05"]
 
 
+def step_metrics(*choices: tuple[Candidates, Selection]) -> dict[str, float]:
+    """Of a step that made these choices."""
+    return selection_metrics(
+        [
+            Decision(
+                candidates=among,
+                selection=found,
+                rollout_n_P=np.ones(len(found.indices_P), dtype=np.int64),
+                progress=0.0,
+                temperature=1.0,
+                step=1,
+                call=call,
+                rule="skip",
+            )
+            for call, (among, found) in enumerate(choices)
+        ]
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_share_left_out_is_of_the_steps_choices(name: str) -> None:
     rule = make(name, p_easy=0.0, p_hard=0.0, explore=1e-9)
+    assert step_metrics((candidates(), choose(rule, 3)[2]))["prepo/left_out_frac/mean"] == 0.0
     observe(rule, **dict.fromkeys(IDS[:5], RIGHT))
-    assert rule.metrics() == {"prepo/left_out_frac/mean": 0.0}
-    choose(rule, 3)
-    rule.select(candidates(IDS[10:]), num_selected=2, progress=0.0)
-    observe(rule, p19=MIXED)
-    assert rule.metrics() == {"prepo/left_out_frac/mean": 5 / 30}
-    choose(rule, 18)  # of 15 that are left: three come back
-    observe(rule, p19=MIXED)
-    assert rule.metrics() == {"prepo/left_out_frac/mean": 2 / 20}
+    rest = candidates(IDS[10:])
+    second = rule.select(rest, num_selected=2, progress=0.0)
+    found = step_metrics((candidates(), choose(rule, 3)[2]), (rest, second))
+    assert found["prepo/left_out_frac/mean"] == 5 / 30
+    # Of 15 that are left: three come back.
+    assert step_metrics((candidates(), choose(rule, 18)[2]))["prepo/left_out_frac/mean"] == 2 / 20
+    plain = cast(SelectionRule, build_rule("selection", rule_options("selection", name.removesuffix("_skip")), seed=3))
+    unfiltered = plain.select(candidates(), num_selected=3, progress=0.0)
+    assert "prepo/left_out_frac/mean" not in step_metrics((candidates(), unfiltered)) | step_metrics()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -26,6 +26,17 @@ def require_positive_integers(config: Any, *names: str) -> None:
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
+def require_shares(config: Any, *names: str) -> None:
+    """Check options that are probabilities or shares.
+
+    Raises:
+        ValueError: names the first that is not in [0, 1].
+    """
+    for name in names:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ValueError(f"{name}={getattr(config, name)!r} is not in [0, 1]")
+
+
 class Rule:
     """Common part: observe outcomes, report metrics, save and load state. All optional."""
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recipe.prepo.maths.skipping import next_run
 from recipe.prepo.notation import IntArray, RunFacts, StepOutcome
+
+
+def skip_reasons(is_skipped_C: NDArray[np.bool_], run_C: IntArray) -> dict[int, str]:
+    """Why each skipped candidate was, by its position, from its trailing run; arrays of shape [C]."""
+    reasons = dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C > 0)).tolist(), "all_right_before")
+    return reasons | dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C < 0)).tolist(), "all_wrong_before")
 
 
 class SignalHistory:

@@ -28,6 +28,9 @@ def selection_metrics(decisions: Sequence[Decision]) -> dict[str, float]:
     starts = [d.selection.window_start for d in decisions if d.selection.window_start is not None]
     if starts:
         metrics["prepo/window_start/mean"] = float(np.mean(starts))
+    left_out = [d.selection.num_left_out for d in decisions if d.selection.num_left_out is not None]
+    if left_out:
+        metrics["prepo/left_out_frac/mean"] = sum(left_out) / metrics["prepo/candidates/sum"]
     scored = [d for d in decisions if d.candidates.ppl_C is not None]
     if scored:
         metrics |= _summary("prepo/ppl_candidates", np.concatenate([_ppl(d) for d in scored]))

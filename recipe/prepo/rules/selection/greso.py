@@ -11,8 +11,8 @@ import numpy as np
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.maths.skipping import Refill, adjust_probability, refill_size, skip_probability
 from recipe.prepo.notation import Candidates, RunFacts, Selection, StepOutcome
-from recipe.prepo.rules.base import SkippingRule, require_positive_integers
-from recipe.prepo.rules.signal_history import SignalHistory
+from recipe.prepo.rules.base import SkippingRule, require_positive_integers, require_shares
+from recipe.prepo.rules.signal_history import SignalHistory, skip_reasons
 
 SHARES = ("p_easy", "p_hard", "p_step", "p_min", "p_max", "explore", "target_easy", "target_hard")
 
@@ -49,10 +49,9 @@ class Greso(SkippingRule):
         allow_short: bool
 
         def __post_init__(self) -> None:
-            for name in SHARES:
-                if not 0.0 <= getattr(self, name) <= 1.0:
-                    raise ValueError(f"{name}={getattr(self, name)!r} is not in [0, 1]")
-                if name in ("p_easy", "p_hard") and not self.p_min <= getattr(self, name) <= self.p_max:
+            require_shares(self, *SHARES)
+            for name in ("p_easy", "p_hard"):
+                if not self.p_min <= getattr(self, name) <= self.p_max:
                     raise ValueError(f"{name}={getattr(self, name)} is not in [p_min={self.p_min}, p_max={self.p_max}]")
             if not self.explore > 0.0:
                 raise ValueError("explore=0 could skip every prompt for ever; the published value is 0.01")
@@ -96,9 +95,7 @@ class Greso(SkippingRule):
         run_C = self._history.runs(candidates.prompt_ids)
         skip_C = skip_probability(run_C, p_easy=self._p_easy, p_hard=self._p_hard, explore=self.config.explore)
         is_skipped_C = self._generator.random(len(candidates)) < skip_C
-        reasons = dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C > 0)).tolist(), "all_right_before")
-        reasons |= dict.fromkeys(np.flatnonzero(is_skipped_C & (run_C < 0)).tolist(), "all_wrong_before")
-        return Selection(indices_P=np.flatnonzero(~is_skipped_C), skip_reasons=reasons)
+        return Selection(indices_P=np.flatnonzero(~is_skipped_C), skip_reasons=skip_reasons(is_skipped_C, run_C))
 
     def observe(self, outcome: StepOutcome) -> None:
         easy, hard = self._history.observe(outcome)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
 from recipe.prepo.rules.selection.skip_dead import SkipDead
 
@@ -15,6 +14,7 @@ class PplScheduleSkip(SkipDead):
     ``l(rho) = floor(rho * (L - K))`` with L candidates left. A combination of this project, in neither paper.
     """
 
+    chooser = PplSchedule
     needs_scores = True
     follows_progress = True
 
@@ -23,10 +23,3 @@ class PplScheduleSkip(SkipDead):
         def __post_init__(self) -> None:
             SkipDead.Config.__post_init__(self)
             PplSchedule.Config.__post_init__(self)
-
-    def __init__(self, config: Config, *, seed: int) -> None:
-        super().__init__(config, seed=seed)
-        self._schedule = PplSchedule(config, seed=seed)
-
-    def choose(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
-        return self._schedule.select(candidates, num_selected=num_selected, progress=progress)
