@@ -63,9 +63,13 @@ class Grader:
     def __init__(self):
         self.reward_manager = Manager()
         self.reward_manager.loop = asyncio.get_event_loop()  # as verl's
+        self.begun = 0
     async def grade(self, seconds):
+        self.begun += 1
         await self.reward_manager.loop.run_in_executor(None, time.sleep, seconds)
         return "graded"
+    async def num_begun(self):
+        return self.begun
 
 @ray.remote(num_cpus=0, max_restarts=0)
 class Trainer:
@@ -168,6 +172,8 @@ ray.get(busy)
 
 grader = Grader.remote()
 hung = [grader.grade.remote(1000) for _ in range(40)]
+while ray.get(grader.num_begun.remote()) < len(hung):  # Ray begins the calls of such an actor in any order
+    time.sleep(0.1)
 found["threads"] = []
 for renewed in (False, True):
     if renewed:
