@@ -6,7 +6,7 @@ ragged), ``_T`` tokens. ``group_R`` maps each rollout to the index of its group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,6 +136,14 @@ class PromptOutcomes:
     rows_G: IntArray
     size_G: IntArray
     num_correct_G: IntArray
+
+    def rounds(self) -> Iterator[IntArray]:
+        """Positions of the groups, in arrays of which each has a prompt once, its groups in order."""
+        left = np.arange(len(self.rows_G))
+        while left.size:
+            _, first = np.unique(self.rows_G[left], return_index=True)
+            yield left[first]
+            left = np.delete(left, first)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,8 @@ METHODS: dict[str, dict[str, str]] = {
         "budget": "difficulty",
         "temperature": "entropy_target",
     },
+    "mopps": {"selection": "mopps"},
+    "mopps_ppl": {"selection": "mopps_ppl"},
     "uniform_skip": {"selection": "uniform_skip"},
     "prepo_skip": {"selection": "ppl_schedule_skip", "weighting": "relative_entropy"},
 }

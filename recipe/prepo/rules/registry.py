@@ -14,6 +14,8 @@ from recipe.prepo.rules.selection.all import All
 from recipe.prepo.rules.selection.greso import Greso
 from recipe.prepo.rules.selection.high_ppl import HighPpl
 from recipe.prepo.rules.selection.low_ppl import LowPpl
+from recipe.prepo.rules.selection.mopps import Mopps
+from recipe.prepo.rules.selection.mopps_ppl import MoppsPpl
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
 from recipe.prepo.rules.selection.ppl_schedule_skip import PplScheduleSkip
 from recipe.prepo.rules.selection.uniform import Uniform
@@ -30,6 +32,8 @@ SELECTION: dict[str, type[SelectionRule]] = {
     "greso": Greso,
     "high_ppl": HighPpl,
     "low_ppl": LowPpl,
+    "mopps": Mopps,
+    "mopps_ppl": MoppsPpl,
     "ppl_schedule": PplSchedule,
     "ppl_schedule_skip": PplScheduleSkip,
     "uniform": Uniform,

@@ -34,12 +34,11 @@ class SignalHistory:
     def observe(self, outcome: StepOutcome) -> tuple[float, float]:
         """Extend the runs by a step's groups; returns the shares of its rollouts in all-right and all-wrong groups."""
         groups = outcome.prompts(self._index)
-        left = np.arange(len(groups.rows_G))
-        while left.size:  # once for each time that a prompt was rolled out in this step
-            rows, first = np.unique(groups.rows_G[left], return_index=True)
-            now = left[first]
-            self._run_N[rows] = next_run(self._run_N[rows], groups.num_correct_G[now], groups.size_G[now])
-            left = np.delete(left, first)
+        for now in groups.rounds():
+            rows = groups.rows_G[now]
+            self._run_N[rows] = next_run(
+                self._run_N[rows].astype(np.int64), groups.num_correct_G[now], groups.size_G[now]
+            )
         total = max(int(groups.size_G.sum()), 1)
         num_right = int(groups.size_G[groups.num_correct_G == groups.size_G].sum())
         return num_right / total, int(groups.size_G[groups.num_correct_G == 0].sum()) / total

@@ -1,0 +1,109 @@
+"""MoPPS: the prompts whose pass rate, as predicted from their earlier rollouts, is nearest to a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recipe.prepo.maths.pass_rates import FloatArray, add_evidence, nearest
+from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
+from recipe.prepo.notation import Candidates, IntArray, RunFacts, Selection, StepOutcome
+from recipe.prepo.rules.base import SelectionRule, require_shares
+
+
+class Mopps(SelectionRule):
+    """The K candidates whose pass rates, drawn from Beta posteriors, are nearest to a target (arXiv 2507.04632).
+
+    A prompt's posterior has its right and wrong rollouts as evidence, older groups ``discount`` times as much as the
+    one after; drawing from it (Thompson sampling) lets prompts that are little known be tried. No scores, no refill.
+
+    DEVIATION from the published code: counts are of the rollouts that a group had, not the nominal group size, so that
+    ragged groups count as what they are.
+    """
+
+    needs_scores = False
+
+    @dataclass(frozen=True)
+    class Config:
+        prior_right: float
+        prior_wrong: float
+        discount: float
+        target_pass_rate: float
+
+        def __post_init__(self) -> None:
+            for name in ("prior_right", "prior_wrong"):
+                if not 0.01 <= getattr(self, name) <= 1e6:
+                    raise ValueError(f"{name}={getattr(self, name)} is not in [0.01, 1e6]; the published value is 1")
+            require_shares(self, "discount", "target_pass_rate")
+
+    def __init__(self, config: Config, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._generator = make_generator(seed, "selection.mopps")
+        self._last: dict[str, float] = {}
+
+    def bind(self, run: RunFacts) -> None:
+        self._index = run.prompts
+        self._right_N = np.zeros(len(run.prompts), dtype=np.float32)
+        self._wrong_N = np.zeros(len(run.prompts), dtype=np.float32)
+
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        rate_C = self._generator.beta(*self._posterior(self._index.rows(candidates.prompt_ids)))
+        chosen_P = nearest(rate_C, target=self.config.target_pass_rate, num=num_selected)
+        is_chosen_C = np.zeros(len(candidates), dtype=bool)
+        is_chosen_C[chosen_P] = True
+        is_high_C = rate_C > self.config.target_pass_rate
+        reasons = dict.fromkeys(np.flatnonzero(~is_chosen_C & is_high_C).tolist(), "predicted_too_easy")
+        reasons |= dict.fromkeys(np.flatnonzero(~is_chosen_C & ~is_high_C).tolist(), "predicted_too_hard")
+        return Selection(indices_P=chosen_P, skip_reasons=reasons)
+
+    def observe(self, outcome: StepOutcome) -> None:
+        groups = outcome.prompts(self._index)
+        if not len(groups.rows_G):
+            return
+        found_G = groups.num_correct_G / groups.size_G
+        alpha_G, beta_G = self._posterior(groups.rows_G)
+        predicted_G = alpha_G / (alpha_G + beta_G)
+        is_known_G = (self._right_N[groups.rows_G] + self._wrong_N[groups.rows_G]) > 0
+        self._last = {
+            "prepo/known_prompts_frac/mean": float(is_known_G.mean()),
+            "prepo/pass_rate/mean": float(found_G.mean()),
+            "prepo/predicted_pass_rate/mean": float(predicted_G.mean()),
+            "prepo/pass_rate_error/mean": float(np.abs(found_G - predicted_G).mean()),
+        }
+        for now in groups.rounds():
+            rows, right_G, size_G = groups.rows_G[now], groups.num_correct_G[now], groups.size_G[now]
+            discount = self.config.discount
+            self._right_N[rows] = add_evidence(self._right_N[rows], right_G, discount=discount)
+            self._wrong_N[rows] = add_evidence(self._wrong_N[rows], size_G - right_G, discount=discount)
+
+    def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Parameters of each prompt's Beta prior, shape [P] each."""
+        return np.full(len(rows), self.config.prior_right), np.full(len(rows), self.config.prior_wrong)
+
+    def _posterior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
+        alpha_P, beta_P = self._prior(rows)
+        return alpha_P + self._right_N[rows], beta_P + self._wrong_N[rows]
+
+    def metrics(self) -> dict[str, float]:
+        return self._last
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "generator": generator_state(self._generator),
+            "right": self._right_N.copy(),
+            "wrong": self._wrong_N.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != {"generator", "right", "wrong"}:
+            raise ValueError(f"mopps keeps generator, right and wrong, found {sorted(state)}")
+        for name, mine_N in (("right", self._right_N), ("wrong", self._wrong_N)):
+            found = state[name]
+            if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (mine_N.shape, mine_N.dtype):
+                raise ValueError(f"«{name}» is not an array of float32 with {len(mine_N)} entries")
+            if not (np.isfinite(found) & (found >= 0)).all():
+                raise ValueError(f"«{name}» has entries that are no counts of rollouts")
+        self._right_N[:], self._wrong_N[:] = state["right"], state["wrong"]
+        set_generator_state(self._generator, state["generator"])
