@@ -16,6 +16,14 @@ NATS, TARGET_ENTROPY = "nats a token", "prepo/entropy_target_nats/mean"
 PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("share of candidates", (("prepo/skipped_frac/mean", "not chosen, or skipped"),)),
     ("share of candidates", (("prepo/left_out_frac/mean", "left out: no signal lately"),)),
+    (
+        "pass rate",
+        (
+            ("prepo/pass_rate/mean", "of the step's groups"),
+            ("prepo/predicted_pass_rate/mean", "as it was predicted"),
+            ("prepo/pass_rate_error/mean", "error of a prompt's prediction"),
+        ),
+    ),
     ("probability", (("prepo/p_easy/mean", "p, all right"), ("prepo/p_hard/mean", "p, all wrong"))),
     (
         "rollouts a step",

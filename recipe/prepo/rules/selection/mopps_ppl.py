@@ -51,10 +51,13 @@ class MoppsPpl(Mopps):
         if len(self._history) < config.near_groups:
             return super()._prior(rows)
         nll_nats_H, right_H, size_H = self._history[np.argsort(self._history[:, 0], kind="stable")].T
+        nll_nats_P = self._nll_nats_N[rows]
+        before_P = np.searchsorted(nll_nats_H, nll_nats_P, side="left")
+        through_P = np.searchsorted(nll_nats_H, nll_nats_P, side="right")
         return prior_of_near(
             right_H,
             size_H,
-            np.searchsorted(nll_nats_H, self._nll_nats_N[rows]),
+            (before_P + through_P) // 2,  # in the middle of equal ones
             num_near=config.near_groups,
             prior_right=config.prior_right,
             prior_wrong=config.prior_wrong,

@@ -1,0 +1,336 @@
+"""Predicted pass rates: the maths of MoPPS (arXiv 2507.04632), its rule, and the prior by perplexity."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import rollout_batch, rule_options, run_facts
+
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.pass_rates import add_evidence, nearest, prior_of_near
+from recipe.prepo.notation import Candidates, Selection, StepOutcome
+from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.rules.registry import build_rule
+
+IDS = tuple(f"p{i:03}" for i in range(200))
+RIGHT, WRONG, MIXED = [1.0] * 8, [0.0] * 8, [1.0, 0.0] * 4
+NAMES = ("mopps", "mopps_ppl")
+
+
+# The maths
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12),
+    discount=st.floats(0.0, 1.0),
+    prior=st.floats(0.1, 5.0),
+)
+def test_evidence_is_the_papers_recursion_without_its_prior(
+    groups: list[tuple[int, int]], discount: float, prior: float
+) -> None:
+    alpha, count = prior, np.zeros(1)
+    for new, _ in groups:
+        alpha = discount * alpha + (1.0 - discount) * prior + new
+        count = add_evidence(count, np.array([new]), discount=discount)
+    assert prior + count[0] == pytest.approx(alpha)
+
+
+@given(rates=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40), target=st.floats(0.0, 1.0), data=st.data())
+def test_no_other_rate_is_nearer_than_the_nearest(rates: list[float], target: float, data: st.DataObject) -> None:
+    num = data.draw(st.integers(1, len(rates)))
+    found = nearest(np.array(rates), target=target, num=num).tolist()
+    assert len(found) == num and found == sorted(set(found))
+    away = np.abs(np.array(rates) - target)
+    assert max(away[found]) <= min(np.delete(away, found), default=np.inf)
+
+
+def prior(right: Any, size: Any, before: Any, num_near: int, max_rollouts: float = 50.0) -> tuple[Any, Any]:
+    return prior_of_near(
+        np.asarray(right, dtype=float),
+        np.asarray(size, dtype=float),
+        np.asarray(before),
+        num_near=num_near,
+        prior_right=1.0,
+        prior_wrong=1.0,
+        max_rollouts=max_rollouts,
+    )
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.5), (1.0, 1.0), (2.0, 6.0), (0.2, 0.05)])
+@pytest.mark.parametrize("sizes", [(8, 8), (4, 12)], ids=["equal", "ragged"])
+def test_a_beta_binomial_gets_its_own_parameters_back(alpha: float, beta: float, sizes: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    size = generator.integers(sizes[0], sizes[1] + 1, 40_000)
+    right = generator.binomial(size, generator.beta(alpha, beta, len(size)))
+    found = prior(right, size, [0], len(size))
+    # Fifty fits of other draws were all within 5% of equal groups. Of ragged ones 1/n is not that of the mean n.
+    assert found[0][0] == pytest.approx(alpha, rel=0.1 if sizes == (8, 8) else 0.2)
+    assert found[1][0] == pytest.approx(beta, rel=0.1 if sizes == (8, 8) else 0.2)
+
+
+def test_prior_is_of_the_groups_around_its_place() -> None:
+    right = [0] * 10 + [4] * 10 + [8] * 10
+    alpha, beta = prior(right, [8] * 30, [0, 3, 15, 27, 30], 6, max_rollouts=4.0)
+    assert (alpha + beta).tolist() == pytest.approx([4.0] * 5)
+    # Smoothed by one right and one wrong rollout of the 48.
+    assert (alpha / 4.0).tolist() == pytest.approx([1 / 50, 1 / 50, 0.5, 49 / 50, 49 / 50])
+
+
+def test_a_place_between_two_kinds_has_a_prior_at_both_ends() -> None:
+    alpha, beta = prior([0] * 10 + [8] * 10, [8] * 20, [10], 8)
+    assert alpha[0] == pytest.approx(beta[0]) and alpha[0] < 0.02
+    drawn = np.random.default_rng(0).beta(alpha[0], beta[0], 1_000)
+    assert ((drawn < 0.1) | (drawn > 0.9)).mean() > 0.95
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_every_fit_is_a_prior_that_can_be_drawn_from(data: st.DataObject) -> None:
+    size = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=30))
+    right = [data.draw(st.integers(0, n)) for n in size]
+    num_near = data.draw(st.integers(1, len(size)))
+    max_rollouts = data.draw(st.floats(0.1, 1e6))
+    alpha, beta = prior(right, size, list(range(len(size) + 1)), num_near, max_rollouts)
+    assert ((alpha > 0.0) & (beta > 0.0) & (alpha + beta <= max_rollouts * (1 + 1e-9))).all()
+    assert np.isfinite(np.random.default_rng(0).beta(alpha, beta, (50, len(alpha)))).all()
+
+
+# The rules
+
+
+def make(name: str, *, ids: tuple[str, ...] = IDS, seed: int = 0, **options: Any) -> Any:
+    rule = cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
+    rule.bind(run_facts(ids))
+    return rule
+
+
+def scored(ids: tuple[str, ...], ppl: dict[str, float] | None = None) -> Candidates:
+    """``ppl`` of some of the prompts; of the others 2."""
+    nll = np.log([(ppl or {}).get(prompt_id, 2.0) for prompt_id in ids])
+    return Candidates(ids, nll, np.full(len(ids), 7))
+
+
+def observe(rule: Any, *groups: tuple[str, list[float]], discarded: tuple[tuple[str, list[float]], ...] = ()) -> None:
+    thrown_away = (rollout_batch(list(discarded), 1, entropies=False),) if discarded else ()
+    rule.observe(StepOutcome(trained=rollout_batch(list(groups), 1), discarded=thrown_away, step=1))
+
+
+def times_chosen(rule: Any, candidates: Candidates, num_selected: int, draws: int = 2_000) -> dict[str, float]:
+    times = dict.fromkeys(candidates.prompt_ids, 0)
+    for _ in range(draws):
+        found = rule.select(candidates, num_selected=num_selected, progress=0.5)
+        for i in found.indices_P:
+            times[candidates.prompt_ids[i]] += 1
+    return {prompt_id: number / draws for prompt_id, number in times.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_prompts_are_all_as_likely(name: str) -> None:
+    found = times_chosen(make(name), scored(IDS[:10]), 3)
+    assert all(share == pytest.approx(0.3, abs=0.052) for share in found.values())  # five standard deviations
+
+
+def test_prompts_of_middling_pass_rate_go_first_and_dead_ones_last() -> None:
+    rule = make("mopps")
+    observe(rule, ("p000", MIXED), ("p001", RIGHT), ("p002", WRONG))
+    found = times_chosen(rule, scored(IDS[:5]), 1)  # p003, p004 are unknown
+    assert found["p000"] > 1.5 * found["p003"] > 1.5 * 2 * max(found["p001"], found["p002"])
+    assert min(found["p001"], found["p002"]) == pytest.approx(max(found["p001"], found["p002"]), abs=0.03)
+
+
+def test_chance_of_being_nearer_is_that_of_two_beta_draws() -> None:
+    rule = make("mopps", discount=0.5, prior_right=2.0, prior_wrong=1.0)
+    observe(rule, ("p000", RIGHT), ("p001", WRONG[:4]))
+    observe(rule, ("p000", MIXED))
+    generator = np.random.default_rng(0)
+    # Of p000: right 8/2 + 4, wrong 4; of p001: wrong 4.
+    first = np.abs(generator.beta(2 + 8, 1 + 4, 400_000) - 0.5)
+    second = np.abs(generator.beta(2, 1 + 4, 400_000) - 0.5)
+    expected = float((first < second).mean())
+    assert times_chosen(rule, scored(IDS[:2]), 1, draws=4_000)["p000"] == pytest.approx(expected, abs=0.04)
+
+
+def test_another_target_prefers_other_prompts() -> None:
+    rule = make("mopps", target_pass_rate=1.0)
+    observe(rule, ("p000", MIXED), ("p001", RIGHT), ("p002", WRONG))
+    found = times_chosen(rule, scored(IDS[:3]), 1)
+    assert found["p001"] > 0.9 and found["p002"] < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_discount_of_zero_knows_the_last_group_only(name: str) -> None:
+    forgetful, young = make(name, discount=0.0), make(name, discount=0.0)
+    for rule in (forgetful, young):
+        rule.select(scored(IDS), num_selected=1, progress=0.0)
+    for _ in range(4):
+        observe(forgetful, ("p000", RIGHT))
+    observe(forgetful, ("p000", MIXED))
+    observe(young, ("p000", MIXED))
+    for key in ("right", "wrong"):
+        assert forgetful.state_dict()[key].tolist() == young.state_dict()[key].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_that_were_thrown_away_count_and_a_prompt_may_come_twice(name: str) -> None:
+    rule = make(name, discount=0.5)
+    rule.select(scored(IDS), num_selected=1, progress=0.0)
+    observe(rule, ("p000", MIXED), ("p001", MIXED), discarded=(("p000", RIGHT), ("p002", WRONG[:3])))
+    state = rule.state_dict()
+    assert state["right"][:4].tolist() == [8 / 2 + 4, 4, 0, 0]
+    assert state["wrong"][:4].tolist() == [4, 4, 3, 0]
+
+
+def test_metrics_compare_prediction_and_outcome() -> None:
+    rule = make("mopps")
+    assert rule.metrics() == {}
+    observe(rule, ("p000", RIGHT), ("p001", MIXED))
+    assert rule.metrics() == {
+        "prepo/known_prompts_frac/mean": 0.0,
+        "prepo/pass_rate/mean": 0.75,
+        "prepo/predicted_pass_rate/mean": 0.5,
+        "prepo/pass_rate_error/mean": 0.25,
+    }
+    observe(rule, ("p000", MIXED), ("p002", WRONG))
+    found = rule.metrics()
+    assert found["prepo/known_prompts_frac/mean"] == 0.5
+    assert found["prepo/predicted_pass_rate/mean"] == pytest.approx((0.9 + 0.5) / 2)
+    assert found["prepo/pass_rate_error/mean"] == pytest.approx((0.4 + 0.5) / 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reasons_say_on_which_side_a_prompt_was_predicted(name: str) -> None:
+    rule = make(name)
+    rule.select(scored(IDS), num_selected=1, progress=0.0)
+    for _ in range(6):
+        observe(rule, ("p000", RIGHT), ("p001", WRONG), ("p002", MIXED))
+    reasons = [rule.select(scored(IDS[:3]), num_selected=1, progress=0.0).skip_reasons for _ in range(50)]
+    assert sum(found.get(0) == "predicted_too_easy" for found in reasons) > 45
+    assert sum(found.get(1) == "predicted_too_hard" for found in reasons) > 45
+
+
+# The prior by perplexity
+
+LIVE, HARD = IDS[:50], IDS[50:100]  # rolled out; the others are not
+NEW_LIVE, NEW_HARD = IDS[100:150], IDS[150:]
+PPL = dict.fromkeys((*LIVE, *NEW_LIVE), 1.5) | dict.fromkeys((*HARD, *NEW_HARD), 4.0)
+
+
+def taught(name: str, ppl: dict[str, float] = PPL, **options: Any) -> Any:
+    """A rule that saw half of the prompts: the hard ones all wrong."""
+    rule = make(name, near_groups=16, **options) if name == "mopps_ppl" else make(name, **options)
+    rule.select(scored(IDS, ppl), num_selected=1, progress=0.0)
+    observe(rule, *((prompt_id, MIXED) for prompt_id in LIVE), *((prompt_id, WRONG) for prompt_id in HARD))
+    return rule
+
+
+def share_of(rule: Any, ids: tuple[str, ...], among: tuple[str, ...], ppl: dict[str, float] = PPL) -> float:
+    found = times_chosen(rule, scored(among, ppl), 20, draws=200)
+    return sum(found[prompt_id] for prompt_id in ids) / 20
+
+
+def test_prompts_that_were_never_rolled_out_are_judged_by_those_of_near_perplexity() -> None:
+    unknown = (*NEW_LIVE, *NEW_HARD)
+    assert share_of(taught("mopps"), NEW_LIVE, unknown) == pytest.approx(0.5, abs=0.05)
+    assert share_of(taught("mopps_ppl"), NEW_LIVE, unknown) > 0.95
+    # Perplexities that were given at random tell nothing.
+    generator = np.random.default_rng(0)
+    mixed = dict(zip(IDS, generator.permutation([PPL[prompt_id] for prompt_id in IDS]).tolist(), strict=True))
+    assert share_of(taught("mopps_ppl", mixed), NEW_LIVE, unknown, mixed) == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_prompts_own_rollouts_outweigh_those_of_others() -> None:
+    rule = taught("mopps_ppl", discount=1.0)
+    for _ in range(3):
+        observe(rule, (LIVE[0], RIGHT), (HARD[0], MIXED))
+    found = times_chosen(rule, scored((LIVE[0], HARD[0]), PPL), 1, draws=400)
+    assert found[HARD[0]] > 0.9
+
+
+def test_before_enough_groups_are_known_it_is_mopps() -> None:
+    plain, by_ppl = make("mopps", seed=4), make("mopps_ppl", seed=4, near_groups=9)
+    for step in range(3):
+        candidates = scored(IDS[: 40 + step], PPL)
+        expected: Selection = plain.select(candidates, num_selected=4, progress=0.0)
+        found: Selection = by_ppl.select(candidates, num_selected=4, progress=0.0)
+        assert found.indices_P.tolist() == expected.indices_P.tolist()
+        assert found.skip_reasons == expected.skip_reasons
+        for rule in (plain, by_ppl):
+            observe(rule, *((IDS[i], MIXED if i % 2 else WRONG) for i in expected.indices_P))
+    plain.select(candidates, num_selected=4, progress=0.0)
+    assert len(by_ppl.state_dict()["history"]) == 12
+
+
+def test_history_holds_the_last_groups_at_their_perplexity_of_then() -> None:
+    rule = make("mopps_ppl", history_groups=3, near_groups=2)
+    for ppl, ids in ((2.0, IDS[:2]), (3.0, IDS[:2])):
+        rule.select(scored(ids, dict.fromkeys(ids, ppl)), num_selected=2, progress=0.0)
+        observe(rule, *((prompt_id, MIXED) for prompt_id in ids))
+    history = rule.state_dict()["history"]
+    assert np.exp(history[:, 0]).tolist() == pytest.approx([2.0, 3.0, 3.0])
+    assert history[:, 1:].tolist() == [[4.0, 8.0]] * 3
+
+
+# Options and state
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        *((name, "prior_right", 0.0) for name in NAMES),
+        *((name, "prior_wrong", float("nan")) for name in NAMES),
+        *((name, "discount", 1.5) for name in NAMES),
+        *((name, "target_pass_rate", -0.1) for name in NAMES),
+        ("mopps_ppl", "history_groups", 0),
+        ("mopps_ppl", "near_groups", 2.5),
+        ("mopps_ppl", "near_groups", 300),
+        ("mopps_ppl", "max_prior_rollouts", 0.0),
+        ("mopps_ppl", "max_prior_rollouts", float("inf")),
+    ],
+)
+def test_options_out_of_range_are_named(name: str, option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}.*{option}={value}"):
+        make(name, **{option: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_restored_rule_goes_on_with_the_same_choices(name: str) -> None:
+    first = taught(name)
+    second = make(name, near_groups=16, seed=9) if name == "mopps_ppl" else make(name, seed=9)
+    second.load_state_dict(first.state_dict())
+    for step in range(3):
+        found = [rule.select(scored(IDS, PPL), num_selected=8, progress=0.0) for rule in (first, second)]
+        assert found[0].indices_P.tolist() == found[1].indices_P.tolist()
+        for rule in (first, second):
+            observe(rule, *((IDS[i], MIXED if step else WRONG) for i in found[0].indices_P))
+        assert first.metrics() == second.metrics()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_foreign_state_is_refused_and_changes_nothing(name: str) -> None:
+    rule = taught(name)
+    mine = rule.state_dict()
+    broken = [
+        {},
+        {**mine, "more": 1},
+        {**mine, "right": mine["right"][:-1]},
+        {**mine, "wrong": mine["wrong"].astype(np.float64)},
+        {**mine, "right": np.full_like(mine["right"], np.nan)},
+        {**mine, "wrong": np.full_like(mine["wrong"], -1.0)},
+    ]
+    if name == "mopps_ppl":
+        broken += [
+            {key: value for key, value in mine.items() if key != "nll_nats"},
+            {**mine, "nll_nats": mine["nll_nats"][:-1]},
+            {**mine, "history": mine["history"][:, :2]},
+            {**mine, "history": np.zeros((257, 3))},
+            {**mine, "history": [1, 2]},
+        ]
+    for state in broken:
+        with pytest.raises((ValueError, KeyError)):
+            rule.load_state_dict(state)
+        after = rule.state_dict()
+        assert all(np.array_equal(after[key], mine[key], equal_nan=True) for key in mine if key != "generator")
