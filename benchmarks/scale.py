@@ -18,23 +18,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from benchmarks.results import write_results
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
-from recipe.prepo.notation import Candidates, FloatArray, RolloutBatch, RunFacts
-from recipe.prepo.rules.registry import SELECTION
+from recipe.prepo.notation import Candidates, FloatArray, RolloutBatch, RunFacts, StepOutcome
+from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.rules.registry import SELECTION, build_rule
 from recipe.prepo.state.audit import rollout_lines, selection_line
 from recipe.prepo.state.checkpoint import load_state, save_state
 from recipe.prepo.state.controller import Controller, RunIdentity
 
 OUT = Path("outputs/bench/scale.json")
 WARM_UP_EPOCHS = 4  # of E3's budget: from then on groups have 4 to 12 rollouts
-EVERY_STATE = {
-    "selection": "greso",
+EVERY_STATE = {  # of each group the rule that keeps the most for each prompt
+    "selection": "mopps_ppl",
     "weighting": "none",
     "budget": "difficulty",
     "temperature": "entropy_target",
@@ -70,7 +71,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, Any]:
     """Seconds of one choice of a fifth of the candidates, and of the audit line about it.
 
-    For rules that skip, each prompt had up to three groups without a signal; `greso` draws until it has as many.
+    Every prompt had three groups of two rollouts before; `greso` draws until it has as many.
     """
     ids = tuple(f"prompt-{i:09d}" for i in range(num_candidates))
     rng = np.random.default_rng(0)
@@ -82,8 +83,7 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
     for step in range(1, repeats + 1):
         chooser = controller(rules, index, num_candidates=num_candidates)
         state = chooser.state_dict()
-        for array in _arrays(state["rules"]["selection"]):
-            array[:] = rng.integers(-3, 4, num_candidates)
+        state["rules"]["selection"] = _seasoned(rules["selection"], chooser.run, candidates, rng)
         chooser.load_state_dict(state)
         choose = functools.partial(chooser.select, candidates)
         if not SELECTION[name].uses_candidates:
@@ -97,6 +97,22 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
         "select_s": statistics.median(times),
         "audit_line_s": statistics.median(line_times),
     }
+
+
+def _seasoned(
+    options: dict[str, Any], run: RunFacts, candidates: Candidates, rng: np.random.Generator
+) -> dict[str, Any]:
+    """State of a rule that saw three groups of each candidate."""
+    rule = cast(SelectionRule, build_rule("selection", options, seed=0))
+    rule.bind(run)
+    if rule.uses_candidates:
+        rule.select(candidates, num_selected=1, progress=0.0)
+    group_R = np.tile(np.arange(len(candidates)), 2)
+    for step in range(1, 4):
+        reward_R = rng.integers(0, 2, len(group_R)).astype(np.float64)
+        rollouts = RolloutBatch(candidates.prompt_ids * 2, group_R, reward_R, np.ones_like(group_R))
+        rule.observe(StepOutcome(trained=rollouts, discarded=(), step=step))
+    return rule.state_dict()
 
 
 def _drawn(stream: Iterator[str], num_prompts: int) -> list[str]:
@@ -172,7 +188,7 @@ def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
     state = keeper.state_dict()
     rng = np.random.default_rng(0)
     for array in _arrays(state):
-        array[:] = rng.integers(0, 100, num_prompts)
+        array[:] = rng.integers(0, 100, array.shape)
     save_s, _ = seconds(lambda: save_state(Path(folder), state))
     size = sum(file.stat().st_size for file in Path(folder).iterdir())
     return {"save_s": save_s, "file_mb": size / 2**20}

@@ -49,7 +49,9 @@ class Mopps(SelectionRule):
         self._wrong_N = np.zeros(len(run.prompts), dtype=np.float32)
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
-        rate_C = self._generator.beta(*self._posterior(self._index.rows(candidates.prompt_ids)))
+        rows = self._index.rows(candidates.prompt_ids)
+        self._note_scores(rows, candidates)
+        rate_C = self._generator.beta(*self._posterior(rows))
         chosen_P = nearest(rate_C, target=self.config.target_pass_rate, num=num_selected)
         is_chosen_C = np.zeros(len(candidates), dtype=bool)
         is_chosen_C[chosen_P] = True
@@ -77,6 +79,9 @@ class Mopps(SelectionRule):
             discount = self.config.discount
             self._right_N[rows] = add_evidence(self._right_N[rows], right_G, discount=discount)
             self._wrong_N[rows] = add_evidence(self._wrong_N[rows], size_G - right_G, discount=discount)
+
+    def _note_scores(self, rows: IntArray, candidates: Candidates) -> None:
+        """Keep what a prior needs of the candidates."""
 
     def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Parameters of each prompt's Beta prior, shape [P] each."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
-from recipe.prepo.notation import Candidates, IntArray, RunFacts, Selection, StepOutcome
+from recipe.prepo.notation import Candidates, IntArray, RunFacts, StepOutcome
 from recipe.prepo.rules.base import require_positive_integers
 from recipe.prepo.rules.selection.mopps import Mopps
 
@@ -41,10 +41,9 @@ class MoppsPpl(Mopps):
         self._nll_nats_N = np.full(len(run.prompts), np.nan)  # as last scored
         self._history = np.empty((0, 3))  # of the last groups: nll_nats, right rollouts, rollouts
 
-    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+    def _note_scores(self, rows: IntArray, candidates: Candidates) -> None:
         assert candidates.nll_nats_C is not None
-        self._nll_nats_N[self._index.rows(candidates.prompt_ids)] = candidates.nll_nats_C
-        return super().select(candidates, num_selected=num_selected, progress=progress)
+        self._nll_nats_N[rows] = candidates.nll_nats_C
 
     def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         config = self.config
