@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 TOLERANCE = 1e-6
+RATE_RULES = ("mopps", "mopps_ppl")
+CHOSEN, TOO_HARD, TOO_EASY = "", "predicted_too_hard", "predicted_too_easy"
 SKIPPED_EARLIER = ("all_right_before", "all_wrong_before")  # before the window was laid
 
 
@@ -34,6 +36,19 @@ def without(candidates: list[dict], prompt_ids: list[str]) -> list[dict]:
         else:
             left.append(candidate)
     return left
+
+
+def check_rates(line: dict, where: str) -> None:
+    """The chosen are neighbours in the order of the drawn pass rates, between the others, whatever the target is."""
+    reasons = {skip["prompt_id"]: skip["reason"] for skip in line["skipped"]}
+    times = Counter(candidate["prompt_id"] for candidate in line["candidates"])
+    rates: dict[str, list[float]] = {CHOSEN: [], TOO_HARD: [], TOO_EASY: []}
+    for candidate in line["candidates"]:
+        if times[candidate["prompt_id"]] == 1:  # of a prompt that was drawn twice it is not told which was chosen
+            rates[reasons.get(candidate["prompt_id"], CHOSEN)].append(candidate["drawn_pass_rate"])
+    lowest, highest = min(rates[CHOSEN], default=0.5), max(rates[CHOSEN], default=0.5)
+    if max(rates[TOO_HARD], default=0.0) > lowest or min(rates[TOO_EASY], default=1.0) < highest:
+        fail(f"{where}: a prompt that was passed by has a pass rate between those of the chosen ones")
 
 
 def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
@@ -62,6 +77,8 @@ def check_selection(path: Path, *, window_rules: dict[str, float]) -> int:
         left_out = [skip["prompt_id"] for skip in line["skipped"] if skip["reason"] in SKIPPED_EARLIER]
         if unseen := set(left_out) - seen:
             fail(f"{where}: {sorted(unseen)[0]} is left out for its rollouts, but had none before")
+        if line["rule"] in RATE_RULES:
+            check_rates(line, where)
         chosen_now.update(chosen)
         if line["rule"] not in window_rules:
             if line["window_start"] is not None:

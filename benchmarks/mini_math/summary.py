@@ -44,10 +44,13 @@ PAIRS = (
     ("prepo_skip", "uniform_skip"),
     ("prepo_skip", "prepo_skip50"),
     ("uniform_skip", "uniform_skip50"),
+    ("mopps", "uniform_skip"),
+    ("mopps_ppl", "mopps"),
+    ("mopps_ppl", "uniform_skip"),
 )
 
 # The rows of the picture of curves, where more would hide one another; the picture of differences has all.
-DRAWN = (REFERENCE, "prepo", "low", "greso", "e3", "uniform_skip", "prepo_skip", "oracle")
+DRAWN = (REFERENCE, "prepo", "low", "greso", "e3", "uniform_skip", "mopps_ppl", "oracle")
 # Differences beyond it stand at the edge of the picture, in numbers.
 DRAWN_DIFFERENCE = 0.16
 

@@ -58,12 +58,14 @@ class Selection:
         window_start: first rank of the window in ascending perplexity, None for rules without a window.
         skip_reasons: position in the candidate list -> why it was not chosen.
         num_left_out: candidates that a filter took away before the choice, None for rules without one.
+        drawn_pass_rate_C: what the rule drew from its prediction of each candidate's pass rate, None for other rules.
     """
 
     indices_P: IntArray
     window_start: int | None = None
     skip_reasons: dict[int, str] = field(default_factory=dict)
     num_left_out: int | None = None
+    drawn_pass_rate_C: FloatArray | None = None
 
 
 @dataclass(frozen=True)

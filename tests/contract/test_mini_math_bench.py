@@ -88,7 +88,7 @@ TINY_FLAGS = [
     *("--steps", "3", "--num-selected", "4", "--rollouts-per-prompt", "4", "--pool", "40", "--held-out", "30"),
     *("--eval-every", "2", "--probe", "6", "--oracle-samples", "4", "--pool-samples", "8", "--jobs", "1"),
 ]
-SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "oracle")
+SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "mopps_ppl", "oracle")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from audited_run import check_of_audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.pass_rates import add_evidence, nearest, prior_of_near
@@ -103,6 +106,9 @@ def test_every_fit_is_a_prior_that_can_be_drawn_from(data: st.DataObject) -> Non
 
 
 def make(name: str, *, ids: tuple[str, ...] = IDS, seed: int = 0, **options: Any) -> Any:
+    """The rule, with the history that its yaml gives it."""
+    if name == "mopps_ppl":
+        options = {"history_groups": 256, "near_groups": 32, **options}
     rule = cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
     rule.bind(run_facts(ids))
     return rule
@@ -334,3 +340,31 @@ def test_foreign_state_is_refused_and_changes_nothing(name: str) -> None:
             rule.load_state_dict(state)
         after = rule.state_dict()
         assert all(np.array_equal(after[key], mine[key], equal_nan=True) for key in mine if key != "generator")
+
+
+# The outside check of the audit lines
+
+
+def raise_rate_of_a_hard_one(line: dict[str, Any]) -> None:
+    hard = next(skip["prompt_id"] for skip in line["skipped"] if skip["reason"] == "predicted_too_hard")
+    rates = {candidate["prompt_id"]: candidate for candidate in line["candidates"]}
+    rates[hard]["drawn_pass_rate"] = max(rates[prompt_id]["drawn_pass_rate"] for prompt_id in line["selected"])
+
+
+def exchange_sides(line: dict[str, Any]) -> None:
+    easy = next(skip for skip in line["skipped"] if skip["reason"] == "predicted_too_easy")
+    easy["reason"] = "predicted_too_hard"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_outside_check_agrees(name: str, tmp_path: Path) -> None:
+    assert check_of_audit(tmp_path, all_options(selection=name), num_steps=10).startswith("ok: 10 choices")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("edit", [raise_rate_of_a_hard_one, exchange_sides])
+def test_the_outside_check_sees_what_cannot_be(
+    name: str, edit: Callable[[dict[str, Any]], object], tmp_path: Path
+) -> None:
+    found = check_of_audit(tmp_path, all_options(selection=name), num_steps=10, edit=lambda lines: edit(lines[-1]))
+    assert found.startswith("difference") and "between those of the chosen" in found

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from audited_run import Lines, check_of_audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import SimulatedRun, all_options, rollout_batch, rule_options, run_facts
+from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.notation import Candidates, Decision, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
-from recipe.prepo.state.audit import selection_line
 from recipe.prepo.state.metrics import selection_metrics
 
 IDS = tuple(f"p{i:02}" for i in range(20))
@@ -231,29 +228,17 @@ def test_foreign_state_is_refused(name: str) -> None:
 # The outside check of the audit lines
 
 
-def audited(folder: Path, name: str, edit: Callable[[list[dict[str, Any]]], object] = lambda lines: None) -> str:
+def audited(folder: Path, name: str, edit: Callable[[Lines], object] = lambda lines: None) -> str:
     """What the script says of the audit lines of thirty steps, after ``edit``."""
     options = all_options(selection=name)
     options["selection"] |= {"p_easy": 0.5, "p_hard": 0.5}
-    run = SimulatedRun(options)
-    lines = []
 
-    def choose_and_record(step: int, num_prompts: int) -> Any:
-        decision = SimulatedRun.choose(run, step, num_prompts)
-        lines.append(selection_line(decision))
-        return decision
+    def look_and_edit(lines: Lines) -> None:
+        reasons = {skip["reason"] for line in lines for skip in line["skipped"]}
+        assert {"all_right_before", "all_wrong_before"} < reasons
+        edit(lines)
 
-    run.choose = choose_and_record  # type: ignore[method-assign]
-    for step in range(1, 31):
-        run.step(step)
-    reasons = {skip["reason"] for line in lines for skip in line["skipped"]}
-    assert {"all_right_before", "all_wrong_before"} < reasons
-    edit(lines)
-    (folder / "audit").mkdir()
-    (folder / "audit" / "selection.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (folder / "audit" / "rollouts.jsonl").write_text("")
-    command = [sys.executable, Path(__file__).parents[2] / "scripts" / "check_audit.py", folder, "none"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return check_of_audit(folder, options, num_steps=30, edit=look_and_edit)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -261,7 +246,7 @@ def test_the_outside_check_agrees(name: str, tmp_path: Path) -> None:
     assert audited(tmp_path, name).startswith("ok: 30 choices")
 
 
-def relabel(lines: list[dict[str, Any]], at: int, old: str, new: str) -> None:
+def relabel(lines: Lines, at: int, old: str, new: str) -> None:
     skip = next(skip for skip in lines[at]["skipped"] if skip["reason"] == old)
     skip["reason"] = new
 
@@ -277,7 +262,7 @@ def relabel(lines: list[dict[str, Any]], at: int, old: str, new: str) -> None:
     ],
 )
 def test_the_outside_check_sees_what_cannot_be(
-    name: str, edit: Callable[[list[dict[str, Any]]], object], told: str, tmp_path: Path
+    name: str, edit: Callable[[Lines], object], told: str, tmp_path: Path
 ) -> None:
     found = audited(tmp_path, name, edit)
     assert found.startswith("difference") and told in found

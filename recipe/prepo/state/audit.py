@@ -12,6 +12,7 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     """The line of ``audit/selection.jsonl`` for one choice of prompts."""
     candidates, selection = decision.candidates, decision.selection
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
+    rate_C = selection.drawn_pass_rate_C
     rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
     for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
         rollout_n[prompt_id] += n
@@ -28,6 +29,7 @@ def selection_line(decision: Decision) -> dict[str, Any]:
                 "nll_nats": None if candidates.nll_nats_C is None else float(candidates.nll_nats_C[i]),
                 "num_tokens": None if candidates.num_tokens_C is None else int(candidates.num_tokens_C[i]),
                 "ppl": None if candidates.ppl_C is None else float(candidates.ppl_C[i]),
+                **({} if rate_C is None else {"drawn_pass_rate": float(rate_C[i])}),
             }
             for i, prompt_id in enumerate(candidates.prompt_ids)
         ],

@@ -58,7 +58,7 @@ class Mopps(SelectionRule):
         is_high_C = rate_C > self.config.target_pass_rate
         reasons = dict.fromkeys(np.flatnonzero(~is_chosen_C & is_high_C).tolist(), "predicted_too_easy")
         reasons |= dict.fromkeys(np.flatnonzero(~is_chosen_C & ~is_high_C).tolist(), "predicted_too_hard")
-        return Selection(indices_P=chosen_P, skip_reasons=reasons)
+        return Selection(indices_P=chosen_P, skip_reasons=reasons, drawn_pass_rate_C=rate_C)
 
     def observe(self, outcome: StepOutcome) -> None:
         groups = outcome.prompts(self._index)
