@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "difficulty": {"lowest": 2, "highest": 6, "epoch_steps": 3},
     "length_bias": {"epoch_steps": 3, "easiest_share": 0.5},
     "greso": {"min_round": 1},
-    "mopps_ppl": {"history_groups": 24, "near_groups": 6},
+    "mopps_ppl": {"near_groups": 6},
 }
 
 

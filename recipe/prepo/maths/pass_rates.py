@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating[Any]]
 
 TINY = 1e-9
-HIGHEST_CORRELATION = 0.98
-"""Of two rollouts of a prompt in a fitted prior; at 1 the prior would be no distribution."""
+HIGHEST_ICC = 0.98
+"""Intraclass correlation of a fitted prior; at 1 it would be no distribution."""
 
 
 def add_evidence(count_P: FloatArray, new_P: NDArray[np.int64], *, discount: float) -> FloatArray:
@@ -25,13 +25,15 @@ def add_evidence(count_P: FloatArray, new_P: NDArray[np.int64], *, discount: flo
     return discount * count_P + new_P
 
 
-def nearest(rate_C: FloatArray, *, target: float, num: int) -> NDArray[np.int64]:
-    """Positions of the ``num`` rates nearest to ``target``, ascending; of equally near ones the first.
+def nearest(rate_C: FloatArray, *, target: float, num: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of the ``num`` rates nearest to ``target``, ascending; of equally near ones any, by the generator.
 
-    >>> nearest(np.array([0.9, 0.4, 0.55, 0.0, 0.6]), target=0.5, num=3).tolist()
+    >>> nearest(np.array([0.9, 0.4, 0.55, 0.0, 0.6]), target=0.5, num=3, generator=np.random.default_rng(0)).tolist()
     [1, 2, 4]
     """
-    return np.sort(np.argsort(np.abs(rate_C - target), kind="stable")[:num])
+    shuffled_C = generator.permutation(len(rate_C))
+    ranked_C = shuffled_C[np.argsort(np.abs(rate_C[shuffled_C] - target), kind="stable")]
+    return np.sort(ranked_C[:num])
 
 
 def prior_of_near(
@@ -47,10 +49,11 @@ def prior_of_near(
     """Beta priors that fit the groups around each place of an ordered history: moments of the beta-binomial.
 
     Of the ``num_near`` groups around a place, half of them before it, the mean m is the share of right rollouts, with
-    ``prior_right`` and ``prior_wrong`` added. The correlation of two rollouts of a prompt is
-    ``rho = (v - 1/n) / (1 - 1/n)``, with v the variance of the groups' pass rates over m (1 - m) and n the rollouts of
-    a group; then ``alpha + beta = 1/rho - 1`` and ``alpha = m (alpha + beta)``. Groups that are all right or all wrong
-    have a rho near 1, and a prior at both ends; groups of like pass rates a prior worth ``max_rollouts`` rollouts.
+    ``prior_right`` and ``prior_wrong`` added. The intraclass correlation is ``icc = (v - 1/n) / (1 - 1/n)``, with v the
+    variance of the groups' pass rates over m (1 - m) and n the rollouts of a group in the mean; then
+    ``alpha + beta = 1/icc - 1`` and ``alpha = m (alpha + beta)``. A mixture of groups that are all right and of groups
+    that are all wrong has an icc near 1, and a prior at both ends; groups of like pass rates a prior that is worth
+    ``max_rollouts`` rollouts, as have groups of one rollout, whose icc nobody knows.
 
     Args:
         right_H, size_H: right rollouts and all rollouts of each group of the history, shape [H].
@@ -74,8 +77,8 @@ def prior_of_near(
     sums = np.concatenate([np.zeros((1, len(columns))), np.cumsum(np.stack(columns, axis=1), axis=0)])
     right_C, size_C, rate_C, square_C = (sums[first_C + num_near] - sums[first_C]).T
     mean_C = (right_C + prior_right) / (size_C + prior_right + prior_wrong)
-    variance_C = np.maximum(square_C / num_near - (rate_C / num_near) ** 2, 0.0)
-    one_rollout_C = num_near / size_C  # 1/n
-    rho_C = (variance_C / (mean_C * (1.0 - mean_C)) - one_rollout_C) / np.maximum(1.0 - one_rollout_C, TINY)
-    total_C = 1.0 / np.clip(rho_C, 1.0 / (1.0 + max_rollouts), HIGHEST_CORRELATION) - 1.0
+    variance_C = np.maximum(square_C / num_near - (rate_C / num_near) ** 2, 0.0) / (mean_C * (1.0 - mean_C))
+    chance_C = num_near / size_C  # 1/n, the variance of groups whose prompts have one pass rate
+    icc_C = np.where(chance_C < 1.0, (variance_C - chance_C) / np.maximum(1.0 - chance_C, TINY), 0.0)
+    total_C = 1.0 / np.clip(icc_C, 1.0 / (1.0 + max_rollouts), HIGHEST_ICC) - 1.0
     return total_C * mean_C, total_C * (1.0 - mean_C)

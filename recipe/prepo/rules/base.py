@@ -33,8 +33,9 @@ def require_shares(config: Any, *names: str) -> None:
         ValueError: names the first that is not in [0, 1].
     """
     for name in names:
-        if not 0.0 <= getattr(config, name) <= 1.0:
-            raise ValueError(f"{name}={getattr(config, name)!r} is not in [0, 1]")
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name}={value!r} is not a number in [0, 1]")
 
 
 class Rule:

@@ -41,6 +41,7 @@ class Mopps(SelectionRule):
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._generator = make_generator(seed, "selection.mopps")
+        self._ties = make_generator(seed, "selection.mopps.ties")
         self._last: dict[str, float] = {}
 
     def bind(self, run: RunFacts) -> None:
@@ -52,7 +53,7 @@ class Mopps(SelectionRule):
         rows = self._index.rows(candidates.prompt_ids)
         self._note_scores(rows, candidates)
         rate_C = self._generator.beta(*self._posterior(rows))
-        chosen_P = nearest(rate_C, target=self.config.target_pass_rate, num=num_selected)
+        chosen_P = nearest(rate_C, target=self.config.target_pass_rate, num=num_selected, generator=self._ties)
         is_chosen_C = np.zeros(len(candidates), dtype=bool)
         is_chosen_C[chosen_P] = True
         is_high_C = rate_C > self.config.target_pass_rate
@@ -62,6 +63,7 @@ class Mopps(SelectionRule):
 
     def observe(self, outcome: StepOutcome) -> None:
         groups = outcome.prompts(self._index)
+        self._last = {}
         if not len(groups.rows_G):
             return
         found_G = groups.num_correct_G / groups.size_G
@@ -97,18 +99,20 @@ class Mopps(SelectionRule):
     def state_dict(self) -> dict[str, Any]:
         return {
             "generator": generator_state(self._generator),
+            "ties": generator_state(self._ties),
             "right": self._right_N.copy(),
             "wrong": self._wrong_N.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != {"generator", "right", "wrong"}:
-            raise ValueError(f"mopps keeps generator, right and wrong, found {sorted(state)}")
+        if set(state) != {"generator", "ties", "right", "wrong"}:
+            raise ValueError(f"mopps keeps generator, ties, right and wrong, found {sorted(state)}")
         for name, mine_N in (("right", self._right_N), ("wrong", self._wrong_N)):
             found = state[name]
             if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (mine_N.shape, mine_N.dtype):
                 raise ValueError(f"«{name}» is not an array of float32 with {len(mine_N)} entries")
             if not (np.isfinite(found) & (found >= 0)).all():
                 raise ValueError(f"«{name}» has entries that are no counts of rollouts")
-        self._right_N[:], self._wrong_N[:] = state["right"], state["wrong"]
         set_generator_state(self._generator, state["generator"])
+        set_generator_state(self._ties, state["ties"])
+        self._right_N[:], self._wrong_N[:] = state["right"], state["wrong"]

@@ -8,38 +8,45 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
+from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.notation import Candidates, IntArray, RunFacts, StepOutcome
-from recipe.prepo.rules.base import require_positive_integers
+from recipe.prepo.rules.base import require_positive_integers, require_shares
 from recipe.prepo.rules.selection.mopps import Mopps
+
+FEWEST_NEAR = 8
+"""With fewer groups no prior is fitted."""
 
 
 class MoppsPpl(Mopps):
-    """MoPPS (arXiv 2507.04632), each prompt's prior fitted to the last groups of prompts of near perplexity.
+    """MoPPS (arXiv 2507.04632), each prompt's prior fitted to earlier groups of prompts of near perplexity.
 
-    That perplexity and pass rate go together is PREPO's observation (arXiv 2511.00794); where they do not, the fitted
-    priors are alike for all prompts, and what is left is MoPPS. A combination of this project, in neither paper.
+    That perplexity and pass rate go together is PREPO's observation (arXiv 2511.00794); where they do not, all prompts
+    have the prior of all remembered groups together. A combination of this project, in neither paper.
     """
 
     needs_scores = True
 
     @dataclass(frozen=True)
     class Config(Mopps.Config):
-        history_groups: int
         near_groups: int
+        forget: float
         max_prior_rollouts: float
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require_positive_integers(self, "history_groups", "near_groups")
-            if self.near_groups > self.history_groups:
-                raise ValueError(f"near_groups={self.near_groups} is above history_groups={self.history_groups}")
+            require_positive_integers(self, "near_groups")
+            require_shares(self, "forget")
             if not 0.1 <= self.max_prior_rollouts <= 1e6:
                 raise ValueError(f"max_prior_rollouts={self.max_prior_rollouts} is not in [0.1, 1e6]")
 
+    def __init__(self, config: Config, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._forgetting = make_generator(seed, "selection.mopps_ppl.forgetting")
+
     def bind(self, run: RunFacts) -> None:
         super().bind(run)
-        self._nll_nats_N = np.full(len(run.prompts), np.nan)  # as last scored
-        self._history = np.empty((0, 3))  # of the last groups: nll_nats, right rollouts, rollouts
+        self._nll_nats_N = np.full(len(run.prompts), np.nan, dtype=np.float32)  # as last scored
+        self._memory = np.empty((0, 3))  # of earlier groups: nll_nats, right rollouts, rollouts
 
     def _note_scores(self, rows: IntArray, candidates: Candidates) -> None:
         assert candidates.nll_nats_C is not None
@@ -47,9 +54,10 @@ class MoppsPpl(Mopps):
 
     def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         config = self.config
-        if len(self._history) < config.near_groups:
+        num_near = min(config.near_groups, len(self._memory) // 4)  # near is less than all of few
+        if num_near < min(config.near_groups, FEWEST_NEAR):
             return super()._prior(rows)
-        nll_nats_H, right_H, size_H = self._history[np.argsort(self._history[:, 0], kind="stable")].T
+        nll_nats_H, right_H, size_H = self._memory[np.argsort(self._memory[:, 0], kind="stable")].T
         nll_nats_P = self._nll_nats_N[rows]
         before_P = np.searchsorted(nll_nats_H, nll_nats_P, side="left")
         through_P = np.searchsorted(nll_nats_H, nll_nats_P, side="right")
@@ -57,7 +65,7 @@ class MoppsPpl(Mopps):
             right_H,
             size_H,
             (before_P + through_P) // 2,  # in the middle of equal ones
-            num_near=config.near_groups,
+            num_near=num_near,
             prior_right=config.prior_right,
             prior_wrong=config.prior_wrong,
             max_rollouts=config.max_prior_rollouts,
@@ -67,20 +75,31 @@ class MoppsPpl(Mopps):
         super().observe(outcome)
         groups = outcome.prompts(self._index)
         new = np.stack([self._nll_nats_N[groups.rows_G], groups.num_correct_G, groups.size_G], axis=1)
-        self._history = np.concatenate([self._history, new])[-self.config.history_groups :]
+        # By chance, not by age: what is no longer chosen would else be forgotten, and tried again, all at once.
+        is_kept = self._forgetting.random(len(self._memory)) >= self.config.forget
+        self._memory = np.concatenate([self._memory[is_kept], new])
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "nll_nats": self._nll_nats_N.copy(), "history": self._history.copy()}
+        return {
+            **super().state_dict(),
+            "forgetting": generator_state(self._forgetting),
+            "nll_nats": self._nll_nats_N.copy(),
+            "memory": self._memory.copy(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        mine = {"nll_nats": self._nll_nats_N.shape, "history": (len(state.get("history", ())), 3)}
-        if missing := sorted(set(mine) - set(state)):
-            raise ValueError(f"mopps_ppl keeps {missing[0]}, found {sorted(state)}")
-        for name, shape in mine.items():
-            found = state[name]
-            if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (shape, np.float64):
-                raise ValueError(f"«{name}» is not an array of float64 with the shape {shape}")
-        if len(state["history"]) > self.config.history_groups:
-            raise ValueError(f"«history» has {len(state['history'])} groups, more than {self.config.history_groups}")
-        super().load_state_dict({key: value for key, value in state.items() if key not in mine})
-        self._nll_nats_N[:], self._history = state["nll_nats"], state["history"].copy()
+        if missing := {"forgetting", "nll_nats", "memory"} - set(state):
+            raise ValueError(f"mopps_ppl keeps {sorted(missing)}, found {sorted(state)}")
+        rest = dict(state)
+        forgetting, nll_nats_N, memory = (rest.pop(key) for key in ("forgetting", "nll_nats", "memory"))
+        mine = self._nll_nats_N
+        if not isinstance(nll_nats_N, np.ndarray) or (nll_nats_N.shape, nll_nats_N.dtype) != (mine.shape, mine.dtype):
+            raise ValueError(f"«nll_nats» is not an array of float32 with {len(mine)} entries")
+        if not isinstance(memory, np.ndarray) or memory.dtype != np.float64 or memory.shape[1:] != (3,):
+            raise ValueError("«memory» is not an array of float64 with three columns")
+        _, right_H, size_H = memory.T
+        if not (np.isfinite(memory).all() and ((right_H >= 0) & (right_H <= size_H) & (size_H >= 1)).all()):
+            raise ValueError("«memory» has rows that are no groups of rollouts")
+        set_generator_state(self._forgetting, forgetting)
+        super().load_state_dict(rest)
+        self._nll_nats_N[:], self._memory = nll_nats_N, memory.copy()
