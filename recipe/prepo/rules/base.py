@@ -26,16 +26,25 @@ def require_positive_integers(config: Any, *names: str) -> None:
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
 
+def require_between(config: Any, lowest: float, highest: float, *names: str) -> None:
+    """Check options that are numbers.
+
+    Raises:
+        ValueError: names the first that is no number in [lowest, highest].
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise ValueError(f"{name}={value!r} is not a number in [{lowest:g}, {highest:g}]")
+
+
 def require_shares(config: Any, *names: str) -> None:
     """Check options that are probabilities or shares.
 
     Raises:
         ValueError: names the first that is not in [0, 1].
     """
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name}={value!r} is not a number in [0, 1]")
+    require_between(config, 0.0, 1.0, *names)
 
 
 class Rule:

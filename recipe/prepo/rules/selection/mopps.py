@@ -10,7 +10,7 @@ import numpy as np
 from recipe.prepo.maths.pass_rates import FloatArray, add_evidence, nearest
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.notation import Candidates, IntArray, RunFacts, Selection, StepOutcome
-from recipe.prepo.rules.base import SelectionRule, require_shares
+from recipe.prepo.rules.base import SelectionRule, require_between, require_shares
 
 
 class Mopps(SelectionRule):
@@ -33,9 +33,7 @@ class Mopps(SelectionRule):
         target_pass_rate: float
 
         def __post_init__(self) -> None:
-            for name in ("prior_right", "prior_wrong"):
-                if not 0.01 <= getattr(self, name) <= 1e6:
-                    raise ValueError(f"{name}={getattr(self, name)} is not in [0.01, 1e6]; the published value is 1")
+            require_between(self, 0.01, 1e6, "prior_right", "prior_wrong")
             require_shares(self, "discount", "target_pass_rate")
 
     def __init__(self, config: Config, *, seed: int) -> None:

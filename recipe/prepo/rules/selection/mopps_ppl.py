@@ -10,7 +10,7 @@ import numpy as np
 from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.notation import Candidates, IntArray, RunFacts, StepOutcome
-from recipe.prepo.rules.base import require_positive_integers, require_shares
+from recipe.prepo.rules.base import require_between, require_positive_integers, require_shares
 from recipe.prepo.rules.selection.mopps import Mopps
 
 FEWEST_NEAR = 8
@@ -36,8 +36,7 @@ class MoppsPpl(Mopps):
             super().__post_init__()
             require_positive_integers(self, "near_groups")
             require_shares(self, "forget")
-            if not 0.1 <= self.max_prior_rollouts <= 1e6:
-                raise ValueError(f"max_prior_rollouts={self.max_prior_rollouts} is not in [0.1, 1e6]")
+            require_between(self, 0.1, 1e6, "max_prior_rollouts")
 
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
