@@ -71,7 +71,7 @@ MEANINGS = {
     "uniform_skip50": "uniform_skip with the probabilities that greso begins with: 0.5, not 0.1, of keeping a prompt",
     "prepo_skip50": "prepo_skip with the same",
     "mopps": "the K candidates whose pass rates, predicted from their earlier rollouts, are nearest to a half",
-    "mopps_ppl": "mopps, whose prior for a prompt comes from the last groups of prompts of near perplexity",
+    "mopps_ppl": "mopps, whose prior for a prompt comes from earlier groups of prompts of near perplexity",
     "oracle": "the K candidates of largest p(1 - p), by measured pass rates; all else as in uniform",
 }
 """What each row does, for a table's reader."""
