@@ -31,8 +31,8 @@ from benchmarks.mini_math.rows import MEANINGS, read_row
 from recipe.prepo.report.style import figure, legend, line, look, plain_numbers, to_png
 
 # A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
-# entropy, PREPO weighs rollouts; skipping goes before PREPO, and PREPO (schedule and weights) behind the skipping; MoPPS
-# knows more of a prompt than whether it is to be skipped, perplexities tell of prompts not seen yet, and the oracle all.
+# entropy, PREPO weighs rollouts; skipping goes before PREPO, and PREPO (schedule and weights) behind the skipping;
+# MoPPS knows more of a prompt than whether to skip it, perplexities tell of prompts not seen yet, and the oracle all.
 PAIRS = (
     ("greso", "dapo"),
     ("dapo", "grpo"),
