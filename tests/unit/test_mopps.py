@@ -18,6 +18,7 @@ from recipe.prepo.maths.pass_rates import add_evidence, nearest, prior_of_near
 from recipe.prepo.notation import Candidates, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.rules.selection import mopps_ppl
 
 IDS = tuple(f"p{i:03}" for i in range(200))
 RIGHT, WRONG, MIXED = [1.0] * 8, [0.0] * 8, [1.0, 0.0] * 4
@@ -310,6 +311,17 @@ def test_each_group_is_forgotten_with_its_probability() -> None:
     old = int((rule.state_dict()["memory"][:, 1] == 0.0).sum())
     assert old / len(IDS) == pytest.approx(0.75**3, abs=0.18)  # five standard deviations
     assert make("mopps_ppl", forget=1.0).state_dict()["memory"].shape == (0, 3)
+
+
+def test_memory_has_a_limit_and_keeps_any_of_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mopps_ppl, "LARGEST_MEMORY", 100)
+    rule = make("mopps_ppl", forget=0.0)
+    rule.select(scored(IDS), num_selected=2, progress=0.0)
+    observe(rule, *((prompt_id, WRONG) for prompt_id in IDS[:100]))
+    assert len(rule.state_dict()["memory"]) == 100
+    observe(rule, *((prompt_id, MIXED) for prompt_id in IDS[100:]))
+    memory = rule.state_dict()["memory"]
+    assert len(memory) == 100 and 25 < (memory[:, 1] == 0.0).sum() < 75  # five standard deviations
 
 
 @pytest.mark.parametrize("num_selected", [16, 128])

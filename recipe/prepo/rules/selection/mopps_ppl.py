@@ -15,6 +15,8 @@ from recipe.prepo.rules.selection.mopps import Mopps
 
 FEWEST_NEAR = 8
 """With fewer groups no prior is fitted."""
+LARGEST_MEMORY = 16_384
+"""Groups; more would only cost time: of so many, 32 are a five-hundredth of the range of perplexities."""
 
 
 class MoppsPpl(Mopps):
@@ -76,7 +78,10 @@ class MoppsPpl(Mopps):
         new = np.stack([self._nll_nats_N[groups.rows_G], groups.num_correct_G, groups.size_G], axis=1)
         # By chance, not by age: what is no longer chosen would else be forgotten, and tried again, all at once.
         is_kept = self._forgetting.random(len(self._memory)) >= self.config.forget
-        self._memory = np.concatenate([self._memory[is_kept], new])
+        memory = np.concatenate([self._memory[is_kept], new])
+        if (num_groups := len(memory)) > LARGEST_MEMORY:
+            memory = memory[np.sort(self._forgetting.choice(num_groups, LARGEST_MEMORY, replace=False))]
+        self._memory = memory
 
     def state_dict(self) -> dict[str, Any]:
         return {
