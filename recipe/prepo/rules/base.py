@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recipe.prepo.maths.skipping import Refill
 from recipe.prepo.notation import Candidates, FloatArray, IntArray, RolloutBatch, RunFacts, Selection, StepOutcome
 
@@ -45,6 +48,16 @@ def require_shares(config: Any, *names: str) -> None:
         ValueError: names the first that is not in [0, 1].
     """
     require_between(config, 0.0, 1.0, *names)
+
+
+def require_like(name: str, found: Any, mine: NDArray[Any]) -> None:
+    """Check an array of a saved state, that has an entry for each prompt.
+
+    Raises:
+        ValueError: it is no array of the shape and type of ``mine``.
+    """
+    if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (mine.shape, mine.dtype):
+        raise ValueError(f"«{name}» is not an array of {mine.dtype} with {len(mine)} entries")
 
 
 class Rule:

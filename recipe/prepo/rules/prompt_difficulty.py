@@ -8,6 +8,7 @@ import numpy as np
 
 from recipe.prepo.maths.difficulty import UNRANKED, difficulty_ranks
 from recipe.prepo.notation import FloatArray, RunFacts, StepOutcome
+from recipe.prepo.rules.base import require_like
 
 
 class PromptDifficulty:
@@ -69,10 +70,8 @@ class PromptDifficulty:
             ("num_rollouts", self._num_rollouts_N),
             ("rank", self._rank_N),
         ):
-            array = state[name]
-            if not isinstance(array, np.ndarray) or array.shape != mine.shape or array.dtype != mine.dtype:
-                raise ValueError(f"«{name}» is not an array of {mine.dtype} with {len(mine)} entries")
-            mine[:] = array
+            require_like(name, state[name], mine)
+            mine[:] = state[name]
 
 
 def check_options(*, ties: Any, epoch_steps: Any) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from recipe.prepo.maths.skipping import next_run
 from recipe.prepo.notation import IntArray, RunFacts, StepOutcome
+from recipe.prepo.rules.base import require_like
 
 
 def skip_reasons(is_skipped_C: NDArray[np.bool_], run_C: IntArray) -> dict[int, str]:
@@ -53,6 +54,5 @@ class SignalHistory:
             KeyError, ValueError: the key is missing, or the array is not one of this training set.
         """
         run_N = state["run"]
-        if not isinstance(run_N, np.ndarray) or (run_N.shape, run_N.dtype) != (self._run_N.shape, self._run_N.dtype):
-            raise ValueError(f"«run» is not an array of int32 with {len(self._run_N)} entries")
+        require_like("run", run_N, self._run_N)
         self._run_N[:] = run_N

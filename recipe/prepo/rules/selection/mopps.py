@@ -9,8 +9,8 @@ import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, add_evidence, nearest
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.notation import Candidates, IntArray, RunFacts, Selection, StepOutcome
-from recipe.prepo.rules.base import SelectionRule, require_between, require_shares
+from recipe.prepo.notation import Candidates, IntArray, PromptOutcomes, RunFacts, Selection, StepOutcome
+from recipe.prepo.rules.base import SelectionRule, require_between, require_like, require_shares
 
 
 class Mopps(SelectionRule):
@@ -61,19 +61,23 @@ class Mopps(SelectionRule):
 
     def observe(self, outcome: StepOutcome) -> None:
         groups = outcome.prompts(self._index)
-        self._last = {}
-        if not len(groups.rows_G):
-            return
+        self._last = self._judge(groups) if len(groups.rows_G) else {}
+        self._learn(groups)
+
+    def _judge(self, groups: PromptOutcomes) -> dict[str, float]:
+        """Metrics of what was predicted of the groups."""
         found_G = groups.num_correct_G / groups.size_G
         alpha_G, beta_G = self._posterior(groups.rows_G)
         predicted_G = alpha_G / (alpha_G + beta_G)
         is_known_G = (self._right_N[groups.rows_G] + self._wrong_N[groups.rows_G]) > 0
-        self._last = {
+        return {
             "prepo/known_prompts_frac/mean": float(is_known_G.mean()),
             "prepo/pass_rate/mean": float(found_G.mean()),
             "prepo/predicted_pass_rate/mean": float(predicted_G.mean()),
             "prepo/pass_rate_error/mean": float(np.abs(found_G - predicted_G).mean()),
         }
+
+    def _learn(self, groups: PromptOutcomes) -> None:
         for now in groups.rounds():
             rows, right_G, size_G = groups.rows_G[now], groups.num_correct_G[now], groups.size_G[now]
             discount = self.config.discount
@@ -107,8 +111,7 @@ class Mopps(SelectionRule):
             raise ValueError(f"mopps keeps generator, ties, right and wrong, found {sorted(state)}")
         for name, mine_N in (("right", self._right_N), ("wrong", self._wrong_N)):
             found = state[name]
-            if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (mine_N.shape, mine_N.dtype):
-                raise ValueError(f"«{name}» is not an array of float32 with {len(mine_N)} entries")
+            require_like(name, found, mine_N)
             if not (np.isfinite(found) & (found >= 0)).all():
                 raise ValueError(f"«{name}» has entries that are no counts of rollouts")
         set_generator_state(self._generator, state["generator"])

@@ -9,8 +9,8 @@ import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.notation import Candidates, IntArray, RunFacts, StepOutcome
-from recipe.prepo.rules.base import require_between, require_positive_integers, require_shares
+from recipe.prepo.notation import Candidates, IntArray, PromptOutcomes, RunFacts
+from recipe.prepo.rules.base import require_between, require_like, require_positive_integers, require_shares
 from recipe.prepo.rules.selection.mopps import Mopps
 
 FEWEST_NEAR = 8
@@ -72,9 +72,8 @@ class MoppsPpl(Mopps):
             max_rollouts=config.max_prior_rollouts,
         )
 
-    def observe(self, outcome: StepOutcome) -> None:
-        super().observe(outcome)
-        groups = outcome.prompts(self._index)
+    def _learn(self, groups: PromptOutcomes) -> None:
+        super()._learn(groups)
         new = np.stack([self._nll_nats_N[groups.rows_G], groups.num_correct_G, groups.size_G], axis=1)
         # By chance, not by age: what is no longer chosen would else be forgotten, and tried again, all at once.
         is_kept = self._forgetting.random(len(self._memory)) >= self.config.forget
@@ -96,9 +95,7 @@ class MoppsPpl(Mopps):
             raise ValueError(f"mopps_ppl keeps {sorted(missing)}, found {sorted(state)}")
         rest = dict(state)
         forgetting, nll_nats_N, memory = (rest.pop(key) for key in ("forgetting", "nll_nats", "memory"))
-        mine = self._nll_nats_N
-        if not isinstance(nll_nats_N, np.ndarray) or (nll_nats_N.shape, nll_nats_N.dtype) != (mine.shape, mine.dtype):
-            raise ValueError(f"«nll_nats» is not an array of float32 with {len(mine)} entries")
+        require_like("nll_nats", nll_nats_N, self._nll_nats_N)
         if not isinstance(memory, np.ndarray) or memory.dtype != np.float64 or memory.shape[1:] != (3,):
             raise ValueError("«memory» is not an array of float64 with three columns")
         _, right_H, size_H = memory.T
