@@ -6,8 +6,8 @@ SHELL := bash
 
 ENV = py="$$(bash scripts/setup_env.sh --platform cpu --dev --print-python)";
 # With their doctests. Importing these modules imports no verl, Ray or vLLM.
-LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/adapters --ignore=recipe/prepo/cpu \
-	--ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
+LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/trainer --ignore=recipe/prepo/supervise \
+	--ignore=recipe/prepo/cpu --ignore=recipe/prepo/modes.py --ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
 	@echo "make setup | test | unit (seconds) | lint | format | bench | compare (an hour) | faults (hours) | clean"

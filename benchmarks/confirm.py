@@ -36,7 +36,7 @@ from benchmarks.real_stack import train
 from data_prep.common import write_parquet
 from data_prep.mini_math import DATA_SOURCE
 from recipe.prepo.rows import build_row
-from recipe.prepo.state.jsonl import read_lines
+from recipe.prepo.run.jsonl import read_lines
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 

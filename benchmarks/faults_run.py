@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.footprint import Footprint, Leftovers, command_of
-from recipe.prepo.state.jsonl import log_identity, read_lines
+from recipe.prepo.run.jsonl import log_identity, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from recipe.prepo.maths.entropy import relative_entropy_weights, sequence_entropy_nats
 from recipe.prepo.maths.perplexity import mean_nll_nats, perplexity
-from recipe.prepo.maths.rank_correlation import spearman
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.maths.window import window_indices, window_start
+from recipe.prepo.tools.rank_correlation import spearman
 
 SEED = 0
 # With the usual initialisation every token entropy of a random model is close to ln V. The final norm is scaled so that

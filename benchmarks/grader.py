@@ -25,9 +25,9 @@ from benchmarks.near_misses import bare, mutate, near_misses, same_answers
 from benchmarks.results import write_results
 from data_prep.registry import DATASETS
 from data_prep.sources import read_file
-from recipe.prepo import grader_process
-from recipe.prepo.answers import is_prose
-from recipe.prepo.reward import DEFAULT_TIME_LIMIT_S, compute_score
+from recipe.prepo.reward import worker
+from recipe.prepo.reward.extract import is_prose
+from recipe.prepo.reward.score import DEFAULT_TIME_LIMIT_S, compute_score
 
 FILES = {
     "aime24": "aime24/test.jsonl",
@@ -132,9 +132,9 @@ def throughput(golds: list[Gold], *, only_expressions: bool) -> tuple[int, float
             continue
         for _, answer in [("", bare(gold.text)), *near_misses(gold.text)[:1]]:
             pairs[(gold.text, answer)] = gold
-    grader_process._grader.close()
+    worker._grader.close()
     grade(Gold("", "x", "any", {}), "y")
-    processes = [psutil.Process(), psutil.Process(grader_process._grader.pid())]
+    processes = [psutil.Process(), psutil.Process(worker._grader.pid())]
     start, start_cpu = time.perf_counter(), sum(sum(process.cpu_times()[:2]) for process in processes)
     for (_, answer), gold in pairs.items():
         grade(gold, answer)

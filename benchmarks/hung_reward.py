@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.reward import compute_score as grade
+from recipe.prepo.reward.score import compute_score as grade
 
 ENDLESS = r"\boxed{9^{9^{9^{9}}}}"
 _never = threading.Event()
@@ -22,7 +22,7 @@ _never = threading.Event()
 def compute_score(
     data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **kwargs: Any
 ) -> dict[str, float]:
-    """As :func:`recipe.prepo.reward.compute_score`."""
+    """As :func:`recipe.prepo.reward.score.compute_score`."""
     result = grade(data_source, solution_str, ground_truth, extra_info, **kwargs)
     folder = Path(os.environ["PREPO_FAULTS_DIR"])
     kind = "" if result["score"] else _take(folder)

@@ -49,8 +49,8 @@ def measure(num_rounds: int) -> Any:
     def body(trainer: Any, _agent_loop_manager: Any) -> dict[str, Any]:
         from verl.trainer.ppo.v1 import PPOTrainerSync
 
-        from recipe.prepo.adapters import fields
-        from recipe.prepo.adapters.scoring import RolloutScorer
+        from recipe.prepo.trainer import columns
+        from recipe.prepo.trainer.scoring import RolloutScorer
 
         trainer.global_steps = 1
         client = trainer.get_llm_client()
@@ -69,7 +69,7 @@ def measure(num_rounds: int) -> Any:
 
         def one(is_scored: bool) -> dict[str, float]:
             batch = PPOTrainerSync._next_train_batch(trainer, trainer.prepo.num_candidates)
-            prompts = [trainer._tokenize(messages) for messages in fields.messages_of(batch)]
+            prompts = [trainer._tokenize(messages) for messages in columns.messages_of(batch)]
             if is_scored:
                 scorer(prompts)
             chosen = prompts[:NUM_CHOSEN]

@@ -23,14 +23,14 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.results import write_results
+from recipe.prepo.controller import Controller, RunIdentity
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
-from recipe.prepo.notation import Candidates, FloatArray, RolloutBatch, RunFacts, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import SELECTION, build_rule
-from recipe.prepo.state.audit import rollout_lines, selection_line
-from recipe.prepo.state.checkpoint import load_state, save_state
-from recipe.prepo.state.controller import Controller, RunIdentity
+from recipe.prepo.run.audit import rollout_lines, selection_line
+from recipe.prepo.run.checkpoint import load_state, save_state
+from recipe.prepo.types import Candidates, FloatArray, RolloutBatch, RunFacts, StepOutcome
 
 OUT = Path("outputs/bench/scale.json")
 WARM_UP_EPOCHS = 4  # of E3's budget: from then on groups have 4 to 12 rollouts

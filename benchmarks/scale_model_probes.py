@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale import WatchPeak, in_a_process, resident_mb, seconds
+from recipe.prepo.controller import data_fingerprint
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.rows import validate_files
-from recipe.prepo.state.controller import data_fingerprint
 
 OUT = Path("outputs/bench/scale_probes.json")
 CHUNK = 50_000

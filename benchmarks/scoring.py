@@ -34,9 +34,9 @@ def measure(num_pairs: int) -> Any:
     def body(trainer: Any, _agent_loop_manager: Any) -> dict[str, Any]:
         from verl.trainer.ppo.v1 import PPOTrainerSync
 
-        from recipe.prepo.adapters import fields
-        from recipe.prepo.adapters.mixin import data_parallel_size
-        from recipe.prepo.adapters.scoring import ActorScorer, RolloutScorer
+        from recipe.prepo.trainer import columns
+        from recipe.prepo.trainer.hooks import data_parallel_size
+        from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
 
         trainer.global_steps = 1
         client = trainer.get_llm_client()
@@ -46,7 +46,7 @@ def measure(num_pairs: int) -> Any:
 
         def next_tokens() -> list[list[int]]:
             batch = PPOTrainerSync._next_train_batch(trainer, trainer.prepo.num_candidates)
-            return [trainer._tokenize(messages) for messages in fields.messages_of(batch)]
+            return [trainer._tokenize(messages) for messages in columns.messages_of(batch)]
 
         async def prefill_all(prompts: list[list[int]]) -> None:
             sampling = {"max_tokens": 1, "temperature": 1.0}
@@ -74,7 +74,7 @@ def measure(num_pairs: int) -> Any:
                 num_tokens.append(sum(len(prompt) for prompt in prompts))
                 figures[name].append(seconds(lambda side=sides[name], prompts=prompts: side(prompts)))
         batch = PPOTrainerSync._next_train_batch(trainer, trainer.prepo.num_candidates)
-        messages = fields.messages_of(batch)
+        messages = columns.messages_of(batch)
         tokenize = seconds(lambda: [trainer._tokenize(message) for message in messages])
         return {
             "num_prompts": trainer.prepo.num_candidates,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_prep.spec import DatasetSpec, Problem, first_field
-from recipe.prepo.answers import after_hashes
+from recipe.prepo.reward.extract import after_hashes
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_prep.spec import DatasetSpec, Problem, first_field, text_or_none
-from recipe.prepo.answers import last_boxed
+from recipe.prepo.reward.extract import last_boxed
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:

@@ -26,9 +26,9 @@ from typing import Any
 from data_prep.common import Summary, write_parquet
 from data_prep.sources import Located, find_local_file, looks_local, read_file, read_hub
 from data_prep.spec import DatasetSpec, Problem
-from recipe.prepo.answers import compact, is_prose, plain_number, tidy
 from recipe.prepo.errors import DataError
-from recipe.prepo.grader_process import GradingStopped, ask
+from recipe.prepo.reward.extract import compact, is_prose, plain_number, tidy
+from recipe.prepo.reward.worker import GradingStopped, ask
 from recipe.prepo.rows import build_row
 
 GOLD_TIME_LIMIT_S = 5.0

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.mini_math.policy import Responses, TokenIds
+from recipe.prepo.controller import Controller
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.maths.skipping import Refill
-from recipe.prepo.notation import Decision, FloatArray, RolloutBatch
 from recipe.prepo.rules.base import SkippingRule
-from recipe.prepo.state.controller import Controller
+from recipe.prepo.types import Decision, FloatArray, RolloutBatch
 
 # A step that finds no K groups in so many rounds never will; verl itself would go on for ever.
 MAX_ROUNDS = 200

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.mini_math.numbers import Budget, Curves, final_of, paired_difference, reach_target
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.notation import FloatArray
+from recipe.prepo.types import FloatArray
 
 EVALUATION_SD, RUN_SD = 0.014, 0.012
 TARGETS = (0.5, 0.75, 1.0)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.mini_math.numbers import Estimate, by_row
-from recipe.prepo.notation import FloatArray
-from recipe.prepo.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
+from recipe.prepo.tools.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
+from recipe.prepo.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.mini_math.policy import Responses, TokenIds, generate
 from data_prep.mini_math.passrate import MAX_RESPONSE_TOKENS
 from data_prep.mini_math.task import extract_answer
-from recipe.prepo.notation import FloatArray, IntArray
+from recipe.prepo.types import FloatArray, IntArray
 
 
 class Prompt(NamedTuple):

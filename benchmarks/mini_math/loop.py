@@ -21,12 +21,12 @@ from benchmarks.mini_math.rows import Row
 from benchmarks.mini_math.settings import Pool, load_model
 from benchmarks.mini_math.update import group_advantages, update_policy
 from data_prep.mini_math.passrate import encode_prompts
+from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.notation import Candidates, Decision, FloatArray, RolloutBatch, RunFacts
-from recipe.prepo.state.audit import rollout_lines, selection_line
-from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
-from recipe.prepo.state.jsonl import StepLog
+from recipe.prepo.run.audit import rollout_lines, selection_line
+from recipe.prepo.run.jsonl import StepLog
+from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts
 
 # Of AdamW; verl's own are (0.9, 0.999) and 0.01, too slow a second moment for 80 steps.
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.notation import FloatArray
+from recipe.prepo.types import FloatArray
 
 REFERENCE = "uniform"
 MID_LEVELS = (0.25, 0.5, 0.75)

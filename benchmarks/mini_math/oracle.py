@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.notation import Candidates, FloatArray, Selection
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import SELECTION
+from recipe.prepo.types import Candidates, FloatArray, Selection
 
 NAME = "oracle"
 PassRates = Callable[[tuple[str, ...]], FloatArray]

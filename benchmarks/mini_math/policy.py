@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from benchmarks.mini_math.forward import CachedAttention, CausalAttention, Network, ResponseAttention, Texts
 from recipe.prepo.errors import NumericsError
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.notation import FloatArray, IntArray
+from recipe.prepo.types import FloatArray, IntArray
 
 TokenIds = Sequence[int]
 # Rollouts that are sampled together: more of them no longer make a sample cheaper on one thread.

@@ -28,7 +28,7 @@ from benchmarks.mini_math.numbers import (
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.report import INTERVALS, estimate_text, spread_text
 from benchmarks.mini_math.rows import MEANINGS, read_row
-from recipe.prepo.report.style import figure, legend, line, look, plain_numbers, to_png
+from recipe.prepo.tools.report.style import figure, legend, line, look, plain_numbers, to_png
 
 # A row, and the one that it adds something to: GRESO skips prompts of a dynamic sampling, E3 sizes groups and holds the
 # entropy, PREPO weighs rollouts; skipping goes before PREPO, and PREPO (schedule and weights) behind the skipping;

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.mini_math.policy import Responses, TokenIds, response_log_probs
-from recipe.prepo.notation import FloatArray, IntArray
+from recipe.prepo.types import FloatArray, IntArray
 
 EPSILON = 1e-6
 MICRO_BATCH = 32

@@ -19,18 +19,18 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.prepo.adapters.workarounds import RUN_ID_ENV
 from recipe.prepo.config import PrepoConfig, read_config
+from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.progress import progress_bar
-from recipe.prepo.report.live import live_report
-from recipe.prepo.signals import StopSignals
-from recipe.prepo.state.checkpoint import latest_checkpoint, load_state, set_aside
-from recipe.prepo.state.controller import require_same_run
-from recipe.prepo.summary import closing_summary
-from recipe.prepo.sweeper import Sweeper, ray_roots, sessions
+from recipe.prepo.run.checkpoint import latest_checkpoint, load_state, set_aside
+from recipe.prepo.run.console import progress_bar
+from recipe.prepo.supervise.signals import StopSignals
+from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions
+from recipe.prepo.tools.report.live import live_report
+from recipe.prepo.tools.summary import closing_summary
+from recipe.prepo.trainer.workarounds import RUN_ID_ENV
 
 GO_ON = "trainer.resume_mode=auto"
 
@@ -117,37 +117,37 @@ def train(config: DictConfig) -> tuple[int, str] | None:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
-    import recipe.prepo.adapters.trainers  # noqa: F401  (a broken hook shows its own traceback here)
-    from recipe.prepo.adapters import channel, reward_limit
+    import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
+    from recipe.prepo.supervise import messages, reward_timeout
 
-    reward_limit.wait_limit_s()
+    reward_timeout.wait_limit_s()
     try:
         validate_config(
             config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
         )
-        with StopSignals(channel.ask_to_stop) as signals:
+        with StopSignals(messages.ask_to_stop) as signals:
 
             def before_training() -> None:
                 signals.install()
-                channel.require_lone_run()
+                messages.require_lone_run()
 
-            run_ppo(config, task_runner_class=channel.CallFirst(TaskRunnerV1, before_training))
-        failed = channel.hear(channel.FAILED)
+            run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
+        failed = messages.hear(messages.FAILED)
         if failed:
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
-        stopped_after = channel.hear(channel.STOPPED)
+        stopped_after = messages.hear(messages.STOPPED)
         return (int(stopped_after), signals.asked_by) if stopped_after else None
     except PrepoError:
         raise
     except Exception as error:
-        fault = channel.fault_behind(error)
+        fault = messages.fault_behind(error)
         if fault:
             raise FaultError(fault) from error
         print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
         raise
     finally:
         if ray.is_initialized():
-            channel.clear()
+            messages.clear()
         ray.shutdown()
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from types import ModuleType
 
-from recipe.prepo.adapters.workarounds import log_without_flush, name_weight_sockets_by_run
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.import_hooks import after_import
+from recipe.prepo.trainer.workarounds import log_without_flush, name_weight_sockets_by_run
 
 
 def _register_trainers(_v1: ModuleType) -> None:
-    import recipe.prepo.adapters.trainers  # noqa: F401
+    import recipe.prepo.modes  # noqa: F401
 
 
 def _register_gloo_weights(_base: ModuleType) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from recipe.prepo.adapters.dispatch import BackgroundDispatch
+from recipe.prepo.trainer.dispatch import BackgroundDispatch
 
 
 def test_dispatches_run_in_order_without_making_the_caller_wait() -> None:

@@ -263,7 +263,7 @@ def test_without_the_platform_registries_are_stock(untouched: Any, with_plugin: 
 
 def test_plugin_adds_its_trainers_and_nothing_else(untouched: Any, with_plugin: Any) -> None:
     added = {name: where for name, where in with_plugin["trainers"].items() if name not in untouched["trainers"]}
-    assert added.pop("prepo_sync") == "recipe.prepo.adapters.trainers.PrepoTrainerSync"
+    assert added.pop("prepo_sync") == "recipe.prepo.modes.PrepoTrainerSync"
     assert all(name.startswith("prepo_") for name in added)
     assert set(untouched["trainers"]) <= set(with_plugin["trainers"])
 

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils import hf_tokenizer
 
-from recipe.prepo.adapters.fields import messages_of
-from recipe.prepo.adapters.run_logs import RunLogs
-from recipe.prepo.adapters.trainers import PrepoTrainerSync
 from recipe.prepo.config import read_config
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
+from recipe.prepo.modes import PrepoTrainerSync
+from recipe.prepo.run.logs import RunLogs
+from recipe.prepo.trainer.columns import messages_of
 
 OVERRIDES = [
     "experiment=tiny_cpu",

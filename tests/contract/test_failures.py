@@ -7,8 +7,8 @@ import inspect
 from ray.exceptions import RayTaskError
 from verl.trainer.ppo.v1 import agent_loop_tq
 
-from recipe.prepo.adapters.failures import FailureCount, Failures, added, describe
-from recipe.prepo.adapters.rollout import PrepoAgentLoopWorker
+from recipe.prepo.supervise.failures import FailureCount, Failures, added, describe
+from recipe.prepo.trainer.rollout import PrepoAgentLoopWorker
 
 
 def test_failures_of_all_workers_are_added_with_the_text_of_the_latest() -> None:

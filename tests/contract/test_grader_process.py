@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo import grader_process
 from recipe.prepo.errors import PrepoError
-from recipe.prepo.grader_process import GraderProcess, GradingStopped
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward import worker as grading_worker
+from recipe.prepo.reward.score import compute_score
+from recipe.prepo.reward.worker import GraderProcess, GradingStopped
 
 RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}
 FOR_THE_WORKER = (r"\boxed{2\sqrt{2}}", r"\sqrt{8}")  # exact numbers alone do not settle it
@@ -37,13 +37,13 @@ def wait_until_gone(pid: int, limit_s: float) -> bool:
 
 
 def _grade_in_child(connection: Any) -> None:
-    connection.send((compute_score("math", *FOR_THE_WORKER), grader_process._grader.pid()))
+    connection.send((compute_score("math", *FOR_THE_WORKER), grading_worker._grader.pid()))
     connection.recv()
 
 
 def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
     assert compute_score("math", *FOR_THE_WORKER) == RIGHT
-    inherited = grader_process._grader.pid()
+    inherited = grading_worker._grader.pid()
     assert inherited is not None
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
@@ -57,14 +57,14 @@ def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
     child.join()
     assert wait_until_gone(worker, 5)
     assert compute_score("math", *FOR_THE_WORKER) == RIGHT
-    assert grader_process._grader.pid() == inherited
+    assert grading_worker._grader.pid() == inherited
 
 
 @pytest.mark.parametrize("answer", ["y", "9^{9^{9^{9}}}"], ids=["idle", "hung in one C call"])
 def test_worker_ends_when_its_parent_is_killed(answer: str) -> None:
     code = f"""
 import sys, threading, time
-from recipe.prepo import grader_process as g
+from recipe.prepo.reward import worker as g
 g.ask("is_equal", gold="x", answer="z", time_limit_s=9)
 work = threading.Thread(target=g.ask, args=["is_equal"], kwargs=dict(gold="5", answer="{answer}", time_limit_s=1.5))
 work.start()
@@ -91,7 +91,7 @@ def test_workers_memory_is_limited() -> None:
     grader.ask("is_equal", gold="x", answer="y", time_limit_s=9)
     limits = Path(f"/proc/{grader.pid()}/limits").read_text()
     grader.close()
-    assert f"Max address space         {grader_process.MEMORY_LIMIT_BYTES} " in limits
+    assert f"Max address space         {grading_worker.MEMORY_LIMIT_BYTES} " in limits
 
 
 def test_killed_worker_is_reported_and_replaced() -> None:
@@ -108,5 +108,8 @@ def test_killed_worker_is_reported_and_replaced() -> None:
 
 
 def test_worker_imports_no_training_stack() -> None:
-    code = "import sys, recipe.prepo.grading; print({'torch', 'verl', 'ray', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, recipe.prepo.reward.equivalence as _;"
+        "print({'torch', 'verl', 'ray', 'transformers'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -11,45 +11,42 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "recipe" / "prepo"
 
-# Top-level modules and packages of recipe.prepo and the ones that each may import, besides itself.
-RULES = {"errors", "maths", "notation", "rules"}
+# Rooms of recipe.prepo and the ones that each may import, besides itself. The core needs neither supervision nor tools.
+PURE = {"controller", "errors", "maths", "metrics", "rules", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
     "import_hooks": set(),
-    "signals": set(),
-    "sweeper": set(),
     "cpu": {"import_hooks"},
-    "notation": {"maths"},
+    "types": {"maths"},
     "rows": {"errors"},
-    "rules": {"errors", "maths", "notation"},
-    "requirements": RULES,
-    "config": {*RULES, "requirements"},
-    "state": RULES,
+    "rules": {"errors", "maths", "types"},
+    "metrics": {"maths", "types"},
+    "controller": {"errors", "maths", "metrics", "rules", "types"},
+    "requirements": {"errors", "rules"},
+    "config": {"errors", "requirements", "rules"},
     "environment": {"config", "cpu", "errors", "requirements", "rows"},
-    "report": {"errors", "maths"},
-    "progress": {"state"},
-    "summary": {"report", "state"},
-    "adapters": {*RULES, "config", "cpu", "state"},
-    "plugin": {"adapters", "cpu", "import_hooks"},
-    "main": {
-        *{"adapters", "config", "cpu", "environment", "errors", "progress", "report", "signals", "state", "summary"},
-        "sweeper",
-    },
+    "run": {"errors", "types"},
+    "reward": {"errors"},
+    "trainer": {*PURE, "config", "cpu", "run", "supervise"},
+    "supervise": {"config", "errors", "run"},
+    "modes": {"trainer", "supervise"},
+    "tools": {"cpu", "environment", "errors", "maths", "reward", "rows", "run", "trainer"},
+    "report": {"tools"},
+    "evaluate": {"tools"},
+    "analyze": {"tools"},
+    "plugin": {"cpu", "import_hooks", "modes", "trainer"},
+    "main": {"config", "controller", "cpu", "environment", "errors", "modes", "run", "supervise", "tools", "trainer"},
     "doctor": {"config", "cpu", "environment", "errors"},
-    "answers": set(),
-    "grading": {"answers"},
-    "grader_process": {"errors", "grading"},
-    "reward": {"answers", "errors", "grader_process"},
-    "evaluation": {"adapters", "answers", "cpu", "environment", "errors", "maths", "report", "reward", "rows"},
-    "evaluate": {"evaluation"},
-    "analyze": {"errors", "evaluation", "maths"},
 }
 STACK = {"verl", "ray", "transfer_queue", "tensordict", "torch", "transformers", "vllm"}
 CONFIGURATION = {"hydra", "omegaconf"}
 # Who may import what of these, at the top of the file and inside of functions.
-AT_THE_TOP = {"adapters": STACK | {"omegaconf"}, "cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION}
-IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}, "evaluation": {"verl", "vllm"}}
+AT_THE_TOP = {
+    **dict.fromkeys(("trainer", "supervise", "modes"), STACK | {"omegaconf"}),
+    **{"cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION},
+}
+IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}, "tools": {"verl", "vllm"}}
 
 
 def sources() -> list[Path]:
@@ -111,11 +108,3 @@ def test_recipe_stays_a_namespace_package() -> None:
 def test_checkpoints_need_no_pickle() -> None:
     for path in sources():
         assert not {name.split(".")[0] for name, _ in imports(path)} & {"pickle", "dill", "cloudpickle", "shelve"}, path
-
-
-def test_files_stay_short() -> None:
-    lengths = {path.relative_to(PACKAGE): len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
-    too_long = {
-        str(path): length for path, length in lengths.items() if length > (140 if len(path.parts) == 3 else 300)
-    }
-    assert not too_long

@@ -68,9 +68,9 @@ from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
 from recipe.prepo.errors import ConfigError, NumericsError
-from recipe.prepo.notation import Candidates
-from recipe.prepo.report.style import LOOKS
 from recipe.prepo.rules.registry import SELECTION
+from recipe.prepo.tools.report.style import LOOKS
+from recipe.prepo.types import Candidates
 
 ROOT = Path(__file__).parents[2]
 TINY = Options(

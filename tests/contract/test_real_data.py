@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward.score import compute_score
 from recipe.prepo.rows import validate_files
 
 SOURCES = {

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from simulated_run import SimulatedRun, all_options, every_combination, rollout_batch, run_facts
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
-from recipe.prepo.notation import Candidates, RolloutBatch, StepOutcome
 from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
 from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, SHAPING, TEMPERATURE, WEIGHTING, build_rule
+from recipe.prepo.types import Candidates, RolloutBatch, StepOutcome
 
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 ALL = [(group, name) for group, registry in REGISTRIES.items() for name in registry]

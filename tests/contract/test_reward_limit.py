@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.adapters.reward_limit import GIVEN_UP, LIMIT_ENV, RewardLimit, wait_limit_s
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward.score import compute_score
+from recipe.prepo.supervise.reward_timeout import GIVEN_UP, LIMIT_ENV, RewardLimit, wait_limit_s
 
 
 @dataclass

@@ -13,8 +13,8 @@ from verl.trainer.main_ppo import run_ppo
 from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 from verl.workers.rollout.replica import RolloutReplica
 
-from recipe.prepo.adapters.channel import CallFirst
-from recipe.prepo.adapters.stopping import StoppingMixin
+from recipe.prepo.supervise.messages import CallFirst
+from recipe.prepo.supervise.stopping import StoppingMixin
 
 MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 HOOKS = {

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from tracker_records import CONTRACT, json_lines_history, mlflow_history, tensorboard_history, wandb_history
 from verl.utils.tracking import Tracking
 
-from recipe.prepo.adapters.run_logs import TrackingTee
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.state.jsonl import StepLog
+from recipe.prepo.run.jsonl import StepLog
+from recipe.prepo.run.logs import TrackingTee
 
 ROOT = Path(__file__).resolve().parents[2]
 # verl's validation metrics have an @ in their names, which mlflow refuses.

@@ -29,15 +29,15 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.adapters.background import BackgroundDispatchMixin
-from recipe.prepo.adapters.mixin import PrepoMixin
-from recipe.prepo.adapters.replay import build_replay_buffer
-from recipe.prepo.adapters.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
-from recipe.prepo.adapters.run_files import RunFilesMixin
-from recipe.prepo.adapters.scoring import PromptTokenizer
-from recipe.prepo.adapters.setup import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, SetupMixin
-from recipe.prepo.adapters.trainers import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
 from recipe.prepo.environment import VERL_VERSION
+from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
+from recipe.prepo.trainer.async_hooks import BackgroundDispatchMixin
+from recipe.prepo.trainer.hooks import PrepoMixin
+from recipe.prepo.trainer.replay import build_replay_buffer
+from recipe.prepo.trainer.rollout import PrepoAgentLoopManager, PrepoAgentLoopWorker
+from recipe.prepo.trainer.run_files import RunFilesMixin
+from recipe.prepo.trainer.scoring import PromptTokenizer
+from recipe.prepo.trainer.setup import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S, SetupMixin
 
 MODEL = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
 CHATS = {
@@ -143,10 +143,10 @@ def test_what_the_asynchronous_modes_call_is_there() -> None:
     assert "_wait_for_next_poll" in inspect.getsource(ReplayBufferAsync.wait_for_sampleable)
 
 
-@pytest.mark.parametrize("module", ["mixin", "replay", "background"])
+@pytest.mark.parametrize("module", ["trainer.hooks", "trainer.replay", "trainer.async_hooks"])
 def test_adapters_may_be_imported_before_verl(module: str) -> None:
     """Their import of verl registers the trainers, which import them."""
-    command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.adapters.{module}"]
+    command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 

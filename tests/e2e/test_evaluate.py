@@ -20,12 +20,12 @@ from verl.trainer.ppo.v1.trainer_base import collate_fn
 from verl.utils import tensordict_utils
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from recipe.prepo.adapters.validation import set_val_samples
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.evaluation.models import find_model, loadable_folder
-from recipe.prepo.evaluation.session import sample_seed
+from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
+from recipe.prepo.tools.evaluation.session import sample_seed
+from recipe.prepo.trainer.validation import set_val_samples
 
 pytestmark = pytest.mark.e2e
 MODEL = ROOT / "assets" / "mini-math-qwen2"

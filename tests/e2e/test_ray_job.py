@@ -17,7 +17,7 @@ from real_stack import ROOT, SMALL, Run, check_resumed, long
 from slurm_cluster import free_ports
 
 from benchmarks.footprint import Footprint, command_of
-from recipe.prepo.state.jsonl import read_lines
+from recipe.prepo.run.jsonl import read_lines
 
 pytestmark = [pytest.mark.e2e, long]
 

@@ -15,12 +15,12 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from recipe.prepo.adapters.run_logs import RunLogs
-from recipe.prepo.adapters.trainers import PrepoTrainerSync
+from recipe.prepo.controller import Controller, RunIdentity
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import NumericsError
+from recipe.prepo.modes import PrepoTrainerSync
 from recipe.prepo.rules.registry import REGISTRIES
-from recipe.prepo.state.controller import Controller, RunIdentity
+from recipe.prepo.run.logs import RunLogs
 
 pytestmark = pytest.mark.e2e
 # Group of each rollout (ragged), its reward, tokens, tokens that are a tool's, and whether it is a padding row.

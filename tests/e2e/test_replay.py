@@ -11,9 +11,9 @@ import torch
 import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from recipe.prepo.adapters.replay import AccountingReplayBuffer, RoundsReplayBuffer
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.skipping import Refill, refill_size
+from recipe.prepo.trainer.replay import AccountingReplayBuffer, RoundsReplayBuffer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("transfer_queue")]
 Rewards = Sequence[float]

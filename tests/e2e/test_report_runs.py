@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_stack import ROOT, SMALL, Run, launch
 
-from recipe.prepo.progress import describe_step
+from recipe.prepo.run.console import describe_step
 
 pytestmark = pytest.mark.e2e
 

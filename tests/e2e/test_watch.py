@@ -16,11 +16,11 @@ pytestmark = pytest.mark.e2e
 SCRIPT = """
 import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
-from recipe.prepo.adapters import channel, failures
-from recipe.prepo.adapters.reward_limit import renew_threads
-from recipe.prepo.adapters.watch import Member, Watch
+from recipe.prepo.supervise import failures, messages
+from recipe.prepo.supervise.reward_timeout import renew_threads
+from recipe.prepo.supervise.watch import Member, Watch
 from recipe.prepo.errors import ConfigError, FaultError
-from recipe.prepo.sweeper import Sweeper, ray_roots
+from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
 
 cleaning = contextlib.ExitStack()
 cleaning.enter_context(Sweeper(ray_roots()))
@@ -126,37 +126,37 @@ class Trainer:
 found = {}
 for waiting in ("get", "poll", "event loop", "call to the dead", "follow-up error"):
     found[waiting] = ray.get(Trainer.remote().run.remote(waiting, Worker.remote(), Worker.remote(), 60))
-    found[waiting + " said"] = channel.hear(channel.FAULT)
-    channel.clear()
+    found[waiting + " said"] = messages.hear(messages.FAULT)
+    messages.clear()
 found["busy"] = ray.get(Trainer.remote().busy.remote(Worker.remote()))
 found["own error"] = ray.get(Trainer.remote().own_error.remote(Worker.remote()))
 found["engine"] = ray.get(Trainer.remote().engine.remote(Server.remote()))
-channel.clear()
+messages.clear()
 try:
     ray.get(Trainer.remote().run.remote("deaf", Worker.remote(), Worker.remote(), 2))
 except ray.exceptions.RayActorError as error:
-    found["deaf"] = channel.fault_behind(error)
-channel.clear()
+    found["deaf"] = messages.fault_behind(error)
+messages.clear()
 lonely = Trainer.remote()
 call = lonely.busy.remote(Worker.remote())
 ray.kill(lonely)
 try:
     ray.get(call)
 except ray.exceptions.RayActorError as error:
-    found["trainer"] = channel.fault_behind(error)
-channel.clear()
+    found["trainer"] = messages.fault_behind(error)
+messages.clear()
 victim = Worker.remote()
 ray.get(victim.pid.remote())
 ray.kill(victim)
 try:
     ray.get(Trainer.remote().another.remote(victim))
 except ray.exceptions.RayActorError as error:
-    found["another"] = channel.fault_behind(error)
+    found["another"] = messages.fault_behind(error)
 
-channel.require_lone_run()
-queue = Worker.options(name=channel.QUEUE, namespace=channel.QUEUE_NAMESPACE).remote()
+messages.require_lone_run()
+queue = Worker.options(name=messages.QUEUE, namespace=messages.QUEUE_NAMESPACE).remote()
 try:
-    channel.require_lone_run()
+    messages.require_lone_run()
 except ConfigError as error:
     found["second run"] = str(error)
 

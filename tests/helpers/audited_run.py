@@ -11,7 +11,7 @@ from typing import Any
 
 from simulated_run import SimulatedRun
 
-from recipe.prepo.state.audit import selection_line
+from recipe.prepo.run.audit import selection_line
 
 Lines = list[dict[str, Any]]
 

@@ -18,4 +18,4 @@ def alternate(fields: Any) -> None:
     fields.set_temperature = set_temperature
 
 
-after_import("recipe.prepo.adapters.fields", alternate)
+after_import("recipe.prepo.trainer.columns", alternate)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
-from recipe.prepo.notation import Candidates, Decision, RolloutBatch, RunFacts
 from recipe.prepo.rules.base import SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES
-from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
+from recipe.prepo.types import Candidates, Decision, RolloutBatch, RunFacts
 
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 NEUTRAL = {"selection": "uniform", "weighting": "none", "budget": "fixed", "temperature": "constant", "shaping": "none"}

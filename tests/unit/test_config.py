@@ -37,7 +37,7 @@ GOOD: dict[str, Any] = {
             "enable_chunked_prefill": False,
             "agent": {
                 "default_agent_loop": "single_turn_agent",
-                "agent_loop_manager_class": "recipe.prepo.adapters.rollout.PrepoAgentLoopManager",
+                "agent_loop_manager_class": "recipe.prepo.trainer.rollout.PrepoAgentLoopManager",
             },
         },
         "model": {"use_fused_kernels": False},

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from simulated_run import SimulatedRun, all_options, every_combination, run_facts
 
+from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import NumericsError, StateError
-from recipe.prepo.notation import Candidates, RolloutBatch
-from recipe.prepo.state.audit import rollout_lines, selection_line
-from recipe.prepo.state.checkpoint import load_state, save_state
-from recipe.prepo.state.controller import Controller, RunIdentity, data_fingerprint
+from recipe.prepo.run.audit import rollout_lines, selection_line
+from recipe.prepo.run.checkpoint import load_state, save_state
+from recipe.prepo.types import Candidates, RolloutBatch
 
 IDS = [f"p{i}" for i in range(200)]
 IDENTITY = RunIdentity(seed=5, num_selected=4, num_candidates=20, data_sha256="d" * 64)

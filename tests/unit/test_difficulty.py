@@ -15,10 +15,10 @@ from simulated_run import rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.difficulty import UNRANKED, allocate_rollouts, difficulty_ranks, widen_bounds
-from recipe.prepo.notation import RolloutBatch, StepOutcome
 from recipe.prepo.rules.base import BudgetRule, ShapingRule
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.types import RolloutBatch, StepOutcome
 
 IDS = tuple("abcdefgh")
 EIGHTHS = [i / 8 for i in range(8)]

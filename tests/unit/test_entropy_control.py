@@ -15,9 +15,9 @@ from simulated_run import rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.entropy_control import annealed_target_nats, next_temperature, token_mean_entropy_nats
-from recipe.prepo.notation import RolloutBatch, StepOutcome
 from recipe.prepo.rules.base import TemperatureRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.types import RolloutBatch, StepOutcome
 
 VOCAB = 151936  # DeepSeek-R1-Distill-Qwen-1.5B
 DEPTH = 14.4104  # ln V + ln ln V

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipe.prepo.maths.estimates import macro_interval, majority_at_k, mean_interval, pass_at_k, signal_frac
+from recipe.prepo.tools.estimates import macro_interval, majority_at_k, mean_interval, pass_at_k, signal_frac
 
 
 def all_subsets(outcomes: list[str], k: int) -> list[tuple[str, ...]]:

@@ -16,15 +16,15 @@ import pandas as pd
 import pytest
 
 from recipe.prepo.errors import ConfigError, DataError, StateError
-from recipe.prepo.evaluation import analysis
-from recipe.prepo.evaluation.answers import final_answer, grade, vote
-from recipe.prepo.evaluation.models import find_model, loadable_folder
-from recipe.prepo.evaluation.options import CPU, add_options, check_options
-from recipe.prepo.evaluation.questions import Question, load_sets
-from recipe.prepo.evaluation.results import parse_ks, summarise, table, write_json
-from recipe.prepo.evaluation.session import sample_seed
-from recipe.prepo.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store
 from recipe.prepo.rows import build_row
+from recipe.prepo.tools.evaluation import analysis
+from recipe.prepo.tools.evaluation.answers import final_answer, grade, vote
+from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
+from recipe.prepo.tools.evaluation.options import CPU, add_options, check_options
+from recipe.prepo.tools.evaluation.questions import Question, load_sets
+from recipe.prepo.tools.evaluation.results import parse_ks, summarise, table, write_json
+from recipe.prepo.tools.evaluation.session import sample_seed
+from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MODEL = ASSETS / "mini-math-qwen2"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.near_misses import mutate
-from recipe.prepo.grading import is_equal
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward.equivalence import is_equal
+from recipe.prepo.reward.score import compute_score
 
 RULES: dict[str, list[tuple[str, list[str], list[str]]]] = {
     "integers": [

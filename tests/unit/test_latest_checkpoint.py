@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.state.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state, set_aside
+from recipe.prepo.run.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state, set_aside
 
 
 def make_checkpoint(run_dir: Path, step: int) -> Path:

@@ -15,10 +15,10 @@ from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.pass_rates import add_evidence, nearest, prior_of_near
-from recipe.prepo.notation import Candidates, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.selection import mopps_ppl
+from recipe.prepo.types import Candidates, Selection, StepOutcome
 
 IDS = tuple(f"p{i:03}" for i in range(200))
 RIGHT, WRONG, MIXED = [1.0] * 8, [0.0] * 8, [1.0, 0.0] * 4

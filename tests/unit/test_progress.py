@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.prepo.progress import describe_step, progress_bar
-from recipe.prepo.state.jsonl import StepLog
+from recipe.prepo.run.console import describe_step, progress_bar
+from recipe.prepo.run.jsonl import StepLog
 
 
 def write(log: StepLog, *steps: int, scale: float = 0.1) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipe.prepo.maths.rank_correlation import spearman, spearman_interval
+from recipe.prepo.tools.rank_correlation import spearman, spearman_interval
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.answers import last_boxed, plain_number, split_list
 from recipe.prepo.errors import ConfigError, DataError
-from recipe.prepo.reward import compute_score
+from recipe.prepo.reward.extract import last_boxed, plain_number, split_list
+from recipe.prepo.reward.score import compute_score
 
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
 RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}

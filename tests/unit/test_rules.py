@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.notation import Candidates, RolloutBatch
 from recipe.prepo.rules.base import SelectionRule, WeightingRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.types import Candidates, RolloutBatch
 
 IDS = ("e", "a", "d", "b", "c")
 PPL = (1.5, 4.0, 2.0, 1.5, 3.0)  # ascending: b (tie), e, d, c, a

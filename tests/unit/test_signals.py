@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from recipe.prepo.signals import ASKING, StopSignals
+from recipe.prepo.supervise.signals import ASKING, StopSignals
 
 
 class Trainer:

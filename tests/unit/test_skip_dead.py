@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.notation import Candidates, Decision, Selection, StepOutcome
+from recipe.prepo.metrics import selection_metrics
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
-from recipe.prepo.state.metrics import selection_metrics
+from recipe.prepo.types import Candidates, Decision, Selection, StepOutcome
 
 IDS = tuple(f"p{i:02}" for i in range(20))
 RIGHT, WRONG, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]

@@ -14,10 +14,10 @@ from simulated_run import rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.skipping import Refill, adjust_probability, next_run, refill_size, skip_probability
-from recipe.prepo.notation import Candidates, StepOutcome
 from recipe.prepo.rules.base import SkippingRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.signal_history import SignalHistory
+from recipe.prepo.types import Candidates, StepOutcome
 
 Groups = list[tuple[str, list[float]]]
 RIGHT, WRONG, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.state.checkpoint import FILE_NAME, load_state, save_state, write_atomically
-from recipe.prepo.state.jsonl import StepLog
+from recipe.prepo.run.checkpoint import FILE_NAME, load_state, save_state, write_atomically
+from recipe.prepo.run.jsonl import StepLog
 
 PAYLOAD: dict[str, Any] = {"big": 2**127 + 1, "third": 1 / 3, "ü": ["é", None, True], "nested": {"b": 1, "a": {}}}
 
@@ -105,7 +105,7 @@ def test_failed_write_keeps_the_old_content(tmp_path: Path, failing: str, monkey
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from recipe.prepo.state.checkpoint import save_state
+from recipe.prepo.run.checkpoint import save_state
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

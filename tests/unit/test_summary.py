@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.state.jsonl import read_lines
-from recipe.prepo.summary import closing_summary, validation_accuracies
+from recipe.prepo.run.jsonl import read_lines
+from recipe.prepo.tools.summary import closing_summary, validation_accuracies
 
 ACC = "val-core/mini_math/acc/mean@2"
 LINES: list[dict[str, Any]] = [

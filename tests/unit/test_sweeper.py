@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.prepo.sweeper import Sweeper, ray_roots, sessions, sweep, writers
+from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions, sweep, writers
 
 # Makes a session folder with a socket and a process that writes a log there, as Ray does, and then ends in some way.
 DRIVER = """
 import os, signal, socket, subprocess, sys
 from pathlib import Path
-from recipe.prepo.sweeper import Sweeper
+from recipe.prepo.supervise.sweeper import Sweeper
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 root, seconds, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.prepo.maths.skipping import Refill
-from recipe.prepo.notation import Candidates, FloatArray, IntArray, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.types import Candidates, FloatArray, IntArray, RolloutBatch, RunFacts, Selection, StepOutcome
 
 
 def require_positive_integers(config: Any, *names: str) -> None:

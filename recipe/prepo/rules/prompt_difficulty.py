@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.difficulty import UNRANKED, difficulty_ranks
-from recipe.prepo.notation import FloatArray, RunFacts, StepOutcome
 from recipe.prepo.rules.base import require_like
+from recipe.prepo.types import FloatArray, RunFacts, StepOutcome
 
 
 class PromptDifficulty:

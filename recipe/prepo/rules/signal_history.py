@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.prepo.maths.skipping import next_run
-from recipe.prepo.notation import IntArray, RunFacts, StepOutcome
 from recipe.prepo.rules.base import require_like
+from recipe.prepo.types import IntArray, RunFacts, StepOutcome
 
 
 def skip_reasons(is_skipped_C: NDArray[np.bool_], run_C: IntArray) -> dict[int, str]:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.report import write_report
-from recipe.prepo.report.__main__ import main
-from recipe.prepo.report.audit_figures import pass_rates, perplexity_pass_rate
-from recipe.prepo.report.decision_figures import decisions
-from recipe.prepo.report.load import load_run
-from recipe.prepo.report.page import RunPart, compare_page, run_page
-from recipe.prepo.report.rows import Row, group_rows
-from recipe.prepo.report.time_figures import phase_seconds
+from recipe.prepo.tools.report import write_report
+from recipe.prepo.tools.report.command import main
+from recipe.prepo.tools.report.audit_figures import pass_rates, perplexity_pass_rate
+from recipe.prepo.tools.report.decision_figures import decisions
+from recipe.prepo.tools.report.load import load_run
+from recipe.prepo.tools.report.page import RunPart, compare_page, run_page
+from recipe.prepo.tools.report.rows import Row, group_rows
+from recipe.prepo.tools.report.time_figures import phase_seconds
 
 OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "decisions"}
 OWN = {"window", "perplexity_pass_rate", "weights", "choices", "step_time"}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipe.prepo.report import write_report
+from recipe.prepo.tools.report import write_report
 
 MakeRun = Callable[..., Path]
 PHONE, DESKTOP = (375, 800), (1280, 900)
@@ -198,7 +198,7 @@ def test_lines_are_told_apart_without_colour(browser: Browser, pages: dict[str, 
     """Every line that is drawn has dashes and a marker of its own, and the page can be read in grey."""
     from PIL import Image
 
-    from recipe.prepo.report import style
+    from recipe.prepo.tools.report import style
 
     _, (axes,) = style.figure()
     for index in range(len(style.LOOKS)):

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from recipe.prepo.report import audit_figures, figures, style, write_report
-from recipe.prepo.report.load import load_run
-from recipe.prepo.report.page import RunPart, run_page
-from recipe.prepo.report.rows import Row
+from recipe.prepo.tools.report import audit_figures, figures, style, write_report
+from recipe.prepo.tools.report.load import load_run
+from recipe.prepo.tools.report.page import RunPart, run_page
+from recipe.prepo.tools.report.rows import Row
 
 METRIC_FIGURES = {
     "accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "step_time", "decisions",

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.prepo.report import live, write_report
-from recipe.prepo.report.live import last_step, live_report
+from recipe.prepo.tools.report import live, write_report
+from recipe.prepo.tools.report.live import last_step, live_report
 
 MakeRun = Callable[..., Path]
 PATIENCE_S = 120.0
@@ -44,7 +44,7 @@ def children() -> list[int]:
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         for child in (task / "children").read_text().split():
             with contextlib.suppress(OSError):  # it has just ended
-                if b"recipe.prepo.report" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"recipe.prepo.tools.report" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
     return found
 

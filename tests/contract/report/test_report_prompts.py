@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from recipe.prepo.report import prompts, style
-from recipe.prepo.report.figures import staleness
-from recipe.prepo.report.load import load_run
-from recipe.prepo.report.page import RunPart, run_page
-from recipe.prepo.report.rows import Row
-from recipe.prepo.report.samples import samples_html
-from recipe.prepo.report.text import cut, safe, visible
+from recipe.prepo.tools.report import prompts, style
+from recipe.prepo.tools.report.figures import staleness
+from recipe.prepo.tools.report.load import load_run
+from recipe.prepo.tools.report.page import RunPart, run_page
+from recipe.prepo.tools.report.rows import Row
+from recipe.prepo.tools.report.samples import samples_html
+from recipe.prepo.tools.report.text import cut, safe, visible
 
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.report import write_report
-from recipe.prepo.report.__main__ import main
-from recipe.prepo.report.figures import accuracy, entropy
-from recipe.prepo.report.load import Run, load_run
-from recipe.prepo.report.rows import Row, curve, find_baseline, group_rows
-from recipe.prepo.report.summary import ROLLOUTS, SECONDS, TOKENS, cumulative, held_out
-from recipe.prepo.report.targets import Evaluations, cost_to_target, evaluations, ratio, reached_at, target_table
+from recipe.prepo.tools.report import write_report
+from recipe.prepo.tools.report.command import main
+from recipe.prepo.tools.report.figures import accuracy, entropy
+from recipe.prepo.tools.report.load import Run, load_run
+from recipe.prepo.tools.report.rows import Row, curve, find_baseline, group_rows
+from recipe.prepo.tools.report.summary import ROLLOUTS, SECONDS, TOKENS, cumulative, held_out
+from recipe.prepo.tools.report.targets import Evaluations, cost_to_target, evaluations, ratio, reached_at, target_table
 
 NAME = "val-core/openai/gsm8k/acc/mean@2"
 MakeRun = Callable[..., Path]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.difficulty import allocate_rollouts, widen_bounds
-from recipe.prepo.notation import IntArray, RunFacts, StepOutcome
 from recipe.prepo.rules.base import BudgetRule, require_positive_integers
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
+from recipe.prepo.types import IntArray, RunFacts, StepOutcome
 
 
 class Difficulty(BudgetRule):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipe.prepo.notation import IntArray
 from recipe.prepo.rules.base import BudgetRule
+from recipe.prepo.types import IntArray
 
 
 class Fixed(BudgetRule):

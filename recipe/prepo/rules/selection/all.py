@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.types import Candidates, Selection
 
 
 class All(SelectionRule):

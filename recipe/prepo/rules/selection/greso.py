@@ -10,9 +10,9 @@ import numpy as np
 
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.maths.skipping import Refill, adjust_probability, refill_size, skip_probability
-from recipe.prepo.notation import Candidates, RunFacts, Selection, StepOutcome
 from recipe.prepo.rules.base import SkippingRule, require_positive_integers, require_shares
 from recipe.prepo.rules.signal_history import SignalHistory, skip_reasons
+from recipe.prepo.types import Candidates, RunFacts, Selection, StepOutcome
 
 SHARES = ("p_easy", "p_hard", "p_step", "p_min", "p_max", "explore", "target_easy", "target_hard")
 

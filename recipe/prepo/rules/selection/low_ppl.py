@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.selection.ppl_schedule import take_window
+from recipe.prepo.types import Candidates, Selection
 
 
 class LowPpl(SelectionRule):

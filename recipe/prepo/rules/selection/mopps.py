@@ -9,8 +9,8 @@ import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, add_evidence, nearest
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.notation import Candidates, IntArray, PromptOutcomes, RunFacts, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule, require_between, require_like, require_shares
+from recipe.prepo.types import Candidates, IntArray, PromptOutcomes, RunFacts, Selection, StepOutcome
 
 
 class Mopps(SelectionRule):

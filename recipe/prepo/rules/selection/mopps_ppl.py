@@ -9,9 +9,9 @@ import numpy as np
 
 from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.notation import Candidates, IntArray, PromptOutcomes, RunFacts
 from recipe.prepo.rules.base import require_between, require_like, require_positive_integers, require_shares
 from recipe.prepo.rules.selection.mopps import Mopps
+from recipe.prepo.types import Candidates, IntArray, PromptOutcomes, RunFacts
 
 FEWEST_NEAR = 8
 """With fewer groups no prior is fitted."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipe.prepo.maths.window import ascending_order, window_start
-from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.types import Candidates, Selection
 
 
 def take_window(candidates: Candidates, *, num_selected: int, start: int) -> Selection:

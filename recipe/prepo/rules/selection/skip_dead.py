@@ -9,9 +9,9 @@ import numpy as np
 
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
 from recipe.prepo.maths.skipping import skip_probability
-from recipe.prepo.notation import Candidates, RunFacts, Selection, StepOutcome
 from recipe.prepo.rules.base import SelectionRule, require_shares
 from recipe.prepo.rules.signal_history import SignalHistory, skip_reasons
+from recipe.prepo.types import Candidates, RunFacts, Selection, StepOutcome
 
 STATE = {"generator", "history", "chooser"}
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.notation import Candidates, Selection
 from recipe.prepo.rules.base import SelectionRule
+from recipe.prepo.types import Candidates, Selection
 
 
 class Uniform(SelectionRule):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.groups import CORRECT_REWARD
-from recipe.prepo.notation import FloatArray, RolloutBatch, RunFacts, StepOutcome
 from recipe.prepo.rules.base import ShapingRule
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
+from recipe.prepo.types import FloatArray, RolloutBatch, RunFacts, StepOutcome
 
 
 class LengthBias(ShapingRule):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from recipe.prepo.notation import FloatArray, RolloutBatch
 from recipe.prepo.rules.base import ShapingRule
+from recipe.prepo.types import FloatArray, RolloutBatch
 
 
 class NoShaping(ShapingRule):

@@ -11,8 +11,8 @@ from recipe.prepo.maths.entropy_control import (
     next_temperature,
     token_mean_entropy_nats,
 )
-from recipe.prepo.notation import RunFacts, StepOutcome
 from recipe.prepo.rules.base import TemperatureRule, require_positive_integers
+from recipe.prepo.types import RunFacts, StepOutcome
 
 
 class EntropyTarget(TemperatureRule):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipe.prepo.notation import FloatArray, RolloutBatch
 from recipe.prepo.rules.base import WeightingRule
+from recipe.prepo.types import FloatArray, RolloutBatch
 
 
 class NoWeighting(WeightingRule):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from recipe.prepo.maths.entropy import relative_entropy_weights
-from recipe.prepo.notation import FloatArray, RolloutBatch
 from recipe.prepo.rules.base import WeightingRule
+from recipe.prepo.types import FloatArray, RolloutBatch
 
 
 class RelativeEntropy(WeightingRule):

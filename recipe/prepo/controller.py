@@ -1,0 +1,298 @@
+"""The one object that composes the rules of a run. Any trainer drives it; it knows nothing of verl, Ray or torch.
+
+Life of a step: ``select`` (once or more) -> rollouts -> ``weigh``, ``shape`` -> ``finish_step``. State changes only in
+these calls, all of which happen before the step's checkpoint is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.maths.skipping import Refill
+from recipe.prepo.maths.window import training_progress
+from recipe.prepo.metrics import rollout_metrics, selection_metrics
+from recipe.prepo.rules.base import (
+    BudgetRule,
+    Rule,
+    SelectionRule,
+    ShapingRule,
+    SkippingRule,
+    TemperatureRule,
+    WeightingRule,
+)
+from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, Selection, StepOutcome
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What must be the same in a resumed run for its choices to be the same."""
+
+    seed: int
+    num_selected: int
+    num_candidates: int
+    data_sha256: str
+
+
+class Controller:
+    """Chooses prompts, weighs rollouts, counts what they cost, and reports both.
+
+    Args:
+        rules: options of each rule group with their ``name``.
+        identity: seed, sizes and data fingerprint of the run.
+        run: what the rules may know of the run.
+        base_temperature: the configured sampling temperature.
+
+    Raises:
+        ConfigError: an unknown rule or option.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Mapping[str, Any]],
+        *,
+        identity: RunIdentity,
+        run: RunFacts,
+        base_temperature: float,
+    ) -> None:
+        self.identity = identity
+        self.run = run
+        self.base_temperature = base_temperature
+        self._options = {group: dict(options) for group, options in rules.items()}
+        built = {group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()}
+        self._rules: dict[str, Rule] = built
+        for rule in built.values():
+            rule.bind(run)
+        self.selection = cast(SelectionRule, built["selection"])
+        self.weighting = cast(WeightingRule, built["weighting"])
+        self.budget = cast(BudgetRule, built["budget"])
+        self.temperature = cast(TemperatureRule, built["temperature"])
+        self.shaping = cast(ShapingRule, built["shaping"])
+        self.rollouts_total = 0
+        self.response_tokens_total = 0
+        self._decisions: list[Decision] = []
+
+    def num_candidates_for(self, num_selected: int) -> int:
+        """Candidates to draw for a choice of ``num_selected`` prompts, in the ratio |B| / K of the whole batch."""
+        if not self.selection.uses_candidates:
+            return num_selected
+        return max(num_selected, round(num_selected * self.identity.num_candidates / self.identity.num_selected))
+
+    @property
+    def first_round(self) -> int:
+        """Prompts that a step asks for first: K, or more where groups are thrown away and refilled."""
+        num_selected = self.identity.num_selected
+        return self.selection.first_round(num_selected) if isinstance(self.selection, SkippingRule) else num_selected
+
+    def next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
+        """The next round of a step that lacks ``num_missing`` groups; see :class:`SkippingRule`."""
+        assert isinstance(self.selection, SkippingRule)
+        return self.selection.next_round(
+            num_missing,
+            zero_variance_frac=zero_variance_frac,
+            num_selected=self.identity.num_selected,
+            refills=refills,
+        )
+
+    def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
+        """Choose prompts among these candidates, their group sizes and the step's temperature.
+
+        Raises:
+            NumericsError: a candidate's perplexity is not finite; names the prompt.
+        """
+        if candidates.ppl_C is not None:
+            _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
+        progress = training_progress(step, self.run.total_steps)
+        selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
+        return self._decide(candidates, selection, num_selected=num_selected, step=step, progress=progress)
+
+    def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
+        """For rules that skip prompts: draw from the data until ``num_selected`` different prompts are kept.
+
+        Args:
+            draw: returns the ids of that many further prompts of the data.
+        """
+        progress = training_progress(step, self.run.total_steps)
+        ids: list[str] = []
+        chosen: dict[str, int] = {}
+        reasons: dict[int, str] = {}
+        while len(chosen) < num_selected:
+            start = len(ids)
+            ids.extend(draw(num_selected - len(chosen)))
+            part = self.selection.select(
+                Candidates(tuple(ids[start:])), num_selected=len(ids) - start, progress=progress
+            )
+            reasons |= {start + i: reason for i, reason in part.skip_reasons.items()}
+            for i in (part.indices_P + start).tolist():
+                if chosen.setdefault(ids[i], i) != i:  # the data were passed through within this very choice
+                    reasons[i] = "chosen_already"
+        selection = Selection(
+            np.array(list(chosen.values()), dtype=np.int64), skip_reasons=dict(sorted(reasons.items()))
+        )
+        return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step, progress=progress)
+
+    def _decide(
+        self, candidates: Candidates, selection: Selection, *, num_selected: int, step: int, progress: float
+    ) -> Decision:
+        chosen = selection.indices_P.tolist()
+        assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
+        prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
+        decision = Decision(
+            candidates=candidates,
+            selection=selection,
+            rollout_n_P=self.budget.allocate(prompt_ids, rollouts_per_prompt=self.run.rollouts_per_prompt),
+            progress=progress,
+            temperature=self.temperature.temperature(self.base_temperature),
+            step=step,
+            call=len(self._decisions),
+            rule=str(self._options["selection"]["name"]),
+        )
+        self._decisions.append(decision)
+        return decision
+
+    def weigh(self, rollouts: RolloutBatch, *, step: int) -> FloatArray:
+        """Weights of the step's rollouts, shape [R].
+
+        Raises:
+            NumericsError: a rollout's entropy is not finite; names the prompt.
+        """
+        if rollouts.entropy_nats_R is not None:
+            _require_finite(rollouts.entropy_nats_R, rollouts.prompt_ids, "rollout entropy", step)
+        weight_R = self.weighting.weigh(rollouts)
+        assert weight_R.shape == (len(rollouts),) and np.isfinite(weight_R).all() and (weight_R >= 0).all()
+        return weight_R
+
+    def shape(self, rollouts: RolloutBatch) -> FloatArray:
+        """Rewards that the advantages are computed from, shape [R]."""
+        shaped_R = self.shaping.shape(rollouts)
+        assert shaped_R.shape == (len(rollouts),) and np.isfinite(shaped_R).all()
+        return shaped_R
+
+    def finish_step(
+        self,
+        rollouts: RolloutBatch,
+        weight_R: FloatArray,
+        *,
+        step: int,
+        shaped_R: FloatArray | None = None,
+        discarded: Sequence[RolloutBatch] = (),
+    ) -> dict[str, float]:
+        """Let the rules see the outcome, count its cost, and return the step's metrics.
+
+        A rollout is one generated response, counted when its prompt is dispatched, so that responses which are
+        thrown away count too.
+
+        Args:
+            rollouts: the rollouts that are trained on, with their weights ``weight_R``.
+            step: the training step.
+            shaped_R: their shaped rewards, where rewards are shaped.
+            discarded: groups that were rolled out and thrown away.
+        """
+        num_rollouts = int(sum(int(decision.rollout_n_P.sum()) for decision in self._decisions))
+        self.rollouts_total += num_rollouts
+        self.response_tokens_total += sum(int(batch.num_tokens_R.sum()) for batch in (rollouts, *discarded))
+        metrics = selection_metrics(self._decisions) | rollout_metrics(rollouts, weight_R, shaped_R, discarded)
+        metrics["prepo/rollouts/sum"] = float(num_rollouts)
+        metrics["prepo/rollouts_total/max"] = float(self.rollouts_total)
+        metrics["prepo/response_tokens_total/max"] = float(self.response_tokens_total)
+        outcome = StepOutcome(trained=rollouts, discarded=tuple(discarded), step=step)
+        for rule in self._rules.values():
+            rule.observe(outcome)
+            metrics.update(rule.metrics())
+        self._decisions.clear()
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state; ``step`` and verl's own state are kept by the trainer."""
+        return {
+            "identity": vars(self.identity),
+            "options": self._options,
+            "totals": {"rollouts": self.rollouts_total, "response_tokens": self.response_tokens_total},
+            "rules": {group: rule.state_dict() for group, rule in self._rules.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            StateError: the state is of another data set, size, seed or rule, or its keys are not the expected ones.
+        """
+        require_same_run(state, identity=vars(self.identity), options=self._options)
+        try:
+            totals, rules = state["totals"], state["rules"]
+            for group, rule in self._rules.items():
+                rule.load_state_dict(rules[group])
+            self.rollouts_total = int(totals["rollouts"])
+            self.response_tokens_total = int(totals["response_tokens"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise StateError(f"the saved state cannot be read: {type(error).__name__}: {error}") from error
+
+
+KEYS = ("identity", "options", "totals", "rules")
+
+
+def require_same_run(
+    state: Mapping[str, Any], *, identity: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse a saved state from which a resumed run could not make the same choices.
+
+    Args:
+        state: as :meth:`Controller.state_dict` returns it.
+        identity: fields of :class:`RunIdentity`, or those that are known before the data are read.
+        options: options of each rule group.
+
+    Raises:
+        StateError: names the first difference.
+    """
+    if set(state) != set(KEYS):
+        raise StateError(f"the saved state has the keys {sorted(state)}, this release expects {sorted(KEYS)}")
+    saved_identity, saved_options = state["identity"], state["options"]
+    if not isinstance(saved_identity, Mapping) or not isinstance(saved_options, Mapping):
+        raise StateError("the saved state cannot be read: its identity and options must be sections")
+    _require_same("run", {key: saved_identity.get(key) for key in identity}, identity)
+    for group, mine in options.items():
+        saved = saved_options.get(group)
+        if not isinstance(saved, Mapping):
+            raise StateError(f"the saved state has no options of prepo.{group}")
+        _require_same(f"prepo.{group}", saved, mine)
+
+
+def data_fingerprint(prompt_ids: Iterable[str]) -> str:
+    """SHA-256 of a data set's prompt ids in order.
+
+    >>> data_fingerprint(["a", "b"]) != data_fingerprint(["ab"])
+    True
+    """
+    digest = hashlib.sha256()
+    for prompt_id in prompt_ids:
+        digest.update(json.dumps(prompt_id).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _require_finite(values: FloatArray, prompt_ids: Sequence[str], what: str, step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        first = int(bad[0])
+        raise NumericsError(
+            f"step {step}: the {what} of prompt {prompt_ids[first]!r} is {values[first]} ({bad.size} of {len(values)} "
+            f"values are not finite). The weights or the rollout server's numerics have broken down, so the step "
+            f"stops before the update. Resume from the last checkpoint with a smaller "
+            f"actor_rollout_ref.actor.optim.lr, or take that prompt out of data.train_files."
+        )
+
+
+def _require_same(what: str, saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    for key in sorted(set(saved) | set(mine)):
+        if saved.get(key) != mine.get(key):
+            raise StateError(
+                f"the checkpoint was written with {what}.{key}={saved.get(key)!r}, this run has {mine.get(key)!r}: "
+                f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
+                f"directory (trainer.experiment_name=<new name>)."
+            )

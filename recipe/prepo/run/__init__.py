@@ -1,0 +1,1 @@
+"""What a run writes: checkpoint state, JSON-lines logs, audit lines, console output."""

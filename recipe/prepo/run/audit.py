@@ -1,0 +1,86 @@
+"""Audit lines: every decision and every rollout's weight, so that an outside script can check them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from recipe.prepo.types import Decision, FloatArray, IntArray, RolloutBatch
+
+
+def selection_line(decision: Decision) -> dict[str, Any]:
+    """The line of ``audit/selection.jsonl`` for one choice of prompts."""
+    candidates, selection = decision.candidates, decision.selection
+    selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
+    rate_C = selection.drawn_pass_rate_C
+    rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
+    for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
+        rollout_n[prompt_id] += n
+    return {
+        "step": decision.step,
+        "call": decision.call,
+        "rule": decision.rule,
+        "progress": decision.progress,
+        "num_selected": len(selected),
+        "window_start": selection.window_start,
+        "candidates": [
+            {
+                "prompt_id": prompt_id,
+                "nll_nats": None if candidates.nll_nats_C is None else float(candidates.nll_nats_C[i]),
+                "num_tokens": None if candidates.num_tokens_C is None else int(candidates.num_tokens_C[i]),
+                "ppl": None if candidates.ppl_C is None else float(candidates.ppl_C[i]),
+                **({} if rate_C is None else {"drawn_pass_rate": float(rate_C[i])}),
+            }
+            for i, prompt_id in enumerate(candidates.prompt_ids)
+        ],
+        "selected": selected,
+        "skipped": [
+            {"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in selection.skip_reasons.items()
+        ],
+        "rollout_n": dict(rollout_n),
+        "temperature": decision.temperature,
+        "policy_version": decision.policy_version,
+    }
+
+
+def rollout_lines(
+    rollouts: RolloutBatch,
+    *,
+    step: int,
+    rollout_R: IntArray,
+    weight_R: FloatArray,
+    advantage_R: FloatArray,
+    advantage_weighted_R: FloatArray,
+    base_temperature: float,
+    temperature_R: FloatArray | None = None,
+    shaped_R: FloatArray | None = None,
+    policy_versions_R: list[tuple[int, int]] | None = None,
+    update: int | None = None,
+) -> list[dict[str, Any]]:
+    """The lines of ``audit/rollouts.jsonl`` for one step.
+
+    Args:
+        advantage_R: group advantages before weighting.
+        temperature_R: each rollout's temperature; None when all have ``base_temperature``.
+        shaped_R: rewards that the advantages were computed from, where they differ from the raw ones.
+        policy_versions_R: first and last version of the weights that generated each rollout.
+        update: which of the step's updates they are trained in, where it has several: weights have mean 1 in each.
+    """
+    return [
+        {
+            "step": step,
+            "prompt_id": prompt_id,
+            "rollout": int(rollout_R[i]),
+            "reward": float(rollouts.reward_R[i]),
+            "num_tokens": int(rollouts.num_tokens_R[i]),
+            "entropy_nats": None if rollouts.entropy_nats_R is None else float(rollouts.entropy_nats_R[i]),
+            "weight": float(weight_R[i]),
+            "advantage": float(advantage_R[i]),
+            "advantage_weighted": float(advantage_weighted_R[i]),
+            "temperature": base_temperature if temperature_R is None else float(temperature_R[i]),
+            **({} if shaped_R is None else {"reward_shaped": float(shaped_R[i])}),
+            **({} if policy_versions_R is None else {"policy_versions": list(policy_versions_R[i])}),
+            **({} if update is None else {"update": update}),
+        }
+        for i, prompt_id in enumerate(rollouts.prompt_ids)
+    ]

@@ -1,1 +1,0 @@
-"""What the rules know and what a run leaves: controller, checkpointed state, JSON-lines logs."""

@@ -1,0 +1,1 @@
+"""Supervision of a run: stop requests, dead processes, hung rewards."""

@@ -1,0 +1,1 @@
+"""Tools that read what runs leave: report, evaluation, analysis."""

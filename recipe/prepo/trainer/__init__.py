@@ -1,0 +1,1 @@
+"""Hooks around verl's trainers, rollout workers and TransferQueue."""
