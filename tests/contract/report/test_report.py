@@ -14,8 +14,8 @@ import pytest
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.tools.report import write_report
-from recipe.prepo.tools.report.command import main
 from recipe.prepo.tools.report.audit_figures import pass_rates, perplexity_pass_rate
+from recipe.prepo.tools.report.command import main
 from recipe.prepo.tools.report.decision_figures import decisions
 from recipe.prepo.tools.report.load import load_run
 from recipe.prepo.tools.report.page import RunPart, compare_page, run_page
