@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format bench compare faults clean
+.PHONY: help setup unit test test-all mutants lint format bench compare faults clean
 
 ENV = py="$$(bash scripts/setup_env.sh --platform cpu --dev --print-python)";
 # With their doctests. Importing these modules imports no verl, Ray or vLLM.
@@ -10,17 +10,25 @@ LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/trainer --ignore=recipe/pre
 	--ignore=recipe/prepo/cpu --ignore=recipe/prepo/modes.py --ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
-	@echo "make setup | test | unit (seconds) | lint | format | bench | compare (an hour) | faults (hours) | clean"
+	@echo "make setup | unit (30 s) | test (15 min) | test-all (1.5 h) | mutants | lint | format | bench | compare (1 h) | faults (hours) | clean"
 
 setup:
 	@bash scripts/setup_env.sh --platform cpu --dev
 
-# One pytest at the end, so that its closing line counts every test: unit tests and doctests, contract, end to end.
+# Everything but kills, long trainings, Slurm, the browser, fuzzing and library alarms. One pytest, so that its closing
+# line counts every test; the runs on the real stack share one process, beside all other tests.
+PARALLEL = -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+EVERYTHING = --doctest-modules tests recipe/prepo data_prep
 test: lint
-	@$(ENV) exec "$$py" -m pytest --doctest-modules tests/unit recipe/prepo data_prep tests/contract tests/e2e
+	@$(ENV) exec "$$py" -m pytest $(PARALLEL) -m "not slow and not alarm" $(EVERYTHING)
 
+# Before a release, and when requirements-cpu.lock changes. About an hour and a half.
+test-all: lint
+	@$(ENV) exec "$$py" -m pytest $(PARALLEL) $(EVERYTHING)
+
+# The inner loop: seconds.
 unit:
-	@$(ENV) exec "$$py" -m pytest --doctest-modules tests/unit $(LIGHT)
+	@$(ENV) exec "$$py" -m pytest -q $(PARALLEL) -m "not slow" --doctest-modules tests/unit $(LIGHT)
 
 lint:
 	@$(ENV) "$$py" -m ruff check . || { echo "ruff check failed; make format mends what it can" >&2; exit 1; }; \

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import ray
 import transfer_queue as tq
-from real_stack import ROOT, SMALL, Hurt, Run, launch
+from real_stack import ROOT, SMALL, Interrupted, Run, launch
 
 from benchmarks.faults_run import Training
 from benchmarks.footprint import Footprint
@@ -54,28 +54,36 @@ def straight_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def hurt_run(tmp_path_factory: pytest.TempPathFactory) -> Hurt:
-    """Four steps: the rollout server is killed, a SIGTERM stops the next attempt, the third one goes to the end."""
-    directory = tmp_path_factory.mktemp("faults") / "run"
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """Four steps: a SIGTERM stops the first attempt, the second one goes to the end."""
+    directory = tmp_path_factory.mktemp("stopped") / "run"
+    with Training(directory, 4, "trainer.save_freq=-1") as first:
+        first.wait_for_steps(1)
+        first.driver.send_signal(signal.SIGTERM)
+        stopped = first.wait_for_end()
+    with Training(directory, 4, "trainer.save_freq=-1") as second:
+        finished = second.wait_for_end()
+    return Interrupted(directory, first.output, stopped, finished)
+
+
+@pytest.fixture(scope="session")
+def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """Four steps: the rollout server is killed in the first attempt, the second one goes to the end."""
+    directory = tmp_path_factory.mktemp("killed") / "run"
     with Training(directory, 4, "trainer.save_freq=1") as first:
         first.wait_for_whole_checkpoint()
         server = first.process("ray::vLLMHttpServer")
         os.kill(server, signal.SIGKILL)
         killed = first.wait_for_end()
     with Training(directory, 4, "trainer.save_freq=-1") as second:
-        second.wait_for_steps(1)
-        second.driver.send_signal(signal.SIGTERM)
-        stopped = second.wait_for_end()
-    with Training(directory, 4, "trainer.save_freq=-1") as third:
-        third.wait_for_steps(4)
-        finished = third.wait_for_end()
-    return Hurt(directory, server, killed, first.output, stopped, second.output, finished)
+        finished = second.wait_for_end()
+    return Interrupted(directory, first.output, killed, finished, server)
 
 
 @pytest.fixture(scope="session")
-def resumed_run(hurt_run: Hurt) -> Run:
-    """The run that was hurt, with all of its lines."""
-    return Run(hurt_run.directory, "")
+def resumed_run(stopped_run: Interrupted) -> Run:
+    """The run that was stopped and resumed, with all of its lines."""
+    return Run(stopped_run.directory, "")
 
 
 NEUTRAL = ["prepo/selection=all", "prepo/weighting=none", "trainer.total_training_steps=2", "trainer.test_freq=-1"]
@@ -130,7 +138,7 @@ def prepare_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
     return prepare
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def transfer_queue() -> Iterator[None]:
     """A real TransferQueue without a trainer around it."""
     with Sweeper(ray_roots()):

@@ -9,13 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from benchmarks.faults_run import ROOT, TINY, Ending
 
 SMALL = TINY
-# For tests that start the stack once more for something that another test shows in part.
-long = pytest.mark.skipif(bool(os.environ.get("PREPO_SKIP_LONG")), reason="PREPO_SKIP_LONG is set: NOT TESTED")
 
 
 @dataclass(frozen=True)
@@ -33,9 +29,9 @@ class Run:
         return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
 
 
-def check_audit(run: Run, *arguments: str) -> str:
-    """What the script that recomputes windows and weights says of a run."""
-    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory), *arguments]
+def check_audit(run: Run) -> str:
+    """The verdict of the script that recomputes choices and weights."""
+    command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
@@ -52,16 +48,14 @@ def check_resumed(directory: Path, output: str = "", *, after: int = 0, total: i
 
 
 @dataclass(frozen=True)
-class Hurt:
-    """A run that was hurt twice and then went on to its end."""
+class Interrupted:
+    """A run that ended early once, and was then resumed to its end."""
 
     directory: Path
-    server: int
-    killed: Ending
-    killed_output: str
-    stopped: Ending
-    stopped_output: str
+    output: str
+    ending: Ending
     finished: Ending
+    victim: int = 0
 
 
 def launch(

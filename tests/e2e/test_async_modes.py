@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from real_stack import SMALL, Run, check_audit, check_resumed, launch, long
+from real_stack import SMALL, Run, check_audit, check_resumed, launch
 
 pytestmark = pytest.mark.e2e
 
@@ -92,7 +92,7 @@ def test_rollouts_are_made_beside_the_update_and_their_staleness_is_bounded_and_
         assert data["training/off_policy/trajectory_staleness/mean"] == pytest.approx(sum(stale) / 32)
 
 
-@long
+@pytest.mark.slow
 def test_resumed_run_rolls_out_again_what_was_in_flight(separate_run: Run, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     shutil.copytree(separate_run.directory, directory)
@@ -119,6 +119,7 @@ def test_resumed_run_rolls_out_again_what_was_in_flight(separate_run: Run, tmp_p
     assert [(line["step"], line["call"]) for line in resumed.lines("audit/selection.jsonl")][-2:] == [(4, 0), (5, 0)]
 
 
+@pytest.mark.slow
 def test_interrupted_rollouts_train_with_every_other_rule(colocate_run: Run) -> None:
     assert sorted(colocate_run.steps) == [1, 2, 3, 4]
     assert check_audit(colocate_run).startswith("ok: ")

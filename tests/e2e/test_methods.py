@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from mixed_temperatures import TEMPERATURES
-from real_stack import ROOT, Run, check_resumed, launch, long
+from real_stack import ROOT, Run, check_resumed, launch
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NUM_STEPS = 24
 QUIET = ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
@@ -90,7 +90,6 @@ def token_entropy_nats(run: Run, first: int, last: int) -> float:
     )
 
 
-@long
 def test_entropy_stays_at_its_target_and_without_the_rule_it_does_not(entropy_run: Run, uniform_run: Run) -> None:
     target = entropy_run.steps[NUM_STEPS]["prepo/entropy_target_nats/mean"]
     assert target == pytest.approx(token_entropy_nats(entropy_run, 1, 1), rel=1e-6)
@@ -101,7 +100,6 @@ def test_entropy_stays_at_its_target_and_without_the_rule_it_does_not(entropy_ru
     assert token_entropy_nats(uniform_run, NUM_STEPS - 6, NUM_STEPS) < 0.85 * target
 
 
-@long
 def test_temperature_of_the_choice_is_that_of_its_rollouts(entropy_run: Run) -> None:
     chosen = {line["step"]: line["temperature"] for line in entropy_run.lines("audit/selection.jsonl")}
     assert chosen[1] == chosen[2] == 1.0
@@ -110,7 +108,6 @@ def test_temperature_of_the_choice_is_that_of_its_rollouts(entropy_run: Run) -> 
         assert line["temperature"] == pytest.approx(chosen[line["step"]], rel=1e-6)
 
 
-@long
 def test_greso_skips_more_and_wastes_less_than_uniform(greso_run: Run, uniform_run: Run) -> None:
     steps = list(greso_run.steps.values())
     skipped = [data["prepo/skipped_frac/mean"] for data in steps]
@@ -124,7 +121,6 @@ def test_greso_skips_more_and_wastes_less_than_uniform(greso_run: Run, uniform_r
     assert late_waste(greso_run) < late_waste(uniform_run)
 
 
-@long
 def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: Run) -> None:
     chosen = defaultdict(int)
     for line in greso_run.lines("audit/selection.jsonl"):
@@ -144,7 +140,6 @@ def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: R
     assert all(all_of_it > part for all_of_it, part in zip(spent, trained, strict=True))
 
 
-@long
 def test_budget_makes_ragged_groups_that_add_up(combined_run: Run) -> None:
     sizes = {line["step"]: line["rollout_n"] for line in combined_run.lines("audit/selection.jsonl")}
     assert set(sizes[1].values()) == {8}
@@ -155,7 +150,6 @@ def test_budget_makes_ragged_groups_that_add_up(combined_run: Run) -> None:
         assert Counter(line["prompt_id"] for line in lines) == sizes[step]
 
 
-@long
 def test_length_bias_acts_on_the_advantages_only(combined_run: Run) -> None:
     lines = combined_run.lines("audit/rollouts.jsonl")
     biased = [line for line in lines if line["reward_shaped"] != line["reward"]]
@@ -175,7 +169,6 @@ def test_length_bias_acts_on_the_advantages_only(combined_run: Run) -> None:
     assert all(group[0]["advantage"] < group[-1]["advantage"] for group in unequal)
 
 
-@long
 def test_resumed_combination_makes_the_same_choices(combined_run: Run, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     shutil.copytree(combined_run.directory, directory)
@@ -231,7 +224,6 @@ def test_batch_of_two_temperatures_has_one_each_for_sampling_old_and_new_log_pro
     assert data["actor/pg_clipfrac"] == 0
 
 
-@long
 def test_sweep_over_rows_and_seeds(tmp_path: Path) -> None:
     """Hydra's multirun in one process: a directory for each row and seed, and verl's filter accounted for."""
     small = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8", *QUIET]

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, Run, check_resumed, long
+from real_stack import ROOT, SMALL, Run, check_resumed
 from slurm_cluster import free_ports
 
 from benchmarks.footprint import Footprint, command_of
 from recipe.prepo.run.jsonl import read_lines
 
-pytestmark = [pytest.mark.e2e, long]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NUM_STEPS = 6
 LIMIT_S = 600.0

@@ -19,11 +19,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from real_stack import ROOT, SMALL, check_resumed, long
+from real_stack import ROOT, SMALL, check_resumed
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.slow,
     pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED on Slurm: {why_not()}"),
 ]
 
@@ -225,7 +226,6 @@ def test_a_job_at_its_time_limit_saves_is_requeued_and_resumes(trained: dict) ->
     assert chosen == [(1, 0), (1, 1), *((step, 0) for step in range(2, NUM_STEPS + 1))]
 
 
-@long
 def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Path) -> None:
     """Slurm's daemon on the second node hangs: its task never starts."""
     job = submit(slurm, tmp_path)
@@ -242,7 +242,6 @@ def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Pat
     assert left_behind(job.job_id) == []
 
 
-@long
 def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     """What the second node's keeper wants to make is there already, and is no folder."""
     next_id = str(int(re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", slurm.call("scontrol", "show", "config")).group(1)))
@@ -260,7 +259,6 @@ def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_
     assert left_behind(job.job_id) == []
 
 
-@long
 @pytest.mark.parametrize("running", [True, False])
 def test_nodes_that_do_not_join_are_named(running: bool) -> None:
     """Ray's head with one of two nodes, and no head at all."""

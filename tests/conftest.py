@@ -1,0 +1,13 @@
+"""Shares of the suite: tests of one file run in one process, and all of the real stack's in one, one after the other."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest share first: the real stack's runs take about as long as everything else."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    for item in items:
+        group = "real_stack" if item.get_closest_marker("e2e") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
