@@ -1,4 +1,4 @@
-"""Shares of the suite: tests of one file run in one process, and all of the real stack's in one, one after the other."""
+"""Shares of the suite: each test file runs in one process, and so do all runs of the real stack, in turn."""
 
 from __future__ import annotations
 
