@@ -205,6 +205,6 @@ def _check_unique(ids: Mapping[str, pa.ChunkedArray]) -> None:
         where = f"{first} row {row} and {second} row {again}"
     raise DataError(
         f"{where} (counted from 0), field extra_info.prompt_id: both are {prompt_id!r}, but it must be unique"
-        f" in all files that are used together, because a prompt's statistics are stored under it. Drop one of the rows,"
-        f" or: {_REMAKE}."
+        f" in all files that are used together, because statistics are stored under it. Drop one of the rows, or:"
+        f" {_REMAKE}."
     )

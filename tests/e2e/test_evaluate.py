@@ -70,7 +70,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, output[-4000:]
-    assert "the same call goes on" in output
+    assert "the same call continues" in output
     return out, (out / "generations.jsonl").read_bytes()
 
 
@@ -120,7 +120,7 @@ def test_what_was_kept_before_the_interruption_is_not_made_again(
     assert 0 < num_before < NUM_PROMPTS * NUM_SAMPLES
     assert after.startswith(before[: before.rfind(b"\n") + 1])
     assert after.count(b"\n") == NUM_PROMPTS * NUM_SAMPLES
-    assert f"{num_before:,} of 4,800 samples are there" in output
+    assert f"{num_before:,} of 4,800 samples exist" in output
 
 
 def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(

@@ -53,7 +53,7 @@ def test_pass_at_k_does_not_overflow() -> None:
     ("num_samples", "num_right", "k"), [([4], [1], 5), ([4], [1], 0), ([4], [5], 1), ([4], [-1], 1)]
 )
 def test_counts_out_of_range_are_refused(num_samples: list[int], num_right: list[int], k: int) -> None:
-    with pytest.raises(ValueError, match=r"k = |number of right"):
+    with pytest.raises(ValueError, match=r"k = |number of correct"):
         pass_at_k(num_samples, num_right, k)
     with pytest.raises(ValueError, match=r"k = |number"):
         majority_at_k(num_right[0], [num_samples[0] - num_right[0]], [k])
@@ -115,7 +115,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says(name: str) -> N
     covered = 0
     for repeat in range(400):
         values = generator.binomial(16, generator.beta(a, b, num_questions)) / 16
-        found = mean_interval(values, bounds=(0.0, 1.0), num_resamples=1000, seed=repeat)
+        found = mean_interval(values, shares=True, num_resamples=1000, seed=repeat)
         covered += found.low <= a / (a + b) <= found.high
     assert lowest <= covered / 400 <= 0.995
 
@@ -133,11 +133,11 @@ def test_macro_interval_covers_the_true_mean_about_as_often_as_it_says() -> None
 
 
 def test_interval_of_no_right_answer_at_all_is_the_exact_binomial_one() -> None:
-    found = mean_interval([0.0] * 30, bounds=(0.0, 1.0))
+    found = mean_interval([0.0] * 30, shares=True)
     assert (found.mean, found.low) == (0.0, 0.0)
     # With a true accuracy of `high`, 30 wrong answers of 30 come up once in 40 times.
     assert (1 - found.high) ** 30 == pytest.approx(0.025)
-    all_right = mean_interval([1.0] * 30, bounds=(0.0, 1.0))
+    all_right = mean_interval([1.0] * 30, shares=True)
     assert (all_right.low, all_right.high) == (pytest.approx(1 - found.high), 1.0)
 
 
@@ -147,7 +147,7 @@ def test_interval_edge_cases() -> None:
     same = mean_interval([12.0] * 5)
     assert (same.low, same.mean, same.high) == (12.0, 12.0, 12.0)
     for wrong in ([], [math.nan, 1.0]):
-        with pytest.raises(ValueError, match="finite number a question"):
+        with pytest.raises(ValueError, match="finite number for each question"):
             mean_interval(wrong)
     with pytest.raises(ValueError, match="at least one set"):
         macro_interval([])

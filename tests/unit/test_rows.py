@@ -76,7 +76,7 @@ OFFENCES: dict[str, tuple[Callable[[Row], None], str]] = {
     "null role": (lambda row: row["prompt"][0].update(role=None), r"prompt\.role: it is missing or empty"),
     "unknown role": (
         lambda row: row["prompt"][0].update(role="human"),
-        r"prompt\.role: .*'human' is none of system, user",
+        r"prompt\.role: .*'human' is none of system",
     ),
     "null prompt_id": (set_prompt_id(None), r"extra_info\.prompt_id: it is missing or empty"),
     "empty prompt_id": (set_prompt_id(""), r"extra_info\.prompt_id: it is missing or empty"),
