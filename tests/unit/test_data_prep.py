@@ -237,11 +237,11 @@ def test_all_data_sets_share_one_schema_so_that_files_can_be_concatenated(tmp_pa
             '{"question": "Q", "answer": "#### 1"}\n{"question":\n',
             "train.jsonl, line 2: not valid",
         ),
-        ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: a list where an object"),
-        ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a row of gsm8k .*no field answer .*problem"),
+        ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
+        ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
         ("gsm8k", "data.jsonl", "{}", "neither train nor test"),
         ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
-        ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a row of math"),
+        ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
         ("aime24", "a.jsonl", '{"id": 1, "problem": "Q", "answer": ""}', "none of its 1 rows can be used"),
         ("dapo_math", "a.jsonl", json.dumps({"prompt": [], "reward_model": {"ground_truth": "1"}}), "0 user messages"),
         (
@@ -278,15 +278,15 @@ def test_missing_files_and_splits_are_one_clear_error(tmp_path: Path, capsys: py
     (tmp_path / "empty").mkdir()
     for source, options, message in (
         (tmp_path / "absent.jsonl", [], "no such file or folder"),
-        (tmp_path / "empty", [], "holds no train file"),
-        (train, ["--split", "test"], "holds no test split of gsm8k"),
-        (tmp_path / "in", ["--split", "train", "test"], "holds no test split of gsm8k"),
+        (tmp_path / "empty", [], "has no train file"),
+        (train, ["--split", "test"], "has no test split of gsm8k"),
+        (tmp_path / "in", ["--split", "train", "test"], "has no test split of gsm8k"),
     ):
         assert run("gsm8k", source, tmp_path / "out", *options) == 2
         assert message in capsys.readouterr().err
     write_jsonl(tmp_path / "in/train-2.jsonl", [])
     assert run("gsm8k", tmp_path / "in", tmp_path / "out") == 2
-    assert "several files may be the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
+    assert "several files match the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
 
 
 def test_only_the_split_that_a_file_holds_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
