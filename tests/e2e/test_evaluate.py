@@ -142,10 +142,10 @@ def test_results_agree_with_the_kept_samples(resumed: tuple[Path, str]) -> None:
     out, output = resumed
     samples = lines(out / "generations.jsonl")
     metrics = json.loads((out / "results.json").read_text())["sets"]["mini_math_test"]["metrics"]
-    right: dict[str, int] = {}
+    correct: dict[str, int] = {}
     for line in samples:
-        right[line["prompt_id"]] = right.get(line["prompt_id"], 0) + (line["reward"] == 1.0)
-    counts = np.array(list(right.values()))
+        correct[line["prompt_id"]] = correct.get(line["prompt_id"], 0) + (line["reward"] == 1.0)
+    counts = np.array(list(correct.values()))
     assert metrics["passrate@16"]["mean"] == pytest.approx((counts / NUM_SAMPLES).mean())
     assert metrics["pass@16"]["mean"] == pytest.approx((counts > 0).mean())
     assert metrics["mean_tokens"]["mean"] == pytest.approx(np.mean([line["num_tokens"] for line in samples]))

@@ -110,7 +110,7 @@ def test_a_bad_option_is_named(
     assert error.startswith("error: ") and message in error
 
 
-@pytest.mark.parametrize(("text", "message"), [("1,32", "--samples 32"), ("0", "below 1"), ("a", "whole numbers")])
+@pytest.mark.parametrize(("text", "message"), [("1,32", "--samples 16"), ("0", "from 1 to"), ("a", "whole numbers")])
 def test_a_k_that_the_samples_do_not_reach_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_ks(text, 16)
@@ -135,7 +135,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_folder_is_told_by_its_content(tmp_path: Path) -> None:
+def test_a_model_folder_is_identified_by_its_content(tmp_path: Path) -> None:
     copy = shutil.copytree(MODEL, tmp_path / "moved")
     found = find_model(str(MODEL))
     assert find_model(str(copy)).fingerprint == found.fingerprint
@@ -177,7 +177,7 @@ def test_what_is_no_model_is_refused_with_what_to_give_instead(checkpoint: Path,
     assert "LoRA" in refusal(checkpoint)
 
 
-def test_a_hub_id_is_told_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_identified_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the hub's own client, offline, out of a cache as it leaves one."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -315,7 +315,7 @@ def test_figures_equal_those_computed_by_hand() -> None:
         {
             "passrate@4": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
             "pass@1": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
-            "pass@2": (5 / 6 + 3 / 6 + 3 / 6 + 0) / 4,  # pairs of the 6 that hold a right one
+            "pass@2": (5 / 6 + 3 / 6 + 3 / 6 + 0) / 4,  # pairs of the 6 that include a correct one
             "pass@4": 3 / 4,
             "maj@1": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
             # a: rr counts 1, each of the 4 ties 1/2, of 6. b: the 3 pairs with r tie. c: the 3 pairs with r win.

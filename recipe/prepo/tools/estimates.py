@@ -1,7 +1,6 @@
 """Accuracy of a model from n samples of each question: mean accuracy, pass@k, maj@k, and intervals over questions.
 
-Each estimator gives one number for each question, so questions may have different numbers of samples. A set's figure is
-the mean over its questions. Its interval resamples questions.
+Each estimator gives one number for each question, so numbers of samples may differ. Intervals resample questions.
 """
 
 from __future__ import annotations
@@ -41,15 +40,11 @@ def pass_at_k(num_samples: Sequence[int], num_correct: Sequence[int], k: int) ->
     ``1 - C(n - c, k) / C(n, k)``, computed as a product of k ratios that cannot overflow.
 
     Args:
-        num_samples: n of each of Q questions.
-        num_correct: c of each, from 0 to n.
-        k: from 1 to the smallest n.
+        num_samples, num_correct: n and c of each of Q questions.
+        k: from 1 to the smallest n; else a ValueError.
 
     Returns:
         Shape [Q], in [0, 1].
-
-    Raises:
-        ValueError: k or a count is out of range.
 
     >>> pass_at_k([4, 4, 2], [0, 2, 2], k=2).round(4).tolist()
     [0.0, 0.8333, 1.0]
@@ -86,16 +81,12 @@ def majority_at_k(
     probability. Samples without an answer do not vote. If none of the k votes, the outcome is incorrect.
 
     Args:
-        num_correct: samples with the correct answer.
+        num_correct, num_abstained: samples with the correct answer, and without an answer.
         incorrect_counts: samples of each incorrect answer.
-        ks: each from 1 to n = num_correct + sum(incorrect_counts) + num_abstained.
-        num_abstained: samples without an answer.
+        ks: each from 1 to n, the number of all samples; n is at most 1,000. Else a ValueError.
 
     Returns:
         Shape [len(ks)].
-
-    Raises:
-        ValueError: a k or a count is out of range, or n is above 1,000.
 
     >>> majority_at_k(2, [1, 1], ks=[1, 2, 4]).round(4).tolist()
     [0.5, 0.5, 1.0]

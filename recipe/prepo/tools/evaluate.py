@@ -79,12 +79,9 @@ def parse_ks(text: str | None, num_samples: int) -> list[int]:
         ks = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise ConfigError(f"--k {text}: it must be whole numbers with commas between them, such as 1,4,8.") from error
-    if ks[0] < 1:
-        raise ConfigError(f"--k {text}: {ks[0]} is below 1.")
-    if ks[-1] > num_samples:
+    if not 1 <= ks[0] <= ks[-1] <= num_samples:
         raise ConfigError(
-            f"--k {text}: pass@{ks[-1]} needs {ks[-1]} samples of each question, but --samples is {num_samples}. Set"
-            f" --samples {ks[-1]}, or a smaller --k."
+            f"--k {text}: each must be from 1 to --samples {num_samples}. Set more --samples or another --k."
         )
     return ks
 

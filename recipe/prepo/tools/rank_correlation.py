@@ -49,12 +49,8 @@ def spearman_interval(
     Pairs of one cluster, such as one prompt seen at several steps, are not independent. So clusters are drawn with
     replacement, each with all its pairs.
 
-    Args:
-        x, y: N finite numbers each.
-        clusters: N labels.
-
     Raises:
-        ValueError: the lengths differ, or a number is not finite.
+        ValueError: the lengths of x, y and clusters differ, or a number is not finite.
     """
     x_level, y_level = _levels(x, y)
     if len(clusters) != len(x_level):

@@ -53,7 +53,7 @@ def load_sets(paths: Sequence[Path], *, max_questions: int | None = None, seed: 
     for path in paths:
         if path.stem in named:
             raise DataError(
-                f"--data: {named[path.stem]} and {path} are both called {path.stem}, and results are told apart by that"
+                f"--data: {named[path.stem]} and {path} are both called {path.stem}, and results are identified by that"
                 f" name. Rename one of them."
             )
         named[path.stem] = path
