@@ -16,6 +16,7 @@ from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, write_par
 from data_prep.dapo_math import WRAPPINGS
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import DataError
+from recipe.prepo.reward.worker import GradingStopped
 from recipe.prepo.rows import build_row, validate_files
 
 Row = dict[str, Any]
@@ -199,6 +200,20 @@ def test_gold_that_no_grader_can_read_is_dropped(tmp_path: Path) -> None:
     kept, summary = prepared("math", write_jsonl(tmp_path / "train.jsonl", rows), tmp_path, split="train")
     assert golds(kept) == [r"\frac{1}{2}"]
     assert dropped(summary) == {"unverifiable_gold": 1}
+
+
+def test_gold_check_is_repeated_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | None] = [None, "math", None, None, None]  # None: the time limit was reached
+
+    def ask(*_: Any, **__: Any) -> str:
+        if (answer := answers.pop(0)) is None:
+            raise GradingStopped
+        return answer
+
+    monkeypatch.setattr("data_prep.prepare.ask", ask)
+    rows = [{"problem": gold, "solution": rf"\boxed{{{gold}}}"} for gold in (r"\frac{1}{2}", r"\sqrt{2}")]
+    kept, summary = prepared("math", write_jsonl(tmp_path / "train.jsonl", rows), tmp_path, split="train")
+    assert (golds(kept), dropped(summary)) == ([r"\frac{1}{2}"], {"unverifiable_gold": 1})
 
 
 def test_making_again_gives_the_same_bytes_and_shuffling_the_same_ids(tmp_path: Path) -> None:
