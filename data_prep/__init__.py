@@ -1,1 +1,1 @@
-"""Data preparation: public data sets to verl parquet files that keep the row contract of ``recipe.prepo.rows``."""
+"""Data preparation: public data sets become parquet files for verl that follow ``recipe.prepo.rows``."""

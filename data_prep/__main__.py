@@ -14,7 +14,7 @@ from recipe.prepo.errors import PrepoError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare one data set; prints a summary of each file. Exit status 2 for what the user can mend."""
+    """Prepare one data set and print a summary of each file. Returns 2 for errors that the user can fix."""
     arguments = _parser().parse_args(argv)
     try:
         summaries = _run(arguments)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> list[Summary]:
     if arguments.dataset == "mini_math":
-        from data_prep.mini_math import prepare as prepare_mini_math  # its generator is not needed for other sets
+        from data_prep.mini_math import prepare as prepare_mini_math  # other sets do not need its generator
 
         sizes = {"num_train": arguments.num_train, "num_test": arguments.num_test}
         return prepare_mini_math(arguments.out, **sizes, seed=arguments.seed)
@@ -42,14 +42,16 @@ def _run(arguments: argparse.Namespace) -> list[Summary]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description="Make verl parquet files of a data set.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep", description="Make parquet files for verl from a public data set."
+    )
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="dataset")
     for spec in DATASETS.values():
         one = datasets.add_parser(spec.name, help=f"default source: {spec.hub_id} (Hugging Face hub)")
         one.add_argument("--source", help=f"hub id, or local file or folder (default: {spec.hub_id})")
         one.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")
-        one.add_argument("--split", nargs="+", choices=list(spec.splits), help="default: all that the source has")
-        one.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help='after the question; "" for none')
+        one.add_argument("--split", nargs="+", choices=list(spec.splits), help="default: all in the source")
+        one.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help='text after the question; "" for none')
         one.add_argument("--system", help="system message (default: none)")
     mini_math = datasets.add_parser("mini_math", help="generated word problems; needs no source")
     mini_math.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")

@@ -1,4 +1,4 @@
-"""What every data set's preparation shares: the written file, and the summary of what was kept and dropped."""
+"""Shared by all data sets: writing the file, and the summary of kept and dropped rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from recipe.prepo.rows import validate_rows
 DEFAULT_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 NUM_LISTED = 20
 
-# Every file has these fields of extra_info, null where a data set has no such thing: verl concatenates the files of a
-# run with `datasets.concatenate_datasets`, which refuses structs that differ.
+# Every file has these fields of extra_info, null if the data set lacks them. verl concatenates a run's files with
+# `datasets.concatenate_datasets`, which refuses structs that differ.
 EXTRA_FIELDS: dict[str, pa.DataType] = {
     "prompt_id": pa.string(),
     "split": pa.string(),
@@ -35,13 +35,13 @@ EXTRA_FIELDS: dict[str, pa.DataType] = {
 
 @dataclass
 class Listing:
-    """Rows that share a fate: how many, and the first ``NUM_LISTED`` of them, as `where: what`."""
+    """Rows that were dropped or flagged for one reason: their number, and the first ``NUM_LISTED`` as `where: what`."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, where: str, detail: str = "") -> None:
-        """Count one row that stands at ``where`` in the source."""
+        """Count one row; ``where`` is its place in the source."""
         self.count += 1
         if len(self.first) < NUM_LISTED:
             self.first.append(f"{where}: {detail}" if detail else where)
@@ -49,7 +49,7 @@ class Listing:
 
 @dataclass
 class Summary:
-    """What became of the rows of one split: ``num_read`` = ``num_kept`` + all dropped."""
+    """Outcome of preparing one split. ``num_read`` is ``num_kept`` plus all dropped."""
 
     dataset: str
     split: str
@@ -61,15 +61,15 @@ class Summary:
     flagged: dict[str, Listing] = field(default_factory=dict)
 
     def drop(self, reason: str, where: str, detail: str = "") -> None:
-        """Count one row as left out because of ``reason``."""
+        """Count one row as dropped."""
         self.dropped.setdefault(reason, Listing()).add(where, detail)
 
     def flag(self, remark: str, where: str, detail: str = "") -> None:
-        """Remark on one row that was kept."""
+        """Record a remark on a row that was kept."""
         self.flagged.setdefault(remark, Listing()).add(where, detail)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: counts, and for each reason or remark the first ``NUM_LISTED`` rows."""
+        """The content of the summary file."""
         return {
             "dataset": self.dataset,
             "split": self.split,
@@ -100,12 +100,12 @@ class Summary:
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Check ``rows`` (made by ``build_row``) and write them, in their order; the same rows give the same bytes.
+    """Check ``rows`` (made by ``build_row``) and write them in order. The same rows give the same bytes.
 
-    The file appears whole or not at all. Fields of ``extra_info`` beyond ``EXTRA_FIELDS`` are added after those.
+    The file is written atomically. Fields of ``extra_info`` beyond ``EXTRA_FIELDS`` come after those.
 
     Raises:
-        DataError: a row breaks the contract.
+        DataError: a row breaks the data contract.
     """
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(rows))
     validate_rows(table, name=str(path))

@@ -1,4 +1,4 @@
-"""Evaluation sets of one shape: a problem, a short answer, usually an id. AIME 2024 and 2025, AMC 2023, MATH-500."""
+"""Evaluation sets with a problem, a short answer and usually an id: AIME 2024 and 2025, AMC 2023, MATH-500."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recipe.prepo.reward.extract import last_boxed
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:
-    r"""``answer`` as it stands (``025`` keeps its zero; 27.0, a JSON number, is "27"), else the box in ``solution``."""
+    r"""The gold is ``answer`` as written ("025" keeps its zero; the number 27.0 is "27"), else ``solution``'s box."""
     answer = row.get("answer", row.get("Answer"))
     if answer is None:
         gold = last_boxed(first_field(row, "solution", "Solution")) or ""

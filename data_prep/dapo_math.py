@@ -1,7 +1,7 @@
-"""DAPO-Math-17k (Yu et al., arXiv 2503.14476), in the forms in which it is passed on.
+"""DAPO-Math-17k (Yu et al., arXiv 2503.14476), in the forms in which it is published.
 
-The original repeats each problem 100 times and wraps it in its own instruction; GRESO's copy (Zheng et al., arXiv
-2506.02177) has each problem about once, in another instruction; a processed copy has the bare problem as text.
+The original repeats each problem 100 times, inside its own instruction. GRESO's copy (Zheng et al., arXiv 2506.02177)
+has each problem about once, inside another instruction. A processed copy has the bare problem as text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WRAPPINGS = {
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:
-    """Strips the instruction that the copy has put around the problem."""
+    """Remove the instruction around the problem."""
     reward_model = first_field(row, "reward_model")
     source_id = (row.get("extra_info") or {}).get("index")
     return Problem(_question(first_field(row, "prompt")), str(reward_model["ground_truth"]), text_or_none(source_id))

@@ -1,4 +1,4 @@
-"""GSM8K (Cobbe et al., arXiv 2110.14168): grade-school word problems; the gold stands after ``####``."""
+"""GSM8K (Cobbe et al., arXiv 2110.14168): grade-school word problems, with the gold answer after ``####``."""
 
 from __future__ import annotations
 

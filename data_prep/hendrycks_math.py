@@ -1,4 +1,4 @@
-r"""MATH (Hendrycks et al., arXiv 2103.03874), 7,500 + 5,000 competition problems; the gold is boxed in the solution."""
+r"""MATH (Hendrycks et al., arXiv 2103.03874): 7,500 + 5,000 competition problems; the gold is boxed in the solution."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from recipe.prepo.errors import DataError
 
 
 def to_problem(row: Mapping[str, Any]) -> Problem:
-    """``final_answer`` is a list of one text, in which several answers stand side by side (``is_multiple_answer``)."""
+    """``final_answer`` is a list of one text, which may have several answers (``is_multiple_answer``)."""
     answers = first_field(row, "final_answer")
     if isinstance(answers, str):
         answers = [answers]

@@ -1,24 +1,26 @@
-"""From source rows to a parquet file: read, drop what cannot be trained on, check golds, write.
+"""From source rows to a parquet file: read, drop unusable rows, check gold answers, write.
 
-Dropped, counted and listed by reason:
+Rows are dropped, counted and listed for these reasons:
 
 - ``empty_question``, ``empty_gold``;
-- ``exact_duplicate``: same question text and same gold as an earlier row, which stays;
-- ``conflicting_gold``: same question text, different golds: all rows of that question;
-- both of these ``…_but_for_outer_spaces``: the texts differ in spaces at their ends, which are not written;
+- ``exact_duplicate``: same question and gold as an earlier row, which is kept;
+- ``conflicting_gold``: same question, different golds; all rows of that question are dropped;
+- ``duplicate_but_for_outer_spaces``, ``conflicting_gold_but_for_outer_spaces``: the same, for questions that differ
+  only in spaces at their ends (these are not written);
 - ``prose_gold``: a sentence, of which math-verify would accept a fragment;
-- ``unverifiable_gold``: math-verify does not find the gold equal to itself, so no response could be marked right.
+- ``unverifiable_gold``: math-verify does not find the gold equal to itself, so no response could be correct.
 
-``prompt_id`` is ``<dataset>/<the source's own id>`` where the source has ids (``unique_id``, ``id``,
-``extra_info.index``), else ``<dataset>/<first 16 hex digits of the SHA-256 of the question text>``. Neither depends on
-the order of rows or on the instruction.
+``prompt_id`` is ``<dataset>/<the source's own id>`` if the source has ids (``unique_id``, ``id``,
+``extra_info.index``), else ``<dataset>/<first 16 hex digits of the SHA-256 of the question text>``. It depends neither
+on the order of rows nor on the instruction.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,13 @@ from recipe.prepo.reward.worker import GradingStopped, ask
 from recipe.prepo.rows import build_row
 
 GOLD_TIME_LIMIT_S = 5.0
+GOLD_TRIES = 3
 PROGRESS_EVERY = 1000
 
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """What stands around the question: an instruction after it, and a system message before all (None: none)."""
+    """What surrounds the question: an instruction after it, and an optional system message before it."""
 
     instruction: str
     system: str | None = None
@@ -63,25 +66,25 @@ class _Kept:
 def prepare(
     spec: DatasetSpec, *, source: str | None, splits: list[str] | None, out_dir: Path, style: PromptStyle
 ) -> list[Summary]:
-    """Prepare the splits asked for (default: all that the source has); writes ``<out_dir>/<name>_<split>.parquet``.
+    """Write ``<out_dir>/<name>_<split>.parquet`` for each of ``splits`` (default: all in the source).
 
     Raises:
-        DataError: the source cannot be read, has no such split, or its rows are not of a known form.
+        DataError: the source cannot be read, lacks a split, or its rows have no known form.
     """
     source = source or spec.hub_id
-    found: dict[str, tuple[str, Callable[[], Iterable[Located]]]] = {}
+    found: dict[str, tuple[str, Iterable[Located]]] = {}  # the rows are read lazily
     for split in splits or list(spec.splits):
         if not looks_local(source):
             hub_split = spec.splits[split]
             config = spec.hub_config if source == spec.hub_id else None
-            found[split] = (f"{source}, split {hub_split}", lambda c=config, s=hub_split: read_hub(source, c, s))  # type: ignore[misc]
+            found[split] = (f"{source}, split {hub_split}", read_hub(source, config, hub_split))
         elif path := find_local_file(source, split, tuple(spec.splits)):
-            found[split] = (str(path), lambda p=path: read_file(p))  # type: ignore[misc]
+            found[split] = (str(path), read_file(path))
         elif splits:
-            raise DataError(f"--source {source} holds no {split} split of {spec.name}.")
+            raise DataError(f"--source {source} has no {split} split of {spec.name}.")
     if not found:
-        raise DataError(f"--source {source} holds none of the splits {', '.join(spec.splits)} of {spec.name}.")
-    return [_prepare_split(spec, split, name, read(), out_dir, style) for split, (name, read) in found.items()]
+        raise DataError(f"--source {source} has none of the splits {', '.join(spec.splits)} of {spec.name}.")
+    return [_prepare_split(spec, split, name, rows, out_dir, style) for split, (name, rows) in found.items()]
 
 
 def _prepare_split(
@@ -104,7 +107,7 @@ def _problems(spec: DatasetSpec, rows: Iterable[Located], summary: Summary) -> I
             problem = spec.to_problem(row)
         except (DataError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{summary.source}, {where}: not a row of {spec.name} in any known form: {error}."
+                f"{summary.source}, {where}: not a known form of a {spec.name} row: {error}."
                 " Is --source the right file?"
             ) from error
         if not problem.question.strip():
@@ -116,8 +119,8 @@ def _problems(spec: DatasetSpec, rows: Iterable[Located], summary: Summary) -> I
 
 
 def _without_repeats(problems: Iterable[_Kept], summary: Summary) -> list[_Kept]:
-    """The first row of each question, none of a question with different golds."""
-    groups: dict[str, list[_Kept]] = {}  # of each question, one row for each different text and gold
+    """The first row of each question; no row of a question with different golds."""
+    groups: dict[str, list[_Kept]] = {}  # by question: one row for each different text and gold
     for kept in problems:
         group = groups.setdefault(kept.problem.question.strip(), [])
         same = [earlier for earlier in group if _is_same_gold(earlier.problem.gold, kept.problem.gold)]
@@ -150,7 +153,7 @@ def _is_same_gold(first: str, second: str) -> bool:
 
 
 def _without_unverifiable(problems: list[_Kept], summary: Summary) -> list[_Kept]:
-    """Checks each gold that is not a plain number (those compare as exact numbers) against itself with math-verify."""
+    """Compare each gold with itself through math-verify. Plain numbers need no check: they compare exactly."""
     to_check = [kept for kept in problems if plain_number(tidy(kept.problem.gold)) is None]
     refused: set[str] = set()
     for number, kept in enumerate(to_check, start=1):
@@ -170,10 +173,10 @@ def _without_unverifiable(problems: list[_Kept], summary: Summary) -> list[_Kept
 
 
 def _kind_of_gold(gold: str, is_list: bool | None) -> Any:
-    try:
-        return ask("kind_of_gold", gold=gold, is_list=is_list, time_limit_s=GOLD_TIME_LIMIT_S)
-    except GradingStopped:
-        return "none"
+    for _ in range(GOLD_TRIES):  # a busy machine can reach the time limit, too
+        with contextlib.suppress(GradingStopped):
+            return ask("kind_of_gold", gold=gold, is_list=is_list, time_limit_s=GOLD_TIME_LIMIT_S)
+    return "none"
 
 
 def _to_rows(
@@ -188,7 +191,7 @@ def _to_rows(
         if prompt_id in rows:
             raise DataError(
                 f"{source}: {where[prompt_id]} and {kept.where} have the same id {own_id!r} but different questions."
-                " Mend the ids in the source, or take its id field out: then the id is made from the question text."
+                " Correct the ids in the source, or remove its id field: ids are then made from the question text."
             )
         where[prompt_id] = kept.where
         rows[prompt_id] = build_row(

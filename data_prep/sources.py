@@ -13,22 +13,22 @@ import pyarrow.parquet as pq
 from recipe.prepo.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-Located = tuple[str, Mapping[str, Any]]  # where the row stands ("line 17", "row 16"), and the row
+Located = tuple[str, Mapping[str, Any]]  # the row's place ("line 17", "row 16"), and the row
 
 
 def looks_local(source: str) -> bool:
-    """Whether ``source`` names a file or folder (and not a hub id, which is ``owner/name``)."""
+    """Whether ``source`` names a file or folder, not a hub id (``owner/name``)."""
     return Path(source).expanduser().exists() or source.endswith(SUFFIXES) or source.startswith(("/", ".", "~"))
 
 
 def find_local_file(source: str, split: str, all_splits: tuple[str, ...]) -> Path | None:
-    """The file that holds ``split``; None when the source plainly has another split only.
+    """The file of ``split``; None if the source has only another split.
 
-    A file stands for the split that its name contains ("train" or "test"), or for the only split of the data set. In a
-    folder, the file is looked for whose name starts with the split, then a single data file.
+    A file belongs to the split in its name ("train" or "test"), or to the only split of the data set. In a folder, it
+    is the file whose name starts with the split, else the only data file.
 
     Raises:
-        DataError: nothing there, or it is not clear which file is meant.
+        DataError: there is no such file, or several match.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -38,7 +38,7 @@ def find_local_file(source: str, split: str, all_splits: tuple[str, ...]) -> Pat
         if len(named) == 1:
             return None
         raise DataError(
-            f"{path}: its name says neither train nor test; rename it, or give a folder with train and test files."
+            f"{path}: its name has neither train nor test; rename it, or give a folder with train and test files."
         )
     if not path.is_dir():
         raise DataError(
@@ -52,17 +52,17 @@ def find_local_file(source: str, split: str, all_splits: tuple[str, ...]) -> Pat
         return matching[0]
     if len(matching) > 1:
         names = ", ".join(p.name for p in matching)
-        raise DataError(f"{path}: several files may be the {split} split ({names}). Give the file itself as --source.")
+        raise DataError(f"{path}: several files match the {split} split ({names}). Give the file itself as --source.")
     if files and len(all_splits) > 1:
         return None
-    raise DataError(f"{path}: holds no {split} file ({split}.jsonl, {split}.json or {split}*.parquet).")
+    raise DataError(f"{path}: has no {split} file ({split}.jsonl, {split}.json or {split}*.parquet).")
 
 
 def read_file(path: Path) -> Iterator[Located]:
     """Rows of a .parquet file ("row 0" first), of JSON lines ("line 1" first), or of a JSON list ("item 0" first).
 
     Raises:
-        DataError: the file cannot be read as what its name says.
+        DataError: the file cannot be read as its suffix says.
     """
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
@@ -84,13 +84,13 @@ def read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Located]:
     """Rows of one split of a data set on the Hugging Face hub.
 
     Raises:
-        DataError: the hub cannot be reached, or has no such data set, configuration or split.
+        DataError: the hub cannot be reached, or lacks the data set, configuration or split.
     """
     import datasets
 
     try:
         rows = datasets.load_dataset(hub_id, config, split=split)
-    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+    except Exception as error:  # the hub client raises many kinds of error
         raise DataError(
             f"cannot load {hub_id}{f' ({config})' if config else ''}, split {split}, from the Hugging Face hub:"
             f" {type(error).__name__}: {error}. Check the name and the connection; without a connection, download the"
@@ -121,5 +121,5 @@ def _json(path: Path, where: str, text: str) -> Any:
 
 def _as_row(path: Path, where: str, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise DataError(f"{path}, {where}: a {type(row).__name__} where an object with the row's fields is expected.")
+        raise DataError(f"{path}, {where}: it is a {type(row).__name__}, but must be an object with the row's fields.")
     return row

@@ -1,4 +1,4 @@
-"""What a data set is: where it comes from, and how one of its rows becomes a question and a gold answer."""
+"""What defines a data set: its source, and how one of its rows becomes a question and a gold answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recipe.prepo.errors import DataError
 
 @dataclass(frozen=True)
 class Problem:
-    """One row as read. ``gold`` is empty where the source has none; ``source_id`` is the source's own id, if any."""
+    """One row as read. ``gold`` is empty if the source has none; ``source_id`` is the source's own id, if any."""
 
     question: str
     gold: str
@@ -24,11 +24,11 @@ class DatasetSpec:
     """One data set.
 
     Attributes:
-        name: as given on the command line; also verl's ``data_source`` and the prefix of prompt ids.
-        hub_id: the usual public copy on the Hugging Face hub, used when ``--source`` is left out.
+        name: on the command line; also verl's ``data_source`` and the prefix of prompt ids.
+        hub_id: the usual public copy on the Hugging Face hub, the default of ``--source``.
         hub_config: its configuration there.
-        splits: our split -> the hub's name for it (some evaluation sets are called "train" there).
-        to_problem: one source row to a problem; raises DataError (without place) when a field is missing.
+        splits: our split -> its name on the hub, where some evaluation sets are called "train".
+        to_problem: turns a source row into a problem; raises DataError if a field is missing.
     """
 
     name: str
@@ -39,10 +39,10 @@ class DatasetSpec:
 
 
 def first_field(row: Mapping[str, Any], *names: str) -> Any:
-    """Value of the first of ``names`` that the row has, not null.
+    """Value of the first of ``names`` that is not null in the row.
 
     Raises:
-        DataError: it has none of them.
+        DataError: all are missing.
 
     >>> first_field({"Problem": "1+1?"}, "problem", "Problem")
     '1+1?'

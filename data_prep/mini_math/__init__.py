@@ -1,4 +1,4 @@
-"""Mini-math: a made data set and a model small enough to learn it by RL on a CPU in minutes."""
+"""Mini-math: a generated data set, and a model small enough to learn it by RL on a CPU in minutes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def prepare(
 ) -> list[Summary]:
     """Write ``mini_math_train.parquet`` and ``mini_math_test.parquet``; the same arguments give the same files.
 
-    Which questions may be in which file depends on their text alone, so no question is in both, whatever the seeds are.
+    A question's text alone decides which file it may be in, so no question is in both, whatever the seeds.
 
     Raises:
-        DataError: where a number is below 1, or above the number of distinct questions that were found.
+        DataError: a number is below 1, or above the number of distinct questions that were found.
     """
     return [
         _write_split(out_dir, "train", num_train, seed, task),

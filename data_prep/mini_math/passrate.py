@@ -1,4 +1,4 @@
-"""Measure a model on mini-math: pass rates, graded by difficulty cell, and their correlation with prompt perplexity.
+"""Measure a model on mini-math: pass rates by difficulty cell, and their correlation with prompt perplexity.
 
 python -m data_prep.mini_math.passrate --model assets/mini-math-qwen2 --num-prompts 300 --num-samples 16
 """
@@ -23,7 +23,7 @@ _PROMPTS_PER_BATCH = 50
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
-    """Token ids of each question in the chat template, up to where the assistant's answer begins."""
+    """Token ids of each question in the chat template, up to the start of the assistant's answer."""
     conversations = [[{"role": "user", "content": question}] for question in questions]
     ids: Any = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
     return ids
@@ -49,16 +49,16 @@ def sample_passes(
     num_samples: int,
     greedy: bool = False,
 ) -> torch.Tensor:
-    """Sample responses at temperature 1, or decode greedily; True where right, shape (len(problems), num_samples).
+    """Sample responses at temperature 1, or decode greedily; True if correct, shape (len(problems), num_samples).
 
-    A response is right when it ends by itself within the token limit and its final answer is the problem's.
+    A correct response ends within the token limit, and its final answer is the problem's.
     """
     passes = []
     for first in range(0, len(problems), _PROMPTS_PER_BATCH):
         batch = problems[first : first + _PROMPTS_PER_BATCH]
         prompts = encode_prompts(tokenizer, [problem.question for problem in batch])
         padded = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        generate: Any = model.generate  # Typed as a tensor: a quirk of nn.Module's attribute look-up.
+        generate: Any = model.generate  # nn.Module's attribute lookup types it as a tensor
         sequences = generate(
             **padded,
             do_sample=not greedy,
@@ -70,15 +70,15 @@ def sample_passes(
         )
         responses = tokenizer.batch_decode(sequences[:, padded["input_ids"].shape[1] :])
         answers = [problem.answer for problem in batch for _ in range(num_samples)]
-        right = [_is_right(response, answer) for response, answer in zip(responses, answers, strict=True)]
-        passes.append(torch.tensor(right).view(len(batch), num_samples))
+        correct = [_is_correct(response, answer) for response, answer in zip(responses, answers, strict=True)]
+        passes.append(torch.tensor(correct).view(len(batch), num_samples))
     return torch.cat(passes)
 
 
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], *, num_samples: int
 ) -> pd.DataFrame:
-    """One row a problem: num_ops, scale, prompt_tokens, perplexity, pass_rate and greedy (0 or 1)."""
+    """One row for each problem: num_ops, scale, prompt_tokens, perplexity, pass_rate and greedy (0 or 1)."""
     prompts = encode_prompts(tokenizer, [problem.question for problem in problems])
     sampled = sample_passes(model, tokenizer, problems, num_samples=num_samples)
     greedy = sample_passes(model, tokenizer, problems, num_samples=1, greedy=True)
@@ -115,7 +115,7 @@ def report(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _is_right(response: str, answer: int) -> bool:
+def _is_correct(response: str, answer: int) -> bool:
     text, ended, _ = response.partition("<|im_end|>")
     return bool(ended) and extract_answer(text) == answer
 
@@ -132,7 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.model / "config.json").is_file():
         parser.error(
-            f"--model {args.model} holds no model (no config.json); make one with "
+            f"--model {args.model} has no model (no config.json); make one with "
             f"`python -m data_prep.mini_math.pretrain --out {args.model}`"
         )
     if args.num_samples < 1:

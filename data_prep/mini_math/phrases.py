@@ -1,4 +1,4 @@
-"""Wording of the mini-math problems; every list runs from frequent to rare."""
+"""Wording of the mini-math problems; each list is ordered from frequent to rare."""
 
 from __future__ import annotations
 

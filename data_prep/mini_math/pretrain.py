@@ -39,7 +39,7 @@ _NUM_TOKENIZER_DOCUMENTS = 5_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that determines the model, beside library versions."""
+    """Everything that determines the model, apart from library versions."""
 
     arch: Arch = "qwen2"
     seed: int = 0
@@ -87,7 +87,7 @@ def build_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 
 def corpus_batches(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Iterator[torch.Tensor]:
-    """Endless batches of token ids (batch_size, length), right-padded with -100; like lengths share a batch."""
+    """Endless batches of token ids (batch_size, length), right-padded with -100. Similar lengths share a batch."""
     rng = random.Random(f"mini_math/corpus/{recipe.seed}")
     before, after = _chat_frame(tokenizer)
     while True:
@@ -104,7 +104,7 @@ def corpus_batches(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Iterat
 def train(
     model: PreTrainedModel, batches: Iterator[torch.Tensor], recipe: Recipe, *, log_every_steps: int = 200
 ) -> list[float]:
-    """Train ``model`` in place on prompt and solution tokens alike; returns each step's loss in nats per token."""
+    """Train ``model`` in place on prompt and solution tokens; returns each step's loss in nats per token."""
     optimizers = _optimizers(model, recipe)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, recipe))
@@ -143,7 +143,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out_dir: pa
 
 
 def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices (here it needs less than half of AdamW's steps); AdamW for the rest."""
+    """Muon for the weight matrices, where it needs less than half of AdamW's steps; AdamW for the rest."""
     embedding = model.get_input_embeddings().weight
     matrices = [weight for weight in model.parameters() if weight.ndim == 2 and weight is not embedding]
     others = [weight for weight in model.parameters() if weight.ndim != 2 or weight is embedding]
@@ -155,7 +155,7 @@ def _optimizers(model: PreTrainedModel, recipe: Recipe) -> list[torch.optim.Opti
 
 
 def _next_token_loss(model: PreTrainedModel, token_ids: torch.Tensor) -> torch.Tensor:
-    inputs = token_ids[:, :-1].clamp(min=0)  # Right padding needs no attention mask: no earlier token sees it.
+    inputs = token_ids[:, :-1].clamp(min=0)  # right padding needs no mask: no earlier token sees it
     logits = model(input_ids=inputs, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), token_ids[:, 1:].flatten(), ignore_index=_IGNORE_INDEX
@@ -168,7 +168,7 @@ def _learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def _chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Text that the chat template puts before and after the question."""
+    """The chat template's text before and after the question."""
     marker = "QUESTION"
     messages = [{"role": "user", "content": marker}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

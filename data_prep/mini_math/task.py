@@ -1,12 +1,12 @@
-"""Mini-math: verifiable arithmetic problems whose difficulty is graded and known.
+"""Mini-math: verifiable arithmetic problems of graded, known difficulty.
 
-A problem is a chain of one to four operations on small integers, told in words (task ``words``) or as a running
-calculation (task ``expressions``). Twelve difficulty cells, number of operations times operand scale, go from nearly
-always to nearly never solved by the shipped base model; names, items and phrasings are drawn from long-tailed (Zipf)
-distributions, so that some questions are surprising and others are not.
+A problem is a chain of one to four operations on small integers, as a story (task ``words``) or a running calculation
+(task ``expressions``). There are twelve difficulty cells: number of operations times operand scale. The shipped base
+model solves the easiest nearly always and the hardest nearly never. Names, items and phrasings follow long-tailed
+(Zipf) distributions, so some questions are more surprising than others.
 
-Everything is drawn from a ``random.Random`` that is seeded. Which split a question belongs to is a property of its text
-(:func:`split_of`), so held-out questions never meet the training pool or the pre-training corpus, whatever the seeds.
+Everything is drawn from a seeded ``random.Random``. A question's text decides its split (:func:`split_of`), so held-out
+questions are never in the training pool or the pre-training corpus, whatever the seeds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """A question, the worked chain behind it and the cell it was drawn from."""
+    """A question, its chain of operations, and the operand scale of its cell."""
 
     question: str
     start: int
@@ -79,20 +79,20 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CorpusStyle:
-    """How the authors of the pre-training corpus write their solutions.
+    """How the pre-training corpus writes solutions.
 
-    A base model imitates them, slips included. What it loses by that when it is sampled, and not when it is decoded
-    greedily, is the head-room of RL.
+    The base model imitates it, slips included. Slips lower its accuracy when it is sampled, but hardly when it decodes
+    greedily. RL can gain that difference.
     """
 
     direct_frac: float = 0.35
-    """Share of solutions that state the answer without steps."""
+    """Share of solutions that give the answer without steps."""
     slip_frac: float = 0.20
-    """Probability that a step is wrong or skipped, or that a direct answer is wrong."""
+    """Probability that a step is incorrect or skipped, or that a direct answer is incorrect."""
     expressions_frac: float = 0.2
     """Share of documents that pose a running calculation instead of a word problem."""
     careful_up_to_ops: int = 0
-    """Problems of at most this many operations are solved step by step and without slips."""
+    """Problems of at most this many operations are solved step by step, without slips."""
 
     def __post_init__(self) -> None:
         for name in ("direct_frac", "slip_frac", "expressions_frac"):
@@ -115,7 +115,7 @@ def split_of(question: str) -> Split:
 
 
 def extract_answer(response: str) -> int | None:
-    """Integer after the closing ``####``, or None where the response does not end in one.
+    """Integer after the closing ``####``; None if the response does not end in one.
 
     >>> extract_answer("5 +7=12 -3=9 #### 9")
     9
@@ -170,10 +170,10 @@ def sample_pool(num_problems: int, *, split: Split, seed: int, task: Task = "wor
     """Draw ``num_problems`` problems with distinct questions, all of one split, evenly over the difficulty cells.
 
     Raises:
-        DataError: where ``num_problems`` is below 1, or a cell does not hold that many distinct questions.
+        DataError: ``num_problems`` is below 1, or a cell has too few distinct questions.
     """
     if num_problems < 1:
-        raise DataError(f"{num_problems} {task} problems asked for the {split} split; ask for at least 1")
+        raise DataError(f"{num_problems} {task} problems were requested for the {split} split; ask for at least 1")
     # A string seed is hashed with SHA-512 by random.Random: the same on every machine and Python version.
     rng = random.Random(f"mini_math/{task}/{split}/{seed}")
     seen: set[str] = set()
@@ -192,8 +192,8 @@ def sample_pool(num_problems: int, *, split: Split, seed: int, task: Task = "wor
                 break
         else:
             raise DataError(
-                f"{num_problems} {task} problems for the {split} split are more than there are distinct questions of "
-                f"{num_ops} operation(s) with operands up to {scale}; ask for fewer"
+                f"{num_problems} {task} problems for the {split} split need more distinct questions of {num_ops} "
+                f"operation(s) with operands up to {scale} than exist; ask for fewer"
             )
         seen.add(problem.question)
         problems.append(problem)
@@ -224,7 +224,7 @@ def apply_operation(value: int, operation: str) -> int:
 
 
 def _sample_solution(rng: random.Random, problem: Problem, style: CorpusStyle) -> str:
-    """A solution as the corpus writes it: step by step or direct, and sometimes wrong."""
+    """A solution in the corpus's style: step by step or direct, and sometimes incorrect."""
     is_careful = len(problem.steps) <= style.careful_up_to_ops
     direct_frac, slip_frac = (0.0, 0.0) if is_careful else (style.direct_frac, style.slip_frac)
     if rng.random() < direct_frac:
@@ -249,14 +249,14 @@ def _render(start: int, steps: Sequence[Step], answer: int) -> str:
 
 
 def _running_calculation(variable: str, start: int, steps: Sequence[Step]) -> str:
-    """``x = 5, +7, *2, x = ?``: the commas say that the operations apply one after the other, from left to right."""
+    """``x = 5, +7, *2, x = ?``: the commas show that operations apply one after the other, from left to right."""
     return ", ".join([f"{variable} = {start}", *(operation for operation, _ in steps), f"{variable} = ?"])
 
 
 def _sample_step(
     rng: random.Random, value: int, scale: int, operation_weights: Sequence[float]
 ) -> tuple[str, Step, dict[str, int]]:
-    """Draw an operation whose result stays in range: its name, the step, and the operands that its sentence tells."""
+    """Draw an operation whose result stays in range: its name, the step, and the operands for its sentence."""
     while True:
         name = _weighted_choice(rng, _OPERATIONS, operation_weights)
         operand, operands = rng.randint(max(2, scale // 4), scale), {}

@@ -1,7 +1,7 @@
-"""The mini-math tokenizer: byte-level BPE trained on the corpus, in the shape of Qwen2's.
+"""The mini-math tokenizer: byte-level BPE trained on the corpus, in the format of Qwen2's.
 
-All 256 bytes are in the vocabulary, so any text can be encoded; Qwen2's pre-tokenizer splits numbers into single
-digits. It normalises to Unicode NFC, as Qwen2's does: text that is not in that form comes back composed.
+All 256 bytes are in the vocabulary, so any text can be encoded. Qwen2's pre-tokenizer splits numbers into digits. Like
+Qwen2's, it normalises to Unicode NFC: text in another form is decoded in its composed form.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _MAX_VOCAB_SIZE = 1024
 
 
 def train_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
-    """Train the tokenizer on texts without special tokens; every word that occurs twice becomes one token.
+    """Train on texts without special tokens. Each word that occurs twice becomes one token.
 
-    The vocabulary has no gaps: ``len(tokenizer)`` is the vocabulary size that the model must have.
+    The vocabulary has no gaps: the model's vocabulary size is ``len(tokenizer)``.
     """
-    # What Qwen2Tokenizer installs when it is loaded, whatever normaliser and pre-tokenizer tokenizer.json names.
+    # Qwen2Tokenizer always installs these when it is loaded, whatever tokenizer.json says.
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.NFC()
     trained.pre_tokenizer = pre_tokenizers.Sequence(

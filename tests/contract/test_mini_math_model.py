@@ -163,7 +163,7 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly(arch, tmp_path):
     [
         (pretrain, ["--out", "unused", "--slip-frac", "1.5"], "slip_frac is 1.5"),
         (pretrain, ["--out", "unused", "--steps", "0"], "num_steps is 0"),
-        (passrate, ["--model", "no/such/model"], "no/such/model holds no model"),
+        (passrate, ["--model", "no/such/model"], "no/such/model has no model"),
         (passrate, ["--model", str(SHIPPED), "--num-prompts", "0"], "ask for at least 1"),
         (passrate, ["--model", str(SHIPPED), "--num-samples", "0"], "give at least 1"),
     ],

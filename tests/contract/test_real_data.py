@@ -96,7 +96,7 @@ def test_dropped_and_flagged_rows_are_the_known_ones(out_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_each_question_stands_once_with_a_stable_id(name: str, out_dir: Path) -> None:
+def test_each_question_occurs_once_with_a_stable_id(name: str, out_dir: Path) -> None:
     rows, _ = read(out_dir, name)
     assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
     ids = [row["extra_info"]["prompt_id"] for row in rows]
@@ -108,7 +108,7 @@ def test_each_question_stands_once_with_a_stable_id(name: str, out_dir: Path) ->
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_golds_are_right_against_themselves_and_wrong_against_others(name: str, out_dir: Path) -> None:
+def test_golds_equal_themselves_and_not_others(name: str, out_dir: Path) -> None:
     rows = list(sampled(read(out_dir, name)[0]))
     golds = [row["reward_model"]["ground_truth"] for row in rows]
     bare = [re.sub(r"(?<!\\)\$", "", gold) for gold in golds]

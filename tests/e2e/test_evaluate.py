@@ -70,7 +70,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, output[-4000:]
-    assert "the same call goes on" in output
+    assert "the same call continues" in output
     return out, (out / "generations.jsonl").read_bytes()
 
 
@@ -120,7 +120,7 @@ def test_what_was_kept_before_the_interruption_is_not_made_again(
     assert 0 < num_before < NUM_PROMPTS * NUM_SAMPLES
     assert after.startswith(before[: before.rfind(b"\n") + 1])
     assert after.count(b"\n") == NUM_PROMPTS * NUM_SAMPLES
-    assert f"{num_before:,} of 4,800 samples are there" in output
+    assert f"{num_before:,} of 4,800 samples exist" in output
 
 
 def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(
@@ -142,10 +142,10 @@ def test_results_agree_with_the_kept_samples(resumed: tuple[Path, str]) -> None:
     out, output = resumed
     samples = lines(out / "generations.jsonl")
     metrics = json.loads((out / "results.json").read_text())["sets"]["mini_math_test"]["metrics"]
-    right: dict[str, int] = {}
+    correct: dict[str, int] = {}
     for line in samples:
-        right[line["prompt_id"]] = right.get(line["prompt_id"], 0) + (line["reward"] == 1.0)
-    counts = np.array(list(right.values()))
+        correct[line["prompt_id"]] = correct.get(line["prompt_id"], 0) + (line["reward"] == 1.0)
+    counts = np.array(list(correct.values()))
     assert metrics["passrate@16"]["mean"] == pytest.approx((counts / NUM_SAMPLES).mean())
     assert metrics["pass@16"]["mean"] == pytest.approx((counts > 0).mean())
     assert metrics["mean_tokens"]["mean"] == pytest.approx(np.mean([line["num_tokens"] for line in samples]))

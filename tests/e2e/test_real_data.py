@@ -42,7 +42,7 @@ def actor_scored(prepare_data: Callable[[str, str], Path], tmp_path_factory: pyt
     return launch(tmp_path_factory.mktemp("actor"), run_overrides)
 
 
-def test_three_steps_on_real_data_select_weigh_and_audit_rightly(rollout_scored: Run) -> None:
+def test_three_steps_on_real_data_select_weight_and_audit_correctly(rollout_scored: Run) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(rollout_scored.directory)]
     assert subprocess.run(command, capture_output=True, text=True).stdout.startswith("ok: 3 choices and 96 rollouts")
     sources = {

@@ -16,6 +16,7 @@ from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, write_par
 from data_prep.dapo_math import WRAPPINGS
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import DataError
+from recipe.prepo.reward.worker import GradingStopped
 from recipe.prepo.rows import build_row, validate_files
 
 Row = dict[str, Any]
@@ -201,6 +202,20 @@ def test_gold_that_no_grader_can_read_is_dropped(tmp_path: Path) -> None:
     assert dropped(summary) == {"unverifiable_gold": 1}
 
 
+def test_gold_check_is_repeated_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | None] = [None, "math", None, None, None]  # None: the time limit was reached
+
+    def ask(*_: Any, **__: Any) -> str:
+        if (answer := answers.pop(0)) is None:
+            raise GradingStopped
+        return answer
+
+    monkeypatch.setattr("data_prep.prepare.ask", ask)
+    rows = [{"problem": gold, "solution": rf"\boxed{{{gold}}}"} for gold in (r"\frac{1}{2}", r"\sqrt{2}")]
+    kept, summary = prepared("math", write_jsonl(tmp_path / "train.jsonl", rows), tmp_path, split="train")
+    assert (golds(kept), dropped(summary)) == ([r"\frac{1}{2}"], {"unverifiable_gold": 1})
+
+
 def test_making_again_gives_the_same_bytes_and_shuffling_the_same_ids(tmp_path: Path) -> None:
     rows = [{"question": f"Q{i}", "answer": f"#### {i}"} for i in range(9)]
     source = write_jsonl(tmp_path / "train.jsonl", rows)
@@ -237,11 +252,11 @@ def test_all_data_sets_share_one_schema_so_that_files_can_be_concatenated(tmp_pa
             '{"question": "Q", "answer": "#### 1"}\n{"question":\n',
             "train.jsonl, line 2: not valid",
         ),
-        ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: a list where an object"),
-        ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a row of gsm8k .*no field answer .*problem"),
+        ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
+        ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
         ("gsm8k", "data.jsonl", "{}", "neither train nor test"),
         ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
-        ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a row of math"),
+        ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
         ("aime24", "a.jsonl", '{"id": 1, "problem": "Q", "answer": ""}', "none of its 1 rows can be used"),
         ("dapo_math", "a.jsonl", json.dumps({"prompt": [], "reward_model": {"ground_truth": "1"}}), "0 user messages"),
         (
@@ -278,15 +293,15 @@ def test_missing_files_and_splits_are_one_clear_error(tmp_path: Path, capsys: py
     (tmp_path / "empty").mkdir()
     for source, options, message in (
         (tmp_path / "absent.jsonl", [], "no such file or folder"),
-        (tmp_path / "empty", [], "holds no train file"),
-        (train, ["--split", "test"], "holds no test split of gsm8k"),
-        (tmp_path / "in", ["--split", "train", "test"], "holds no test split of gsm8k"),
+        (tmp_path / "empty", [], "has no train file"),
+        (train, ["--split", "test"], "has no test split of gsm8k"),
+        (tmp_path / "in", ["--split", "train", "test"], "has no test split of gsm8k"),
     ):
         assert run("gsm8k", source, tmp_path / "out", *options) == 2
         assert message in capsys.readouterr().err
     write_jsonl(tmp_path / "in/train-2.jsonl", [])
     assert run("gsm8k", tmp_path / "in", tmp_path / "out") == 2
-    assert "several files may be the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
+    assert "several files match the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
 
 
 def test_only_the_split_that_a_file_holds_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,14 +21,14 @@ def all_subsets(outcomes: list[str], k: int) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("num_samples", range(1, 8))
 def test_pass_at_k_equals_enumeration(num_samples: int) -> None:
-    for num_right in range(num_samples + 1):
-        outcomes = ["right"] * num_right + ["wrong"] * (num_samples - num_right)
+    for num_correct in range(num_samples + 1):
+        outcomes = ["correct"] * num_correct + ["incorrect"] * (num_samples - num_correct)
         for k in range(1, num_samples + 1):
             subsets = all_subsets(outcomes, k)
-            any_right = sum("right" in subset for subset in subsets) / len(subsets)
+            any_correct = sum("correct" in subset for subset in subsets) / len(subsets)
             mixed = sum(len(set(subset)) == 2 for subset in subsets) / len(subsets)
-            assert pass_at_k([num_samples], [num_right], k)[0] == pytest.approx(any_right, abs=1e-12)
-            assert signal_frac([num_samples], [num_right], k)[0] == pytest.approx(mixed, abs=1e-12)
+            assert pass_at_k([num_samples], [num_correct], k)[0] == pytest.approx(any_correct, abs=1e-12)
+            assert signal_frac([num_samples], [num_correct], k)[0] == pytest.approx(mixed, abs=1e-12)
 
 
 def test_pass_at_k_takes_ragged_numbers_of_samples() -> None:
@@ -37,10 +37,10 @@ def test_pass_at_k_takes_ragged_numbers_of_samples() -> None:
 
 def test_pass_at_k_is_unbiased() -> None:
     """The mean over many draws of n = 6 samples is 1 - (1 - p)^4; the plug-in 1 - (1 - c/n)^4 is not."""
-    right = np.random.default_rng(0).binomial(6, 0.2, size=200_000)
+    correct = np.random.default_rng(0).binomial(6, 0.2, size=200_000)
     truth = 1 - 0.8**4
-    assert pass_at_k([6] * len(right), right.tolist(), 4).mean() == pytest.approx(truth, abs=0.003)
-    assert abs((1 - (1 - right / 6) ** 4).mean() - truth) > 0.02
+    assert pass_at_k([6] * len(correct), correct.tolist(), 4).mean() == pytest.approx(truth, abs=0.003)
+    assert abs((1 - (1 - correct / 6) ** 4).mean() - truth) > 0.02
 
 
 def test_pass_at_k_does_not_overflow() -> None:
@@ -50,13 +50,13 @@ def test_pass_at_k_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "num_right", "k"), [([4], [1], 5), ([4], [1], 0), ([4], [5], 1), ([4], [-1], 1)]
+    ("num_samples", "num_correct", "k"), [([4], [1], 5), ([4], [1], 0), ([4], [5], 1), ([4], [-1], 1)]
 )
-def test_counts_out_of_range_are_refused(num_samples: list[int], num_right: list[int], k: int) -> None:
-    with pytest.raises(ValueError, match=r"k = |number of right"):
-        pass_at_k(num_samples, num_right, k)
+def test_counts_out_of_range_are_refused(num_samples: list[int], num_correct: list[int], k: int) -> None:
+    with pytest.raises(ValueError, match=r"k = |number of correct"):
+        pass_at_k(num_samples, num_correct, k)
     with pytest.raises(ValueError, match=r"k = |number"):
-        majority_at_k(num_right[0], [num_samples[0] - num_right[0]], [k])
+        majority_at_k(num_correct[0], [num_samples[0] - num_correct[0]], [k])
 
 
 def majority_by_enumeration(answers: list[str | None], k: int) -> float:
@@ -66,22 +66,22 @@ def majority_by_enumeration(answers: list[str | None], k: int) -> float:
         counts = Counter(answer for answer in subset if answer is not None)
         if counts:
             tied = [answer for answer, count in counts.items() if count == max(counts.values())]
-            total += Fraction("right" in tied, len(tied))
+            total += Fraction("correct" in tied, len(tied))
     return float(total / len(subsets))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    num_right=st.integers(0, 4),
-    wrong=st.lists(st.integers(1, 3), max_size=3),
+    num_correct=st.integers(0, 4),
+    incorrect=st.lists(st.integers(1, 3), max_size=3),
     num_abstained=st.integers(0, 3),
 )
-def test_majority_equals_enumeration(num_right: int, wrong: list[int], num_abstained: int) -> None:
-    answers: list[str | None] = ["right"] * num_right + [None] * num_abstained
-    for index, count in enumerate(wrong):
-        answers += [f"wrong {index}"] * count
+def test_majority_equals_enumeration(num_correct: int, incorrect: list[int], num_abstained: int) -> None:
+    answers: list[str | None] = ["correct"] * num_correct + [None] * num_abstained
+    for index, count in enumerate(incorrect):
+        answers += [f"incorrect {index}"] * count
     ks = list(range(1, len(answers) + 1))
-    found = majority_at_k(num_right, wrong, ks, num_abstained=num_abstained)
+    found = majority_at_k(num_correct, incorrect, ks, num_abstained=num_abstained)
     assert found.tolist() == pytest.approx([majority_by_enumeration(answers, k) for k in ks], abs=1e-12)
 
 
@@ -104,7 +104,7 @@ SETS = {
     "many hard questions": (300, 0.3, 2.0, 0.93),
     "mixed": (40, 1.0, 1.0, 0.92),
     "all or nothing": (30, 0.5, 0.5, 0.93),
-    "few questions, hardly any right": (30, 0.15, 2.0, 0.88),
+    "few questions, hardly any correct": (30, 0.15, 2.0, 0.88),
 }
 
 
@@ -115,7 +115,7 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says(name: str) -> N
     covered = 0
     for repeat in range(400):
         values = generator.binomial(16, generator.beta(a, b, num_questions)) / 16
-        found = mean_interval(values, bounds=(0.0, 1.0), num_resamples=1000, seed=repeat)
+        found = mean_interval(values, shares=True, num_resamples=1000, seed=repeat)
         covered += found.low <= a / (a + b) <= found.high
     assert lowest <= covered / 400 <= 0.995
 
@@ -132,13 +132,13 @@ def test_macro_interval_covers_the_true_mean_about_as_often_as_it_says() -> None
     assert 0.91 <= covered / 300 <= 0.98
 
 
-def test_interval_of_no_right_answer_at_all_is_the_exact_binomial_one() -> None:
-    found = mean_interval([0.0] * 30, bounds=(0.0, 1.0))
+def test_interval_without_any_correct_answer_is_the_exact_binomial_one() -> None:
+    found = mean_interval([0.0] * 30, shares=True)
     assert (found.mean, found.low) == (0.0, 0.0)
-    # With a true accuracy of `high`, 30 wrong answers of 30 come up once in 40 times.
+    # With a true accuracy of `high`, 30 incorrect answers of 30 come up once in 40 times.
     assert (1 - found.high) ** 30 == pytest.approx(0.025)
-    all_right = mean_interval([1.0] * 30, bounds=(0.0, 1.0))
-    assert (all_right.low, all_right.high) == (pytest.approx(1 - found.high), 1.0)
+    all_correct = mean_interval([1.0] * 30, shares=True)
+    assert (all_correct.low, all_correct.high) == (pytest.approx(1 - found.high), 1.0)
 
 
 def test_interval_edge_cases() -> None:
@@ -146,9 +146,9 @@ def test_interval_edge_cases() -> None:
     assert math.isnan(macro_interval([[0.5], [0.5, 1.0]]).high)
     same = mean_interval([12.0] * 5)
     assert (same.low, same.mean, same.high) == (12.0, 12.0, 12.0)
-    for wrong in ([], [math.nan, 1.0]):
-        with pytest.raises(ValueError, match="finite number a question"):
-            mean_interval(wrong)
+    for bad in ([], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="finite number for each question"):
+            mean_interval(bad)
     with pytest.raises(ValueError, match="at least one set"):
         macro_interval([])
 

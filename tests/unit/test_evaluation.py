@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -17,14 +16,13 @@ import pytest
 
 from recipe.prepo.errors import ConfigError, DataError, StateError
 from recipe.prepo.rows import build_row
-from recipe.prepo.tools.evaluation import analysis
-from recipe.prepo.tools.evaluation.answers import final_answer, grade, vote
+from recipe.prepo.tools.analyze import analyse, draw
+from recipe.prepo.tools.evaluate import parse_ks, summarise, table, vote
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
-from recipe.prepo.tools.evaluation.options import CPU, add_options, check_options
+from recipe.prepo.tools.evaluation.options import CPU, run_command
 from recipe.prepo.tools.evaluation.questions import Question, load_sets
-from recipe.prepo.tools.evaluation.results import parse_ks, summarise, table, write_json
-from recipe.prepo.tools.evaluation.session import sample_seed
-from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store
+from recipe.prepo.tools.evaluation.session import final_answer, graded, sample_seed
+from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store, write_json
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MODEL = ASSETS / "mini-math-qwen2"
@@ -45,15 +43,6 @@ def write_set(path: Path, prompt_ids: list[str] | None = None, **changes: Any) -
         row.update(changes)
     pd.DataFrame(rows).to_parquet(path)
     return path
-
-
-def options_of(*flags: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    return parser.parse_args(["--model", str(MODEL), "--data", "x.parquet", "--out", "out", "--device", CPU, *flags])
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
 
 
 def test_sets_are_named_after_their_files_and_keep_the_rows_order(tmp_path: Path) -> None:
@@ -81,20 +70,17 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="both called a"):
         load_sets([one, write_set(tmp_path / "other" / "a.parquet")])
-    with pytest.raises(DataError, match=r"'a-0' stands in .*a\.parquet and in .*b\.parquet"):
+    with pytest.raises(DataError, match=r"'a-0' is in .*a\.parquet and in .*b\.parquet"):
         load_sets([one, write_set(tmp_path / "b.parquet", ["b-0", "a-0"])])
-    with pytest.raises(DataError, match=r"--data .*none\.parquet is not there"):
+    with pytest.raises(DataError, match=r"--data .*none\.parquet does not exist"):
         load_sets([tmp_path / "none.parquet"])
     with pytest.raises(DataError, match=r"--data .*other is a folder"):
         load_sets([tmp_path / "other"])
-    with pytest.raises(DataError, match="gold answer is empty"):
+    with pytest.raises(DataError, match=r"ground_truth: it is missing or empty"):
         load_sets([write_set(tmp_path / "c.parquet", reward_model={"style": "rule", "ground_truth": ""})])
     (tmp_path / "d.parquet").write_text("no parquet")
     with pytest.raises(DataError, match=r"d\.parquet cannot be read"):
         load_sets([tmp_path / "d.parquet"])
-
-
-# ---- options ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -114,13 +100,17 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
         (["--chat-template-kwargs", "[1]"], "must be an object"),
     ],
 )
-def test_a_bad_option_is_named(flags: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        check_options(options_of(*flags))
-    assert message in str(error.value)
+def test_a_bad_option_is_named(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(MODEL), "--data", "x.parquet", "--out", "out", "--device", CPU, *flags]
+    monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
+    assert run_command("recipe.prepo.evaluate", None, lambda parser: None, lambda options: pytest.fail("works")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
 
 
-@pytest.mark.parametrize(("text", "message"), [("1,32", "--samples 32"), ("0", "below 1"), ("a", "whole numbers")])
+@pytest.mark.parametrize(("text", "message"), [("1,32", "--samples 16"), ("0", "from 1 to"), ("a", "whole numbers")])
 def test_a_k_that_the_samples_do_not_reach_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_ks(text, 16)
@@ -129,9 +119,6 @@ def test_a_k_that_the_samples_do_not_reach_is_refused(text: str, message: str) -
 def test_sample_seeds_do_not_depend_on_what_else_is_sampled() -> None:
     seeds = {sample_seed(0, prompt, number) for prompt in ("a", "b") for number in range(50)}
     assert len(seeds) == 100 and sample_seed(0, "a", 3) in seeds and sample_seed(1, "a", 3) not in seeds
-
-
-# ---- models ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -148,11 +135,11 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_model_folder_is_told_by_its_content(tmp_path: Path) -> None:
+def test_a_model_folder_is_identified_by_its_content(tmp_path: Path) -> None:
     copy = shutil.copytree(MODEL, tmp_path / "moved")
     found = find_model(str(MODEL))
     assert find_model(str(copy)).fingerprint == found.fingerprint
-    assert (found.model_type, found.max_tokens, found.shards) == ("qwen2", 4096, None)
+    assert (found.max_tokens, found.shards) == (4096, None)
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
@@ -182,7 +169,7 @@ def test_what_is_no_model_is_refused_with_what_to_give_instead(checkpoint: Path,
     assert f"--model {checkpoint}" in refusal(checkpoint.parent)
     assert f"--model {checkpoint / 'actor'}" in refusal(checkpoint / "actor" / "huggingface")
     assert "is a file" in refusal(MODEL / "config.json")
-    assert "is not there" in refusal("./nowhere/model")
+    assert "does not exist" in refusal("./nowhere/model")
     assert "neither a config.json" in refusal(tmp_path)
     (checkpoint / "actor" / "model_world_size_2_rank_1.pt").unlink()
     assert "model_world_size_2_rank_1.pt" in refusal(checkpoint)
@@ -190,7 +177,7 @@ def test_what_is_no_model_is_refused_with_what_to_give_instead(checkpoint: Path,
     assert "LoRA" in refusal(checkpoint)
 
 
-def test_a_hub_id_is_told_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_identified_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the hub's own client, offline, out of a cache as it leaves one."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -200,13 +187,10 @@ def test_a_hub_id_is_told_by_its_commit(tmp_path: Path, monkeypatch: pytest.Monk
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     found = find_model("someone/tiny")
-    assert (found.fingerprint, found.model_type) == (f"someone/tiny@{commit}", "qwen2")
+    assert found.fingerprint == f"someone/tiny@{commit}"
     assert loadable_folder(found, tmp_path, {}) == repository / "snapshots" / commit
-    with pytest.raises(ConfigError, match="--model someone/other is no folder here"):
+    with pytest.raises(ConfigError, match="--model someone/other is no local folder"):
         find_model("someone/other")
-
-
-# ---- grading ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -223,7 +207,8 @@ def test_a_hub_id_is_told_by_its_commit(tmp_path: Path, monkeypatch: pytest.Monk
 def test_graded_as_in_training_with_the_answer_that_was_judged(
     data_source: str, gold: str, response: str, reward: float, answer: str | None
 ) -> None:
-    found = grade(Question("q", [], data_source, gold, {}), response)
+    finished = {"text": response, "num_tokens": 3, "finish_reason": "stop"}
+    found = graded("s", Question("q", [], data_source, gold, {}), 0, 7, finished)
     assert (found.reward, found.answer, found.timed_out) == (reward, answer, False)
 
 
@@ -233,14 +218,11 @@ def test_wrong_answers_vote_by_value() -> None:
     assert final_answer("math", "no mark") is None is vote(None)
 
 
-# ---- kept samples ----------------------------------------------------------------------------------------------------
-
-
 def test_samples_are_found_again_and_a_torn_line_is_made_anew(tmp_path: Path) -> None:
     with open_store(tmp_path / "out", SETTINGS_OF_A) as store:
-        store.add_sample(SAMPLE)
-        store.add_sample(replace(SAMPLE, sample=1, answer=None, text="ein ½\u2028"))
-        store.add_prompt(ScoredPrompt("q0", 0.5, 9))
+        store.samples.add(SAMPLE)
+        store.samples.add(replace(SAMPLE, sample=1, answer=None, text="ein ½\u2028"))
+        store.prompts.add(ScoredPrompt("q0", 0.5, 9))
     lines = tmp_path / "out" / GENERATIONS
     whole = lines.read_bytes()
     lines.write_bytes(whole + b'{"set": "aime", "prom')
@@ -248,14 +230,14 @@ def test_samples_are_found_again_and_a_torn_line_is_made_anew(tmp_path: Path) ->
         assert list(store.samples) == [("q0", 0), ("q0", 1)]
         assert store.samples["q0", 0] == SAMPLE and store.samples["q0", 1].text == "ein ½\u2028"
         assert store.prompts == {"q0": ScoredPrompt("q0", 0.5, 9)}
-        store.add_sample(replace(SAMPLE, sample=2))
+        store.samples.add(replace(SAMPLE, sample=2))
     assert lines.read_bytes().startswith(whole)
     assert [json.loads(line)["sample"] for line in lines.read_text(encoding="utf-8").split("\n") if line] == [0, 1, 2]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     with open_store(tmp_path, SETTINGS_OF_A) as store:
-        store.add_sample(SAMPLE)
+        store.samples.add(SAMPLE)
     with open(tmp_path / GENERATIONS, "a") as file:
         file.write("{}\n")
     with (
@@ -279,7 +261,7 @@ def test_another_model_data_or_setting_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], named: str
 ) -> None:
     with open_store(tmp_path, SETTINGS_OF_A) as store:
-        store.add_sample(SAMPLE)
+        store.samples.add(SAMPLE)
     settings = json.loads(json.dumps(SETTINGS_OF_A))
     change(settings)
     before = (tmp_path / SETTINGS).read_bytes()
@@ -306,11 +288,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         pass
 
 
-# ---- results ---------------------------------------------------------------------------------------------------------
-
-
 def group(prompt_id: str, answers: str, *, tokens: int = 10, cut: int = 0) -> list[Sample]:
-    """Samples of one question: «r» is right, «-» marks no answer, any other letter is a wrong answer."""
+    """Samples of one question: "r" is correct, "-" marks no answer, any other letter is an incorrect answer."""
     return [
         Sample(
             set="s",
@@ -336,7 +315,7 @@ def test_figures_equal_those_computed_by_hand() -> None:
         {
             "passrate@4": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
             "pass@1": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
-            "pass@2": (5 / 6 + 3 / 6 + 3 / 6 + 0) / 4,  # pairs of the 6 that hold a right one
+            "pass@2": (5 / 6 + 3 / 6 + 3 / 6 + 0) / 4,  # pairs of the 6 that include a correct one
             "pass@4": 3 / 4,
             "maj@1": (2 / 4 + 1 / 4 + 1 / 4 + 0) / 4,
             # a: rr counts 1, each of the 4 ties 1/2, of 6. b: the 3 pairs with r tie. c: the 3 pairs with r win.
@@ -372,15 +351,12 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     assert found["sets"]["one"]["metrics"]["pass@2"] == {"mean": 1.0, "low": None, "high": None, "num_questions": 1}
 
 
-# ---- analysis --------------------------------------------------------------------------------------------------------
-
-
-def analysed(slope: float, num_prompts: int = 200) -> analysis.Analysis:
+def analysed(slope: float, num_prompts: int = 200) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     nll = generator.normal(0.5, 0.2, num_prompts)
     rate = 1 / (1 + np.exp(slope * (nll - 0.5) / 0.2))
-    right = generator.binomial(16, rate)
-    return analysis.analyse(nll.tolist(), [30] * num_prompts, right.tolist(), num_samples=16, group_size=8, seed=0)
+    correct = generator.binomial(16, rate)
+    return analyse(nll.tolist(), [30] * num_prompts, correct.tolist(), num_samples=16, group_size=8, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -389,24 +365,25 @@ def analysed(slope: float, num_prompts: int = 200) -> analysis.Analysis:
 )
 def test_conclusion_follows_the_correlations_interval(slope: float, said: str) -> None:
     found = analysed(slope)
-    assert said in analysis.conclusion(found)
-    assert math.copysign(1, -slope) == math.copysign(1, found.rho.rho) or slope == 0
+    assert said in found["conclusion"]
+    assert math.copysign(1, -slope) == math.copysign(1, found["rho"]["rho"]) or slope == 0
 
 
 def test_analysis_counts_shares_and_fifths() -> None:
-    right = [16] * 10 + [12] * 10 + [8] * 10 + [4] * 10 + [0] * 10
+    correct = [16] * 10 + [12] * 10 + [8] * 10 + [4] * 10 + [0] * 10
     nll = np.linspace(0.1, 1.0, 50)
-    found = analysis.analyse(nll.tolist(), [30] * 50, right, num_samples=16, group_size=8, seed=0)
-    assert (found.all_right_frac, found.all_wrong_frac, found.live_frac) == (0.2, 0.2, 0.6)
-    assert [part.pass_rate.mean for part in found.parts] == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert found.parts[0].ppl_low == pytest.approx(math.exp(0.1)) and found.parts[4].ppl_high == pytest.approx(math.e)
-    # Of 12 right and 4 wrong samples, groups of 8 without a wrong one: C(12, 8) / C(16, 8).
-    assert found.signal_frac.mean == pytest.approx((2 * (1 - 495 / 12870) + (1 - 2 / 12870)) / 5)
-    assert found.rho.rho < -0.9
+    found = analyse(nll.tolist(), [30] * 50, correct, num_samples=16, group_size=8, seed=0)
+    assert (found["all_right_frac"], found["all_wrong_frac"], found["live_frac"]) == (0.2, 0.2, 0.6)
+    assert [part["pass_rate"]["mean"] for part in found["parts"]] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert found["parts"][0]["ppl_low"] == pytest.approx(math.exp(0.1))
+    assert found["parts"][4]["ppl_high"] == pytest.approx(math.e)
+    # Of 12 correct and 4 incorrect samples, groups of 8 without an incorrect one: C(12, 8) / C(16, 8).
+    assert found["signal_frac"]["mean"] == pytest.approx((2 * (1 - 495 / 12870) + (1 - 2 / 12870)) / 5)
+    assert found["rho"]["rho"] < -0.9
 
 
-def test_analysis_of_few_or_equal_prompts_says_that_nothing_can_be_told() -> None:
-    for nll, right in (([0.5], [3]), ([0.5, 0.6, 0.7], [16, 16, 16])):
-        found = analysis.analyse(nll, [30] * len(nll), right, num_samples=16, group_size=8, seed=0)
-        assert "cannot be told" in analysis.conclusion(found)
-        assert analysis.draw(np.exp(nll), np.array(right) / 16, found, "set").startswith(b"\x89PNG")
+def test_analysis_of_few_or_equal_prompts_has_no_verdict() -> None:
+    for nll, correct in (([0.5], [3]), ([0.5, 0.6, 0.7], [16, 16, 16])):
+        found = analyse(nll, [30] * len(nll), correct, num_samples=16, group_size=8, seed=0)
+        assert "is unknown" in found["conclusion"]
+        assert draw(np.exp(nll), np.array(correct) / 16, found, "set").startswith(b"\x89PNG")

@@ -114,18 +114,18 @@ def test_asking_for_no_questions_says_so(tmp_path, num_train):
         prepare(tmp_path, num_train=num_train, num_test=1, seed=0)
 
 
-def test_corpus_mixes_right_and_wrong_direct_and_worked_solutions():
+def test_corpus_mixes_correct_and_incorrect_direct_and_worked_solutions():
     rng, style = random.Random(0), CorpusStyle(direct_frac=0.5, slip_frac=0.2, expressions_frac=0.0)
     solutions = [(question, sample_corpus_document(rng, style)) for question in range(2000)]
     documents = [document for _, document in solutions]
     direct = [solution.startswith("####") for _, solution in documents]
-    right = [extract_answer(solution) == _evaluate_words(question) for question, solution in documents]
+    correct = [extract_answer(solution) == _evaluate_words(question) for question, solution in documents]
     assert 0.45 < statistics.mean(direct) < 0.55
-    # A direct answer is right with 0.8 (and by luck); a chain of n steps with about 0.8 ** n.
-    right_if_direct = statistics.mean(r for r, d in zip(right, direct, strict=True) if d)
-    right_if_worked = statistics.mean(r for r, d in zip(right, direct, strict=True) if not d)
-    assert 0.75 < right_if_direct < 0.90
-    assert 0.50 < right_if_worked < right_if_direct
+    # A direct answer is correct with 0.8 (and by luck); a chain of n steps with about 0.8 ** n.
+    correct_if_direct = statistics.mean(c for c, d in zip(correct, direct, strict=True) if d)
+    correct_if_worked = statistics.mean(c for c, d in zip(correct, direct, strict=True) if not d)
+    assert 0.75 < correct_if_direct < 0.90
+    assert 0.50 < correct_if_worked < correct_if_direct
     clean = [sample_corpus_document(rng, CorpusStyle(0.5, 0.0, 0.0)) for _ in range(500)]
     assert all(extract_answer(solution) == _evaluate_words(question) for question, solution in clean)
 

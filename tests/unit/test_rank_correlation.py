@@ -40,7 +40,7 @@ def test_bad_input_is_refused() -> None:
         spearman([1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match="not finite"):
         spearman([1.0, math.nan], [1.0, 2.0])
-    with pytest.raises(ValueError, match="one label a pair"):
+    with pytest.raises(ValueError, match="one label for each pair"):
         spearman_interval([1.0, 2.0], [1.0, 2.0], ["a"])
 
 

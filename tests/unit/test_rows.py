@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.rows import build_row, validate_files, validate_rows
@@ -59,63 +55,55 @@ def test_built_row_has_verls_columns_and_the_projects_id() -> None:
     }
 
 
-@pytest.mark.parametrize("as_table", [pd.DataFrame, pa.Table.from_pylist])
-def test_good_rows_pass(as_table: Callable[[list[Row]], Any]) -> None:
-    validate_rows(as_table(make_rows(5)), name="good")
-
-
-def test_frame_read_by_pandas_passes(tmp_path: Path) -> None:
-    validate_rows(pd.read_parquet(write(tmp_path / "a.parquet", make_rows(5))), name="good")  # prompts are numpy arrays
+def test_good_rows_pass_also_with_categorical_columns() -> None:
+    table = pa.Table.from_pylist(make_rows(5))
+    validate_rows(table, name="good")
+    validate_rows(table.set_column(0, "data_source", table["data_source"].dictionary_encode()), name="good")
 
 
 def set_prompt_id(value: Any) -> Callable[[Row], None]:
     return lambda row: row["extra_info"].update(prompt_id=value)
 
 
+def set_gold(value: Any) -> Callable[[Row], None]:
+    return lambda row: row["reward_model"].update(ground_truth=value)
+
+
 OFFENCES: dict[str, tuple[Callable[[Row], None], str]] = {
-    "no messages": (lambda row: row.update(prompt=[]), "field prompt: it has no messages"),
-    "null prompt": (lambda row: row.update(prompt=None), "field prompt: it is missing"),
-    "blank content": (lambda row: row["prompt"][0].update(content=" \n"), r"field prompt\.content"),
-    "null role": (lambda row: row["prompt"][0].update(role=None), r"field prompt\.role"),
-    "unknown role": (lambda row: row["prompt"][0].update(role="human"), "'human' is none of system, user"),
-    "null prompt_id": (set_prompt_id(None), r"field extra_info\.prompt_id: it is missing"),
-    "empty prompt_id": (set_prompt_id(""), r"field extra_info\.prompt_id: it is empty"),
-    "null extra_info": (lambda row: row.update(extra_info=None), r"field extra_info\.prompt_id: it is missing"),
-    "null gold": (lambda row: row["reward_model"].update(ground_truth=None), r"reward_model\.ground_truth: .*empty"),
-    "blank gold": (lambda row: row["reward_model"].update(ground_truth=" "), r"reward_model\.ground_truth: .*empty"),
-    "null data_source": (lambda row: row.update(data_source=None), "field data_source: it is missing"),
+    "no messages": (lambda row: row.update(prompt=[]), "prompt: it is missing or empty"),
+    "null prompt": (lambda row: row.update(prompt=None), "prompt: it is missing or empty"),
+    "blank content": (lambda row: row["prompt"][0].update(content=" \n"), r"prompt\.content: it is missing or empty"),
+    "null role": (lambda row: row["prompt"][0].update(role=None), r"prompt\.role: it is missing or empty"),
+    "unknown role": (
+        lambda row: row["prompt"][0].update(role="human"),
+        r"prompt\.role: .*'human' is none of system",
+    ),
+    "null prompt_id": (set_prompt_id(None), r"extra_info\.prompt_id: it is missing or empty"),
+    "empty prompt_id": (set_prompt_id(""), r"extra_info\.prompt_id: it is missing or empty"),
+    "null extra_info": (lambda row: row.update(extra_info=None), r"extra_info\.prompt_id: it is missing or empty"),
+    "null gold": (set_gold(None), r"reward_model\.ground_truth: it is missing or empty"),
+    "blank gold": (set_gold(" "), r"reward_model\.ground_truth: it is missing or empty"),
+    "no gold in the list": (set_gold([]), r"reward_model\.ground_truth: it is missing or empty"),
+    "null data_source": (lambda row: row.update(data_source=None), "data_source: it is missing or empty"),
 }
 
 
 @pytest.mark.parametrize("offence", OFFENCES)
-@pytest.mark.parametrize("kind", ["frame", "table", "file"])
+@pytest.mark.parametrize("kind", ["table", "file"])
 def test_offence_is_named_with_file_row_and_field(offence: str, kind: str, tmp_path: Path) -> None:
     spoil, message = OFFENCES[offence]
     rows = make_rows(5)
+    if "list" in offence:
+        for row in rows:
+            row["reward_model"]["ground_truth"] = ["1"]
     spoil(rows[3])
-    name = str(tmp_path / "train.parquet")
-    with pytest.raises(DataError, match=rf"train\.parquet: row 3 .*{message}") as error:
+    path = tmp_path / "train.parquet"
+    with pytest.raises(DataError, match=rf"train\.parquet: row 3 .*field {message}") as error:
         if kind == "file":
-            validate_files([write(Path(name), rows)])
+            validate_files([write(path, rows)])
         else:
-            validate_rows(pd.DataFrame(rows) if kind == "frame" else pa.Table.from_pylist(rows), name=name)
+            validate_rows(pa.Table.from_pylist(rows), name=str(path))
     assert "python -m data_prep" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("extra_info", {"prompt_id": 17}, r"row 3 .*extra_info\.prompt_id: it is 17 \(int\)"),
-        ("extra_info", "d/3", "row 3 .*field extra_info: it is 'd/3'"),
-        ("prompt", "What is 3 + 1?", "row 3 .*field prompt: it is 'What is 3"),
-        ("data_source", 5, "row 3 .*field data_source: it is 5"),
-    ],
-)
-def test_value_of_another_type_in_a_frame_is_found(column: str, value: Any, message: str) -> None:
-    rows = make_rows(5)
-    rows[3][column] = value
-    with pytest.raises(DataError, match=message):
-        validate_rows(pd.DataFrame(rows), name="f")
 
 
 def test_integer_ids_are_refused_with_the_value() -> None:
@@ -137,12 +125,8 @@ def test_missing_column_is_named(column: str, tmp_path: Path) -> None:
     rows = make_rows(2)
     for row in rows:
         del row[column]
-    for check in (
-        lambda: validate_rows(pd.DataFrame(rows), name="f"),
-        lambda: validate_files([write(tmp_path / "f.parquet", rows)]),
-    ):
-        with pytest.raises(DataError, match=f"column {column} is missing"):
-            check()
+    with pytest.raises(DataError, match=f"column {column} is missing"):
+        validate_files([write(tmp_path / "f.parquet", rows)])
 
 
 def test_extra_info_without_prompt_id_is_named() -> None:
@@ -157,7 +141,7 @@ def test_duplicate_id_shows_the_id_and_both_rows() -> None:
     rows = make_rows(6)
     rows[4]["extra_info"]["prompt_id"] = "d/1"
     with pytest.raises(DataError, match=r"f: rows 1 and 4 .*'d/1'"):
-        validate_rows(pd.DataFrame(rows), name="f")
+        validate_rows(pa.Table.from_pylist(rows), name="f")
 
 
 def test_duplicate_id_in_two_files_shows_both_files(tmp_path: Path) -> None:
@@ -206,15 +190,3 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(make_rows(1)).slice(0, 0), path)
     with pytest.raises(DataError, match="no rows"):
         validate_files([path])
-
-
-@settings(max_examples=40, deadline=None)
-@given(num=st.integers(1, 20), data=st.data())
-def test_any_single_offence_is_found_where_it_is(num: int, data: st.DataObject) -> None:
-    rows = copy.deepcopy(make_rows(num))
-    bad = data.draw(st.integers(0, num - 1))
-    offence = data.draw(st.sampled_from(["no messages", "blank content", "empty prompt_id", "blank gold"]))
-    OFFENCES[offence][0](rows[bad])
-    if num > 1 or offence != "no messages":  # a lone empty list has no message type to read
-        with pytest.raises(DataError, match=f"row {bad} "):
-            validate_rows(pa.Table.from_pylist(rows), name="f")

@@ -1,14 +1,13 @@
-"""What n samples a question say about a model: mean accuracy, pass@k, maj@k, and their intervals over questions.
+"""Accuracy of a model from n samples of each question: mean accuracy, pass@k, maj@k, and intervals over questions.
 
-Each estimator gives one number a question, so that questions may have different numbers of samples; a set's figure is
-the mean over its questions, and its interval resamples questions (:func:`mean_interval`, :func:`macro_interval`).
+Each estimator gives one number for each question, so numbers of samples may differ. Intervals resample questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, nan
 from statistics import NormalDist
 
 import numpy as np
@@ -22,11 +21,12 @@ MAX_MAJORITY_SAMPLES = 1000
 MAX_DRAWS_AT_ONCE = 4_000_000
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over questions and the ends of its interval; NaN ends where there is no interval (under two questions)."""
+    """A mean over questions and the ends of its interval. The ends are NaN for fewer than two questions."""
 
     mean: float
     low: float
@@ -34,96 +34,85 @@ class Estimate:
     num_questions: int
 
 
-def pass_at_k(num_samples: Sequence[int], num_right: Sequence[int], k: int) -> FloatArray:
-    """Chance that k samples of a question hold a right one: unbiased, from n >= k samples (arXiv 2107.03374, eq. 1).
+def pass_at_k(num_samples: Sequence[int], num_correct: Sequence[int], k: int) -> FloatArray:
+    """Probability that k samples of a question include a correct one; unbiased (arXiv 2107.03374, eq. 1).
 
-    ``1 - C(n - c, k) / C(n, k)`` as a product of k ratios, so that nothing overflows.
+    ``1 - C(n - c, k) / C(n, k)``, computed as a product of k ratios that cannot overflow.
 
     Args:
-        num_samples: n of each of Q questions.
-        num_right: c of each, from 0 to n.
-        k: at least 1 and at most the smallest n.
+        num_samples, num_correct: n and c of each of Q questions.
+        k: from 1 to the smallest n; else a ValueError.
 
     Returns:
         Shape [Q], in [0, 1].
 
-    Raises:
-        ValueError: k is out of range, or a count is.
-
     >>> pass_at_k([4, 4, 2], [0, 2, 2], k=2).round(4).tolist()
     [0.0, 0.8333, 1.0]
     """
-    samples_Q, right_Q = np.asarray(num_samples, dtype=np.int64), np.asarray(num_right, dtype=np.int64)
-    _check_counts(samples_Q, right_Q, k)
-    all_wrong_Q = np.ones(len(samples_Q))
-    for taken in range(k):
-        all_wrong_Q *= np.maximum(samples_Q - right_Q - taken, 0) / (samples_Q - taken)
-    return 1.0 - all_wrong_Q
+    samples_Q, correct_Q = np.asarray(num_samples, dtype=np.int64), np.asarray(num_correct, dtype=np.int64)
+    if ((correct_Q < 0) | (correct_Q > samples_Q)).any():
+        raise ValueError("a number of correct samples is below 0 or above the number of samples")
+    if k < 1 or (samples_Q < k).any():
+        raise ValueError(f"k = {k}: it must be at least 1, and every question needs at least k samples")
+    taken_K1 = np.arange(k)[:, np.newaxis]
+    ratios_KQ = np.maximum(samples_Q - correct_Q - taken_K1, 0) / (samples_Q - taken_K1)
+    return 1.0 - ratios_KQ.prod(axis=0)
 
 
-def signal_frac(num_samples: Sequence[int], num_right: Sequence[int], group_size: int) -> FloatArray:
-    """Chance that a group of rollouts holds right and wrong ones, so that group-relative advantages are not all zero.
+def signal_frac(num_samples: Sequence[int], num_correct: Sequence[int], group_size: int) -> FloatArray:
+    """Probability that a group of rollouts has correct and incorrect ones, so that not all advantages are zero.
 
-    Args:
-        num_samples, num_right: as for :func:`pass_at_k`.
-        group_size: rollouts of a group, at most the smallest n.
+    The arguments are those of :func:`pass_at_k`, with k = ``group_size``.
 
     >>> signal_frac([4, 4, 4], [0, 2, 4], group_size=2).round(4).tolist()
     [0.0, 0.6667, 0.0]
     """
-    num_wrong = [n - right for n, right in zip(num_samples, num_right, strict=True)]
-    any_right_Q = pass_at_k(num_samples, num_right, group_size)
-    return np.clip(any_right_Q + pass_at_k(num_samples, num_wrong, group_size) - 1.0, 0.0, 1.0)
+    num_incorrect = [n - c for n, c in zip(num_samples, num_correct, strict=True)]
+    any_correct_Q = pass_at_k(num_samples, num_correct, group_size)
+    return np.clip(any_correct_Q + pass_at_k(num_samples, num_incorrect, group_size) - 1.0, 0.0, 1.0)
 
 
 def majority_at_k(
-    num_right: int, wrong_counts: Sequence[int], ks: Sequence[int], *, num_abstained: int = 0
+    num_correct: int, incorrect_counts: Sequence[int], ks: Sequence[int], *, num_abstained: int = 0
 ) -> FloatArray:
-    """Chance that the most frequent answer of k samples is right, for one question and several k.
+    """Probability that the most frequent answer of k samples is correct, for one question and several k.
 
-    The exact expectation over all k-subsets of the n samples, nothing is resampled. Of answers that are equally
-    frequent each is chosen with the same chance. Samples without an answer do not vote; when none of the k votes, the
-    outcome is wrong.
+    This is the exact expectation over all k-subsets of the n samples. Equally frequent answers are chosen with equal
+    probability. Samples without an answer do not vote. If none of the k votes, the outcome is incorrect.
 
     Args:
-        num_right: samples with the right answer.
-        wrong_counts: samples with each wrong answer, one number an answer.
-        ks: each from 1 to n = num_right + sum(wrong_counts) + num_abstained.
-        num_abstained: samples without an answer.
+        num_correct, num_abstained: samples with the correct answer, and without an answer.
+        incorrect_counts: samples of each incorrect answer.
+        ks: each from 1 to n, the number of all samples; n is at most 1,000. Else a ValueError.
 
     Returns:
         Shape [len(ks)].
 
-    Raises:
-        ValueError: a k or a count is out of range, or n is above 1,000.
-
     >>> majority_at_k(2, [1, 1], ks=[1, 2, 4]).round(4).tolist()
     [0.5, 0.5, 1.0]
     """
-    num_samples = num_right + sum(wrong_counts) + num_abstained
+    num_samples = num_correct + sum(incorrect_counts) + num_abstained
     if num_samples > MAX_MAJORITY_SAMPLES:
         raise ValueError(f"maj@k of {num_samples} samples: more than {MAX_MAJORITY_SAMPLES} are not supported")
-    if min([num_right, num_abstained, *wrong_counts]) < 0:
-        raise ValueError("a negative number of samples")
-    for k in ks:
-        _check_counts(np.array([num_samples]), np.array([num_right]), k)
+    if min(num_correct, num_abstained, *incorrect_counts) < 0:
+        raise ValueError("a number of samples is negative")
+    if ks and not 1 <= min(ks) <= max(ks) <= num_samples:
+        raise ValueError(f"k = {list(ks)}: each must be from 1 to the number of samples, {num_samples}")
     favourable = np.zeros(num_samples + 1)  # by the size of the subset
-    for votes in range(1, num_right + 1):
-        ways = _ways_below(wrong_counts, votes, num_abstained, num_samples - votes)
-        share = ways / np.arange(1, ways.shape[1] + 1)  # divided by how many answers are as frequent
-        favourable[votes:] += comb(num_right, votes) * share.sum(axis=1)
+    for votes in range(1, num_correct + 1):
+        ways = _ways_below(incorrect_counts, votes, num_abstained, num_samples - votes)
+        share = ways / np.arange(1, ways.shape[1] + 1)  # divided by the number of answers that tie
+        favourable[votes:] += comb(num_correct, votes) * share.sum(axis=1)
     return np.array([favourable[k] / comb(num_samples, k) for k in ks])
 
 
 def _ways_below(counts: Sequence[int], most: int, num_free: int, max_size: int) -> FloatArray:
-    """Number of sets of samples by size (0 to max_size) and by the number of answers that have exactly ``most`` votes.
+    """Number of subsets in which no answer has more than ``most`` votes, by size and by number of answers that have it.
 
-    No answer has more than ``most``; ``num_free`` further samples may be taken freely.
+    ``num_free`` further samples may be taken freely. Shape [max_size + 1, max_size // most + 1].
     """
-    max_ties = max_size // most
-    ways = np.zeros((max_size + 1, max_ties + 1))
-    for taken in range(min(num_free, max_size) + 1):
-        ways[taken, 0] = comb(num_free, taken)
+    ways = np.zeros((max_size + 1, max_size // most + 1))
+    ways[: num_free + 1, 0] = [comb(num_free, taken) for taken in range(min(num_free, max_size) + 1)]
     for count in counts:
         grown = np.zeros_like(ways)
         for taken in range(min(count, most, max_size) + 1):
@@ -137,111 +126,73 @@ def _ways_below(counts: Sequence[int], most: int, num_free: int, max_size: int) 
 
 
 def mean_interval(
-    values: Sequence[float] | FloatArray,
-    *,
-    bounds: tuple[float, float] | None = None,
-    confidence: float = CONFIDENCE,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    values: Sequence[float] | FloatArray, *, shares: bool = False, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Estimate:
     """Mean over Q questions with a BCa bootstrap interval (Efron 1987; Efron & Tibshirani 1993, ch. 14).
 
     Args:
-        values: one number a question.
-        bounds: the range of a value, where it has one. When all values lie at the same end of it, resampling shows no
-            spread at all, and the interval is the exact binomial one (Clopper & Pearson 1934), which holds for every
-            distribution on that range.
-        confidence: nominal coverage, in (0, 1).
-        seed: of the resampling; the same seed and number of questions draw the same questions.
+        values: one number for each question.
+        shares: the values are shares in [0, 1]. If all are 0, or all are 1, resampling shows no spread. The interval
+            is then the exact binomial one (Clopper & Pearson 1934), valid for every distribution on [0, 1].
+        seed: of the resampling. The same seed and number of questions draw the same questions.
 
     Raises:
-        ValueError: no value, or one that is not finite.
+        ValueError: there is no value, or one is not finite.
 
-    >>> found = mean_interval([0.0, 0.5, 1.0, 0.5], bounds=(0, 1))
+    >>> found = mean_interval([0.0, 0.5, 1.0, 0.5], shares=True)
     >>> found.mean, 0 <= found.low < 0.5 < found.high <= 1
     (0.5, True)
     """
     values_Q = np.asarray(values, dtype=np.float64)
     if values_Q.ndim != 1 or not values_Q.size or not np.isfinite(values_Q).all():
-        raise ValueError(f"give one finite number a question, at least one question: {values!r}")
+        raise ValueError(f"give one finite number for each question, and at least one question: {values!r}")
     mean, num_questions = float(values_Q.mean()), len(values_Q)
     if num_questions < 2:
-        return Estimate(mean, float("nan"), float("nan"), num_questions)
-    if np.ptp(values_Q) == 0:
-        low, high = _interval_without_spread(mean, num_questions, bounds, confidence)
-        return Estimate(mean, low, high, num_questions)
-    means_B = _resampled_means(values_Q, num_resamples, seed)
-    low, high = np.quantile(means_B, _bca_levels(values_Q, means_B, confidence))
-    return Estimate(mean, float(low), float(high), num_questions)
+        low = high = nan
+    elif np.ptp(values_Q) == 0:
+        reach = 1 - _TAILS[0] ** (1 / num_questions) if shares else 0.0
+        low, high = mean - reach * (mean == 1), mean + reach * (mean == 0)
+    else:
+        means_B = _resampled_means(values_Q, num_resamples, seed)
+        low, high = map(float, np.quantile(means_B, _bca_levels(values_Q, means_B)))
+    return Estimate(mean, low, high, num_questions)
 
 
 def macro_interval(
-    values_by_set: Sequence[Sequence[float] | FloatArray],
-    *,
-    confidence: float = CONFIDENCE,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    values_by_set: Sequence[Sequence[float] | FloatArray], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Mean of the sets' means, every set weighing the same; percentile bootstrap of the questions within each set.
-
-    A set all of whose values are equal adds no spread.
+    """Mean of the sets' means with equal weights; percentile bootstrap of the questions within each set.
 
     Raises:
-        ValueError: no set, or an empty one.
+        ValueError: there is no set, or an empty one.
     """
     if not values_by_set or not all(len(values) for values in values_by_set):
         raise ValueError("give at least one set, each with at least one question")
     sets = [np.asarray(values, dtype=np.float64) for values in values_by_set]
     mean = float(np.mean([values_Q.mean() for values_Q in sets]))
-    num_questions = sum(len(values_Q) for values_Q in sets)
-    if min(len(values_Q) for values_Q in sets) < 2:
-        return Estimate(mean, float("nan"), float("nan"), num_questions)
-    # One stream a set: two sets of one size must not be resampled alike.
-    means_SB = [_resampled_means(values_Q, num_resamples, seed, f"set {i}") for i, values_Q in enumerate(sets)]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.mean(means_SB, axis=0), [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), num_questions)
+    low = high = nan
+    if min(map(len, sets)) > 1:
+        # Each set has its own random stream: two sets of one size must not be resampled alike.
+        means_SB = [_resampled_means(values_Q, num_resamples, seed, f"set {i}") for i, values_Q in enumerate(sets)]
+        low, high = map(float, np.quantile(np.mean(means_SB, axis=0), _TAILS))
+    return Estimate(mean, low, high, sum(map(len, sets)))
 
 
 def _resampled_means(values_Q: FloatArray, num_resamples: int, seed: int, purpose: str = "questions") -> FloatArray:
-    generator = make_generator(seed, f"bootstrap of {purpose}")
-    num_questions = len(values_Q)
-    rows = max(1, MAX_DRAWS_AT_ONCE // num_questions)
-    parts = []
-    for first in range(0, num_resamples, rows):
-        shape = (min(rows, num_resamples - first), num_questions)
-        parts.append(values_Q[generator.integers(0, num_questions, size=shape)].mean(axis=1))
-    return np.concatenate(parts)
+    generator, num_questions = make_generator(seed, f"bootstrap of {purpose}"), len(values_Q)
+    num_blocks = -(-num_resamples * num_questions // MAX_DRAWS_AT_ONCE)  # bounds the memory
+    blocks = np.array_split(np.arange(num_resamples), num_blocks)
+    draws = (generator.integers(0, num_questions, size=(len(block), num_questions)) for block in blocks)
+    return np.concatenate([values_Q[drawn].mean(axis=1) for drawn in draws])
 
 
-def _bca_levels(values_Q: FloatArray, means_B: FloatArray, confidence: float) -> list[float]:
+def _bca_levels(values_Q: FloatArray, means_B: FloatArray) -> list[float]:
     """Which quantiles of the resampled means are the interval's ends: bias-corrected and accelerated."""
     normal = NormalDist()
     below = np.mean(means_B < values_Q.mean()) + np.mean(means_B == values_Q.mean()) / 2
     bias = normal.inv_cdf(float(np.clip(below, 0.5 / len(means_B), 1 - 0.5 / len(means_B))))
     centred_Q = values_Q - values_Q.mean()
-    # The jackknife's acceleration; for a mean it is the skewness / (6 sqrt(Q)).
+    # The jackknife's acceleration. For a mean it is the skewness / (6 sqrt(Q)).
     acceleration = float((centred_Q**3).sum() / (6 * (centred_Q**2).sum() ** 1.5))
-    levels = []
-    for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
-        shifted = bias + normal.inv_cdf(tail)
-        levels.append(normal.cdf(bias + shifted / (1 - acceleration * shifted)))
-    return levels
-
-
-def _interval_without_spread(
-    mean: float, num_questions: int, bounds: tuple[float, float] | None, confidence: float
-) -> tuple[float, float]:
-    if bounds is None or mean not in bounds:
-        return mean, mean
-    reach = (bounds[1] - bounds[0]) * (1 - ((1 - confidence) / 2) ** (1 / num_questions))
-    return (mean, mean + reach) if mean == bounds[0] else (mean - reach, mean)
-
-
-def _check_counts(samples_Q: npt.NDArray[np.int64], right_Q: npt.NDArray[np.int64], k: int) -> None:
-    if samples_Q.shape != right_Q.shape or samples_Q.ndim != 1:
-        raise ValueError(f"{samples_Q.shape} numbers of samples for {right_Q.shape} numbers of right ones")
-    if ((right_Q < 0) | (right_Q > samples_Q)).any():
-        raise ValueError("a number of right samples is below 0 or above the number of samples")
-    if k < 1 or (samples_Q < k).any():
-        raise ValueError(f"k = {k}: it must be at least 1, and every question needs at least k samples")
+    shifted = [bias + normal.inv_cdf(tail) for tail in _TAILS]
+    return [normal.cdf(bias + shift / (1 - acceleration * shift)) for shift in shifted]

@@ -1,1 +1,1 @@
-"""What ``evaluate`` and ``analyze`` share: sampling a model on sets of questions, resumably, and counting."""
+"""Samples of a model on sets of questions, kept so that a later call continues; shared by evaluate and analyze."""

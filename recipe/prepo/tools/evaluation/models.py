@@ -1,4 +1,4 @@
-"""What ``--model`` names: a Hugging Face folder, a verl checkpoint, or a hub id; and a folder that vLLM can load."""
+"""What ``--model`` names: a Hugging Face folder, a verl checkpoint or a hub id; and a folder that vLLM can load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recipe.prepo.tools.evaluation.questions import file_sha256
 MERGED_DIR, MERGE_LOG = "merged_model", "merge.log"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,15 @@ class Model:
 
     Attributes:
         given: as the user wrote it.
-        folder: holds config and tokenizer; the weights too, unless ``shards`` or ``hub_id`` is set.
-        fingerprint: tells models apart: of every byte of a local one; id and commit of a hub one.
-        shards: a verl FSDP checkpoint's ``actor`` folder, whose weights must be merged first.
-        hub_id: the weights are still to be fetched.
+        folder: has config and tokenizer; the weights too, unless ``shards`` is set.
+        fingerprint: identifies the model: every byte of a local one, id and commit of a hub one.
+        shards: the ``actor`` folder of a verl FSDP checkpoint, whose weights must be merged first.
     """
 
     given: str
     folder: Path
     fingerprint: str
     shards: Path | None = None
-    hub_id: str | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -47,58 +45,53 @@ class Model:
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
 
     @property
-    def model_type(self) -> str:
-        """Hugging Face's name of the architecture."""
-        return str(self.config.get("model_type", ""))
-
-    @property
     def max_tokens(self) -> int | None:
-        """Longest sequence that the model was made for; None where its config does not say, or stretches positions."""
-        config = self.config
-        text = config.get("text_config") or config
+        """Longest sequence that the model was made for; None if its config does not say, or stretches positions."""
+        text = self.config.get("text_config") or self.config
         stretched = text.get("rope_scaling") or (text.get("rope_parameters") or {}).get("factor")
         limit = text.get("max_position_embeddings")
         return limit if isinstance(limit, int) and not stretched else None
 
 
 def find_model(given: str) -> Model:
-    """Look ``--model`` up. Loads no weights; of a hub id, it fetches configuration and tokenizer.
+    """Look up ``--model``. Loads no weights; a hub model is downloaded to the hub's cache.
 
     Raises:
-        ConfigError: nothing is there, or it is no model that can be loaded; says what to give instead.
+        ConfigError: there is no model, or none that can be loaded; says what to give instead.
     """
     path = Path(os.path.expanduser(given))
     if path.is_dir():
         return _local(given, path)
     if path.exists():
         raise ConfigError(f"--model {given} is a file. Give a model folder, or a verl checkpoint (global_step_N).")
-    if _HUB_ID.fullmatch(given) and not given.startswith("."):
-        folder = _fetch(given, list(_SMALL_FILES))
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"--model {given}: this hub repository has no config.json, so it holds no model.")
-        return Model(given, folder, fingerprint=f"{given}@{folder.name}", hub_id=given)
-    raise ConfigError(
-        f"--model {given} is not there. Give a Hugging Face model folder, a verl checkpoint (outputs/…/global_step_N),"
-        f" or a hub id such as Qwen/Qwen2.5-Math-1.5B."
-    )
+    if not _HUB_ID.fullmatch(given):
+        raise ConfigError(
+            f"--model {given} does not exist. Give a Hugging Face model folder, a verl checkpoint"
+            f" (outputs/…/global_step_N), or a hub id such as Qwen/Qwen2.5-Math-1.5B."
+        )
+    folder = _fetch(given)
+    if not (folder / "config.json").is_file() or not _files(folder, _WEIGHTS):
+        raise ConfigError(
+            f"--model {given}: this hub repository lacks a config.json or weights ({', '.join(_WEIGHTS)})."
+        )
+    return Model(given, folder, fingerprint=f"{given}@{folder.name}")
 
 
 def _local(given: str, path: Path) -> Model:
     if (path / "actor").is_dir():
         path = path / "actor"
-    if (path / "fsdp_config.json").is_file():
-        inner = path / "huggingface"
-        if not (inner / "config.json").is_file():
-            raise ConfigError(f"--model {given}: {inner} has no config.json; the checkpoint is not whole.")
-        if _weights(inner):  # saved with checkpoint.save_contents=[…,hf_model]
-            return Model(given, inner, _fingerprint(inner, [*_weights(inner), *_small(inner)]))
-        shards = _shards(given, path)
-        return Model(given, inner, _fingerprint(path, [*shards, *_small(inner)]), shards=path)
-    if (path / "config.json").is_file():
-        if _weights(path):
-            return Model(given, path, _fingerprint(path, [*_weights(path), *_small(path)]))
+    is_checkpoint = (path / "fsdp_config.json").is_file()
+    folder = path / "huggingface" if is_checkpoint else path
+    if (folder / "config.json").is_file():
+        if weights := _files(folder, _WEIGHTS):  # in a checkpoint: saved with checkpoint.save_contents=[…,hf_model]
+            return Model(given, folder, _fingerprint(folder, weights + _files(folder, _SMALL_FILES)))
+        if is_checkpoint:
+            files = _shards(given, path) + _files(folder, _SMALL_FILES)
+            return Model(given, folder, _fingerprint(path, files), shards=path)
         hint = f" Give --model {path.parent}." if (path.parent / "fsdp_config.json").is_file() else ""
         raise ConfigError(f"--model {given} has a config.json, but no weights (*.safetensors).{hint}")
+    if is_checkpoint:
+        raise ConfigError(f"--model {given}: {folder} has no config.json; the checkpoint is not complete.")
     steps = sorted(path.glob("global_step_*"), key=lambda step: int(step.name.rpartition("_")[2] or 0))
     if steps:
         raise ConfigError(f"--model {given} is a run directory. Name one of its checkpoints: --model {steps[-1]}")
@@ -107,7 +100,7 @@ def _local(given: str, path: Path) -> Model:
             f"--model {given} is a Megatron checkpoint. Convert it with python -m verl.model_merger merge --backend"
             f" megatron, and give the folder that this writes."
         )
-    raise ConfigError(f"--model {given} has neither a config.json nor a verl FSDP checkpoint in it.")
+    raise ConfigError(f"--model {given} has neither a config.json nor a verl FSDP checkpoint.")
 
 
 def _shards(given: str, actor: Path) -> list[Path]:
@@ -119,7 +112,7 @@ def _shards(given: str, actor: Path) -> list[Path]:
     try:
         world_size = int(json.loads((actor / "fsdp_config.json").read_text(encoding="utf-8"))["world_size"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--model {given}: {actor / 'fsdp_config.json'} tells no world_size ({error!r}).") from error
+        raise ConfigError(f"--model {given}: {actor / 'fsdp_config.json'} has no world_size ({error!r}).") from error
     shards = [actor / f"model_world_size_{world_size}_rank_{rank}.pt" for rank in range(world_size)]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
@@ -133,24 +126,16 @@ def _shards(given: str, actor: Path) -> list[Path]:
 def loadable_folder(model: Model, out_dir: Path, environment: Mapping[str, str]) -> Path:
     """A folder with weights that vLLM can load: the model's own, or one that is made (once) in ``out_dir``.
 
-    A verl checkpoint is merged by verl's own ``verl.model_merger``, in a process of its own. It reads the shards with
-    ``torch.load`` (pickle), so a checkpoint must come from someone trusted, and it stores the weights in bfloat16.
+    verl's own ``verl.model_merger`` merges a verl checkpoint, in a process of its own. It reads the shards with
+    ``torch.load`` (pickle), so a checkpoint must come from a trusted source. It stores the weights in bfloat16.
 
     Raises:
-        PrepoError: merging failed (names the log), or the hub has no weights.
+        PrepoError: merging failed; names the log.
     """
-    if model.hub_id:
-        for pattern in _WEIGHTS:
-            folder = _fetch(model.hub_id, [*_SMALL_FILES, pattern], revision=model.folder.name)
-            if _weights(folder):
-                return folder
-        raise ConfigError(
-            f"--model {model.hub_id} has no weights ({' or '.join(_WEIGHTS)}), or the hub is out of reach."
-        )
     if model.shards is None:
         return model.folder
     merged, log = out_dir / MERGED_DIR, out_dir / MERGE_LOG
-    if not _weights(merged):
+    if not _files(merged, _WEIGHTS):
         unfinished = out_dir / f"{MERGED_DIR}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
@@ -158,42 +143,40 @@ def loadable_folder(model: Model, out_dir: Path, environment: Mapping[str, str])
         print(f"merging {model.shards} into {merged} …", flush=True)
         with open(log, "w", encoding="utf-8") as output:
             done = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **environment}, check=False)
-        if done.returncode or not _weights(unfinished):
+        if done.returncode or not _files(unfinished, _WEIGHTS):
             tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise PrepoError(f"verl.model_merger could not merge {model.shards}: {' '.join(tail)} (all of it: {log})")
+            raise PrepoError(f"verl.model_merger could not merge {model.shards}: {' '.join(tail)} (full log: {log})")
         unfinished.rename(merged)
     return merged
 
 
-def _weights(folder: Path) -> list[Path]:
-    return [path for pattern in _WEIGHTS for path in sorted(folder.glob(pattern)) if path.stat().st_size]
-
-
-def _small(folder: Path) -> list[Path]:
-    return sorted(path for pattern in _SMALL_FILES for path in folder.glob(pattern))
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.stat().st_size]
 
 
 def _fingerprint(root: Path, files: list[Path]) -> str:
-    """Of names and contents; the folder may be moved or copied."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(root)} {file_sha256(file)}\n".encode())
-    return digest.hexdigest()
+    """Of names and contents, so the folder may be moved or copied."""
+    lines = "".join(f"{file.relative_to(root)} {file_sha256(file)}\n" for file in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _fetch(hub_id: str, patterns: list[str], revision: str | None = None) -> Path:
-    """Through the hub's own client and its cache: ``…/snapshots/<commit>``."""
+def _fetch(hub_id: str) -> Path:
+    """Through the hub's own client and its cache: ``…/snapshots/<commit>``. Prefers safetensors."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, revision=revision))
+        for pattern in _WEIGHTS:
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, pattern]))
+            if _files(folder, _WEIGHTS):
+                break
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        try:  # without network: what an earlier call left in the cache
-            return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+        try:  # without a network: what an earlier call left in the cache
+            return Path(snapshot_download(hub_id, local_files_only=True))
         except LocalEntryNotFoundError:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"--model {hub_id} is no folder here, and the hub did not give it: {first} Correct --model, or log in"
-                f" with hf auth login where the model asks for it."
+                f"--model {hub_id} is no local folder, and the hub did not provide it: {first} Correct --model, or log"
+                f" in with hf auth login if the model asks for it."
             ) from error

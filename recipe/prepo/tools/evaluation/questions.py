@@ -1,4 +1,4 @@
-"""Sets of questions out of parquet files in verl's form."""
+"""Sets of questions from parquet files in verl's form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rows import validate_files, validate_rows
-
-_COLUMNS = ("data_source", "prompt", "reward_model", "extra_info")
+from recipe.prepo.rows import COLUMNS, validate_files, validate_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """One file. ``name`` is the file's without ``.parquet``; ``sha256`` is the whole file's."""
+    """One file. ``name`` is the file's without ``.parquet``; ``sha256`` is that of the whole file."""
 
     name: str
     path: str
@@ -43,20 +40,20 @@ class QuestionSet:
 def load_sets(paths: Sequence[Path], *, max_questions: int | None = None, seed: int = 0) -> list[QuestionSet]:
     """Read and check the files; each is one set.
 
-    A row without ``extra_info.prompt_id`` in a file that has none at all gets ``<file name>/<row number>``.
+    In a file without any ``extra_info.prompt_id``, rows get ``<file name>/<row number>``.
 
     Args:
-        max_questions: draw this many questions of each set, by the seed; all where a set has fewer.
+        max_questions: draw this many questions of each set, by the seed. Smaller sets are taken whole.
 
     Raises:
-        DataError: a file is missing or breaks the row contract (:mod:`recipe.prepo.rows`), two files have the same
-            name, or a prompt_id stands twice.
+        DataError: a file is missing or breaks the data contract (:mod:`recipe.prepo.rows`), two files have one name,
+            or two questions have one prompt_id.
     """
     named: dict[str, Path] = {}
     for path in paths:
         if path.stem in named:
             raise DataError(
-                f"--data: {named[path.stem]} and {path} are both called {path.stem}, and results are told apart by that"
+                f"--data: {named[path.stem]} and {path} are both called {path.stem}, and results are identified by that"
                 f" name. Rename one of them."
             )
         named[path.stem] = path
@@ -66,38 +63,30 @@ def load_sets(paths: Sequence[Path], *, max_questions: int | None = None, seed: 
         for question in one.questions:
             if owners.setdefault(question.prompt_id, one.path) != one.path:
                 raise DataError(
-                    f"extra_info.prompt_id {question.prompt_id!r} stands in {owners[question.prompt_id]} and in"
-                    f" {one.path}; samples are kept by it. Leave one of the files out of --data."
+                    f"extra_info.prompt_id {question.prompt_id!r} is in {owners[question.prompt_id]} and in {one.path};"
+                    f" samples are stored under it. Leave one of the files out of --data."
                 )
     return [_draw(one, max_questions, seed) for one in sets]
 
 
 def _load(path: Path) -> QuestionSet:
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is not there"
-        raise DataError(
-            f"--data {path} {what}. Give parquet files, such as python -m data_prep <dataset> --out DIR makes."
-        )
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"--data {path} {what}. Give parquet files, such as those of python -m data_prep.")
     try:
-        has_ids = "prompt_id" in _fields_of(path, "extra_info")
-        if has_ids:
+        schema = pq.read_schema(path)
+        info = schema.field("extra_info").type if "extra_info" in schema.names else None
+        lacks_ids = info is not None and pa.types.is_struct(info) and info.get_field_index("prompt_id") < 0
+        if not lacks_ids:
             validate_files([path])
-        rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+        rows = pq.read_table(path, columns=list(COLUMNS)).to_pylist()
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise DataError(f"--data {path} cannot be read as a parquet file in verl's form: {error}") from error
-    if not has_ids:
+    if lacks_ids:
         for number, row in enumerate(rows):
             row["extra_info"] = {**(row["extra_info"] or {}), "prompt_id": f"{path.stem}/{number}"}
-        validate_rows(pd.DataFrame(rows), name=str(path))
+        validate_rows(pa.Table.from_pylist(rows), name=str(path))
     return QuestionSet(path.stem, str(path.absolute()), file_sha256(path), tuple(map(_question, rows)))
-
-
-def _fields_of(path: Path, column: str) -> list[str]:
-    schema = pq.read_schema(path)
-    if column not in schema.names:
-        return ["prompt_id"]  # validate_files names the missing column
-    type_ = schema.field(column).type
-    return [field.name for field in type_] if pa.types.is_struct(type_) else []
 
 
 def _question(row: dict[str, Any]) -> Question:

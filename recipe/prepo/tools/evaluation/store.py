@@ -1,24 +1,26 @@
-"""An output folder: ``settings.json`` and JSON lines to which samples are added, also by a later call."""
+"""An output folder: ``settings.json``, and JSON lines of samples that later calls append to."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from recipe.prepo.errors import StateError
+from recipe.prepo.run.checkpoint import write_atomically
 
 SETTINGS, GENERATIONS, PROMPTS = "settings.json", "generations.jsonl", "prompts.jsonl"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. ``finish_reason`` is vLLM's: «length» means cut at the token limit."""
+    """One response. ``finish_reason`` is vLLM's: "length" means cut at the token limit."""
 
     set: str
     prompt_id: str
@@ -34,45 +36,68 @@ class Sample:
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """A prompt's mean negative log-likelihood per token (nats) and the number of scored tokens."""
+    """A prompt's mean negative log-likelihood per token, in nats, and the number of scored tokens."""
 
     prompt_id: str
     nll_nats: float
     num_tokens: int
 
 
-class Store:
-    """What a folder holds. Lines are written whole; a torn last line, of a call that was killed, is dropped."""
+class Lines(dict[Any, Any]):
+    """The records of a JSON-lines file by key; what is added is on disk at once.
 
-    def __init__(self, folder: Path) -> None:
-        self.samples = {(s.prompt_id, s.sample): s for s in _read(folder / GENERATIONS, Sample)}
-        self.prompts = {p.prompt_id: p for p in _read(folder / PROMPTS, ScoredPrompt)}
-        self._generations: IO[str] = open(folder / GENERATIONS, "a", encoding="utf-8")  # noqa: SIM115
-        self._prompts: IO[str] = open(folder / PROMPTS, "a", encoding="utf-8")  # noqa: SIM115
+    A torn last line, of a call that was killed, is cut off the file.
 
-    def add_sample(self, sample: Sample) -> None:
-        self.samples[sample.prompt_id, sample.sample] = sample
-        _write(self._generations, sample)
+    Raises:
+        StateError: a line is damaged.
+    """
 
-    def add_prompt(self, prompt: ScoredPrompt) -> None:
-        self.prompts[prompt.prompt_id] = prompt
-        _write(self._prompts, prompt)
+    def __init__(self, path: Path, kind: type[Any], *key: str) -> None:
+        super().__init__()
+        self._key = attrgetter(*key)
+        self._file = open(path, "a+b")  # noqa: SIM115 (stays open while samples are made)
+        self._file.seek(0)
+        complete = 0
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                self._file.truncate(complete)
+                break
+            try:
+                record = kind(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise StateError(
+                    f"{path}: line {number} is damaged ({error}). Delete that line, and the same call replaces it."
+                ) from error
+            self[self._key(record)] = record
+            complete += len(line)
+
+    def add(self, record: Any) -> None:
+        self[self._key(record)] = record
+        self._file.write(json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
 
     def close(self) -> None:
-        self._generations.close()
-        self._prompts.close()
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder's samples, by (prompt_id, sample), and scored prompts, by prompt_id."""
+
+    samples: Lines
+    prompts: Lines
 
 
 @contextmanager
 def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
-    """The folder's store, made when it is new, for this call alone.
+    """The folder's store, created if it is new. Only one call at a time can hold it.
 
     Args:
-        settings: JSON-able; what makes samples comparable (model, data, sampling). Keys «path» are only informed of.
+        settings: JSON-able; what makes samples comparable (model, data, sampling). Keys named "path" may differ.
 
     Raises:
-        StateError: the folder holds samples of another model, other data or settings (names the first difference), is
-            damaged, holds something else, or is in use.
+        StateError: the folder has samples of another model, other data or other settings (names the first difference),
+            is damaged, has other content, or is in use.
     """
     require_same(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,70 +108,52 @@ def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
             raise StateError(
                 f"--out {folder} is in use by another call. Wait for it, or give another --out."
             ) from error
-        temporary = folder / f".{SETTINGS}.tmp"
-        temporary.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / SETTINGS)
-        store = Store(folder)
-        try:
-            yield store
-        finally:
-            store.close()
+        write_atomically(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        with (
+            closing(Lines(folder / GENERATIONS, Sample, "prompt_id", "sample")) as samples,
+            closing(Lines(folder / PROMPTS, ScoredPrompt, "prompt_id")) as prompts,
+        ):
+            yield Store(samples, prompts)
 
 
 def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to mix what cannot be compared; see :func:`open_store`."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    """Refuse to mix samples that cannot be compared; see :func:`open_store`."""
+    if folder.exists() and not folder.is_dir():
         raise StateError(f"--out {folder} is a file. Give a folder.")
-    if not (folder / SETTINGS).exists():
+    path = folder / SETTINGS
+    if not path.exists():
         if (folder / GENERATIONS).exists():
-            raise StateError(f"--out {folder} holds {GENERATIONS}, but not the {SETTINGS} it belongs to. Give another.")
+            raise StateError(
+                f"--out {folder} has {GENERATIONS}, but not the {SETTINGS} it belongs to. Give another --out."
+            )
         return
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StateError(f"{folder / SETTINGS} is damaged ({error}). Give another --out.") from error
-    for name, (before, now) in _differences(found, dict(settings)).items():
+        raise StateError(f"{path} is damaged ({error}). Give another --out.") from error
+    if difference := _difference(found, settings):
         raise StateError(
-            f"--out {folder} holds samples of another {name}: {before!r} there, {now!r} now. Give another --out, or the"
-            f" settings that stand in {folder / SETTINGS}."
+            f"--out {folder} has samples of another {difference}. Give another --out, or the settings in {path}."
         )
 
 
-def _differences(found: Any, wanted: Any, name: str = "") -> dict[str, tuple[Any, Any]]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        differing: dict[str, tuple[Any, Any]] = {}
-        for key in [*wanted, *(key for key in found if key not in wanted)]:
-            if key != "path":
-                inner = f"{name}.{key}" if name else str(key)
-                differing |= _differences(found.get(key), wanted.get(key), inner)
-        return differing
-    return {} if found == wanted else {name: (found, wanted)}
+def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
+    """The first difference, as ``name: value there, value now``."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        keys = [key for key in {**wanted, **found} if key != "path"]
+        inner = (_difference(found.get(key), wanted.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+        return next(filter(None, inner), None)
+    return None if found == wanted else f"{name}: {found!r} there, {wanted!r} now"
 
 
-def _read(path: Path, kind: type[Any]) -> list[Any]:
-    """The file's lines as objects; cuts a torn last line off the file."""
-    if not path.exists():
-        return []
-    whole = 0
-    found = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                found.append(kind(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise StateError(
-                    f"{path}: line {number} is damaged ({error}). Delete that line, and the same call makes it again."
-                ) from error
-            whole += len(line)
-    if whole < path.stat().st_size:
-        os.truncate(path, whole)
-    return found
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON. NaN, which JSON does not have, becomes null."""
+    path.write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write(file: IO[str], entry: Any) -> None:
-    file.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-    file.flush()
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
