@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from recipe.prepo.rules.base import SelectionRule, WeightingRule
 from recipe.prepo.rules.registry import SELECTION, WEIGHTING
 
 TOLERANCE = 1e-6
@@ -50,7 +51,7 @@ def check_choice(line: Mapping[str, Any], options: Mapping[str, Any], chosen_bef
     for skip in line["skipped"]:
         if skip["reason"].endswith("_before") and skip["prompt_id"] not in chosen_before:
             return f"{skip['prompt_id']} was skipped for its earlier rollouts, but had none before"
-    return SELECTION[options["name"]].check_choice(line, options)
+    return SELECTION.get(options["name"], SelectionRule).check_choice(line, options)  # the base for unregistered rules
 
 
 def check_selection(path: Path, options: Mapping[str, Any]) -> int:
@@ -75,7 +76,7 @@ def check_rollouts(path: Path, options: Mapping[str, Any]) -> int:
         batches[line["step"], line.get("update", 0)].append(line)
     for (step, _), rollouts in batches.items():
         where = f"{path.name}, step {step}"
-        if difference := WEIGHTING[options["name"]].check_weights(rollouts, options):
+        if difference := WEIGHTING.get(options["name"], WeightingRule).check_weights(rollouts, options):
             raise Difference(f"{where}: {difference}")
         mean_weight = sum(line["weight"] for line in rollouts) / len(rollouts)
         if abs(mean_weight - 1.0) > TOLERANCE:
