@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recipe.prepo.maths.entropy import relative_entropy_weights, sequence_entropy_nats
+from recipe.prepo.maths.entropy import sequence_entropy_nats
 from recipe.prepo.maths.perplexity import mean_nll_nats, perplexity
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.maths.window import window_indices, window_start
+from recipe.prepo.rules.selection.ppl_schedule import ascending_order, window_start
+from recipe.prepo.rules.weighting.relative_entropy import relative_entropy_weights
 from recipe.prepo.tools.rank_correlation import spearman
 
 SEED = 0
@@ -172,7 +173,9 @@ def compare(found: dict[str, FloatArray], reference: dict[str, FloatArray], size
     result["num_chosen_changed"] = {}
     for progress in PROGRESS:
         start = window_start(progress, num_prompts, num_selected)
-        chosen = [set(window_indices(side["prompt_ppl"], ids, num_selected, start)) for side in (found, reference)]
+        chosen = [
+            set(ascending_order(side["prompt_ppl"], ids)[start : start + num_selected]) for side in (found, reference)
+        ]
         result["num_chosen_changed"][str(progress)] = len(chosen[0] - chosen[1])
     return result | {"num_chosen": num_selected}
 

@@ -11,9 +11,8 @@ from benchmarks.mini_math.policy import Responses, TokenIds
 from recipe.prepo.controller import Controller
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.maths.skipping import Refill
 from recipe.prepo.rules.base import SkippingRule
-from recipe.prepo.types import Decision, FloatArray, RolloutBatch
+from recipe.prepo.types import Decision, FloatArray, Refill, RolloutBatch
 
 # A step that finds no K groups in so many rounds never will; verl itself would go on for ever.
 MAX_ROUNDS = 200

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from benchmarks.mini_math import oracle
 from benchmarks.mini_math.collect import Group, PromptStream, StepGroups, collect_step, rollout_batch
@@ -25,6 +26,7 @@ from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.run.audit import rollout_lines, selection_line
+from recipe.prepo.run.files import write_atomically
 from recipe.prepo.run.jsonl import StepLog
 from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts
 
@@ -68,7 +70,10 @@ class Run:
         self._sampling = torch_generator(seed, "mini_math.sampling")
         self._oracle = torch_generator(seed, "mini_math.oracle")
         self._shuffle = make_generator(seed, "mini_math.mini_batches")
-        self._logs = None if audit_dir is None else [_audit_log(audit_dir, name) for name in ("selection", "rollouts")]
+        self._logs = None
+        if audit_dir is not None:
+            self._logs = [_audit_log(audit_dir, name) for name in ("selection", "rollouts")]
+            write_atomically(audit_dir / "config.yaml", yaml.safe_dump({"prepo": row.rules}))
         self.seconds = 0.0
         self.curve: list[dict[str, Any]] = []
         self.history: list[dict[str, float]] = []

@@ -1,7 +1,7 @@
-"""The one object that composes the rules of a run. Any trainer drives it; it knows nothing of verl, Ray or torch.
+"""Composes the rules of a run. Any trainer can drive it; it knows nothing of verl, Ray or torch.
 
-Life of a step: ``select`` (once or more) -> rollouts -> ``weigh``, ``shape`` -> ``finish_step``. State changes only in
-these calls, all of which happen before the step's checkpoint is written.
+A step calls ``select`` (once or more), generates the rollouts, then calls ``weigh``, ``shape`` and ``finish_step``.
+State changes only in these calls, all of which happen before the step's checkpoint is written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, cast
 import numpy as np
 
 from recipe.prepo.errors import NumericsError, StateError
-from recipe.prepo.maths.skipping import Refill
-from recipe.prepo.maths.window import training_progress
 from recipe.prepo.metrics import rollout_metrics, selection_metrics
 from recipe.prepo.rules.base import (
     BudgetRule,
@@ -28,12 +26,24 @@ from recipe.prepo.rules.base import (
     WeightingRule,
 )
 from recipe.prepo.rules.registry import build_rule
-from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.types import Candidates, Decision, FloatArray, Refill, RolloutBatch, RunFacts, Selection, StepOutcome
+
+
+def training_progress(step: int, total_steps: int) -> float:
+    """Progress rho in [0, 1] of a 1-based training step: ``(step - 1) / (total_steps - 1)``.
+
+    A single-step run stays at 0. A step beyond the run has the progress of the last one.
+
+    >>> [training_progress(s, 5) for s in (1, 3, 5)], training_progress(1, 1)
+    ([0.0, 0.5, 1.0], 0.0)
+    """
+    assert step >= 1 and total_steps >= 1, f"{step=}, {total_steps=}"
+    return 0.0 if total_steps == 1 else min(1.0, (step - 1) / (total_steps - 1))
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What must be the same in a resumed run for its choices to be the same."""
+    """What must be equal for a resumed run to make the same choices."""
 
     seed: int
     num_selected: int
@@ -42,12 +52,12 @@ class RunIdentity:
 
 
 class Controller:
-    """Chooses prompts, weighs rollouts, counts what they cost, and reports both.
+    """Chooses prompts, weighs rollouts, counts their cost, and reports all of it.
 
     Args:
-        rules: options of each rule group with their ``name``.
+        rules: options of each rule group, with the rule's ``name``.
         identity: seed, sizes and data fingerprint of the run.
-        run: what the rules may know of the run.
+        run: what the rules may know about the run.
         base_temperature: the configured sampling temperature.
 
     Raises:
@@ -66,15 +76,16 @@ class Controller:
         self.run = run
         self.base_temperature = base_temperature
         self._options = {group: dict(options) for group, options in rules.items()}
-        built = {group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()}
-        self._rules: dict[str, Rule] = built
-        for rule in built.values():
+        self._rules: dict[str, Rule] = {
+            group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()
+        }
+        for rule in self._rules.values():
             rule.bind(run)
-        self.selection = cast(SelectionRule, built["selection"])
-        self.weighting = cast(WeightingRule, built["weighting"])
-        self.budget = cast(BudgetRule, built["budget"])
-        self.temperature = cast(TemperatureRule, built["temperature"])
-        self.shaping = cast(ShapingRule, built["shaping"])
+        self.selection = cast(SelectionRule, self._rules["selection"])
+        self.weighting = cast(WeightingRule, self._rules["weighting"])
+        self.budget = cast(BudgetRule, self._rules["budget"])
+        self.temperature = cast(TemperatureRule, self._rules["temperature"])
+        self.shaping = cast(ShapingRule, self._rules["shaping"])
         self.rollouts_total = 0
         self.response_tokens_total = 0
         self._decisions: list[Decision] = []
@@ -87,7 +98,7 @@ class Controller:
 
     @property
     def first_round(self) -> int:
-        """Prompts that a step asks for first: K, or more where groups are thrown away and refilled."""
+        """Prompts that a step asks for first: K, or more if groups are discarded and refilled."""
         num_selected = self.identity.num_selected
         return self.selection.first_round(num_selected) if isinstance(self.selection, SkippingRule) else num_selected
 
@@ -105,7 +116,7 @@ class Controller:
         """Choose prompts among these candidates, their group sizes and the step's temperature.
 
         Raises:
-            NumericsError: a candidate's perplexity is not finite; names the prompt.
+            NumericsError: the perplexity of a candidate is not finite; names the prompt.
         """
         if candidates.ppl_C is not None:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
@@ -123,6 +134,7 @@ class Controller:
         ids: list[str] = []
         chosen: dict[str, int] = {}
         reasons: dict[int, str] = {}
+        parts: list[Mapping[str, Any]] = []
         while len(chosen) < num_selected:
             start = len(ids)
             ids.extend(draw(num_selected - len(chosen)))
@@ -130,12 +142,15 @@ class Controller:
                 Candidates(tuple(ids[start:])), num_selected=len(ids) - start, progress=progress
             )
             reasons |= {start + i: reason for i, reason in part.skip_reasons.items()}
+            parts.append(part.details)
             for i in (part.indices_P + start).tolist():
-                if chosen.setdefault(ids[i], i) != i:  # the data were passed through within this very choice
+                if chosen.setdefault(ids[i], i) != i:  # the data came to their end within this choice
                     reasons[i] = "chosen_already"
-        selection = Selection(
-            np.array(list(chosen.values()), dtype=np.int64), skip_reasons=dict(sorted(reasons.items()))
-        )
+        details = {
+            name: np.concatenate([part[name] for part in parts]) if isinstance(value, np.ndarray) else value
+            for name, value in parts[-1].items()
+        }
+        selection = Selection(np.array(list(chosen.values()), dtype=np.int64), dict(sorted(reasons.items())), details)
         return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step, progress=progress)
 
     def _decide(
@@ -143,6 +158,8 @@ class Controller:
     ) -> Decision:
         chosen = selection.indices_P.tolist()
         assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
+        for name, detail in selection.details.items():
+            assert np.shape(detail) in ((), (len(candidates),)), f"{name} must be a scalar or have shape [C]"
         prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
         decision = Decision(
             candidates=candidates,
@@ -161,7 +178,7 @@ class Controller:
         """Weights of the step's rollouts, shape [R].
 
         Raises:
-            NumericsError: a rollout's entropy is not finite; names the prompt.
+            NumericsError: the entropy of a rollout is not finite; names the prompt.
         """
         if rollouts.entropy_nats_R is not None:
             _require_finite(rollouts.entropy_nats_R, rollouts.prompt_ids, "rollout entropy", step)
@@ -170,7 +187,7 @@ class Controller:
         return weight_R
 
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
-        """Rewards that the advantages are computed from, shape [R]."""
+        """Rewards for the advantages, shape [R]."""
         shaped_R = self.shaping.shape(rollouts)
         assert shaped_R.shape == (len(rollouts),) and np.isfinite(shaped_R).all()
         return shaped_R
@@ -184,18 +201,17 @@ class Controller:
         shaped_R: FloatArray | None = None,
         discarded: Sequence[RolloutBatch] = (),
     ) -> dict[str, float]:
-        """Let the rules see the outcome, count its cost, and return the step's metrics.
+        """Show the outcome to the rules, count its cost, and return the step's metrics.
 
-        A rollout is one generated response, counted when its prompt is dispatched, so that responses which are
-        thrown away count too.
+        A rollout is one generated response. It counts when its prompt is dispatched, so discarded ones count too.
 
         Args:
             rollouts: the rollouts that are trained on, with their weights ``weight_R``.
             step: the training step.
-            shaped_R: their shaped rewards, where rewards are shaped.
-            discarded: groups that were rolled out and thrown away.
+            shaped_R: their shaped rewards, if rewards are shaped.
+            discarded: groups that were rolled out and then discarded.
         """
-        num_rollouts = int(sum(int(decision.rollout_n_P.sum()) for decision in self._decisions))
+        num_rollouts = sum(int(decision.rollout_n_P.sum()) for decision in self._decisions)
         self.rollouts_total += num_rollouts
         self.response_tokens_total += sum(int(batch.num_tokens_R.sum()) for batch in (rollouts, *discarded))
         metrics = selection_metrics(self._decisions) | rollout_metrics(rollouts, weight_R, shaped_R, discarded)
@@ -210,7 +226,7 @@ class Controller:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able state; ``step`` and verl's own state are kept by the trainer."""
+        """State as JSON values and NumPy arrays; the trainer keeps ``step`` and verl's own state."""
         return {
             "identity": vars(self.identity),
             "options": self._options,
@@ -222,17 +238,18 @@ class Controller:
         """Go on from a saved state.
 
         Raises:
-            StateError: the state is of another data set, size, seed or rule, or its keys are not the expected ones.
+            StateError: the state is from another data set, size, seed or rule, or its content does not fit.
         """
         require_same_run(state, identity=vars(self.identity), options=self._options)
+        part = "totals"
         try:
             totals, rules = state["totals"], state["rules"]
+            self.rollouts_total, self.response_tokens_total = int(totals["rollouts"]), int(totals["response_tokens"])
             for group, rule in self._rules.items():
+                part = f"prepo.{group}"
                 rule.load_state_dict(rules[group])
-            self.rollouts_total = int(totals["rollouts"])
-            self.response_tokens_total = int(totals["response_tokens"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise StateError(f"the saved state cannot be read: {type(error).__name__}: {error}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StateError(f"the saved state of {part} cannot be read: {type(error).__name__}: {error}") from error
 
 
 KEYS = ("identity", "options", "totals", "rules")
@@ -244,7 +261,7 @@ def require_same_run(
     """Refuse a saved state from which a resumed run could not make the same choices.
 
     Args:
-        state: as :meth:`Controller.state_dict` returns it.
+        state: as returned by :meth:`Controller.state_dict`.
         identity: fields of :class:`RunIdentity`, or those that are known before the data are read.
         options: options of each rule group.
 
@@ -262,6 +279,16 @@ def require_same_run(
         if not isinstance(saved, Mapping):
             raise StateError(f"the saved state has no options of prepo.{group}")
         _require_same(f"prepo.{group}", saved, mine)
+
+
+def _require_same(what: str, saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    for key in sorted(set(saved) | set(mine)):
+        if saved.get(key) != mine.get(key):
+            raise StateError(
+                f"the checkpoint was written with {what}.{key}={saved.get(key)!r}, this run has {mine.get(key)!r}: "
+                f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
+                f"directory (trainer.experiment_name=<new name>)."
+            )
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
@@ -282,17 +309,7 @@ def _require_finite(values: FloatArray, prompt_ids: Sequence[str], what: str, st
         first = int(bad[0])
         raise NumericsError(
             f"step {step}: the {what} of prompt {prompt_ids[first]!r} is {values[first]} ({bad.size} of {len(values)} "
-            f"values are not finite). The weights or the rollout server's numerics have broken down, so the step "
+            f"values are not finite). The weights or the numerics of the rollout server have broken down, so the step "
             f"stops before the update. Resume from the last checkpoint with a smaller "
-            f"actor_rollout_ref.actor.optim.lr, or take that prompt out of data.train_files."
+            f"actor_rollout_ref.actor.optim.lr, or remove that prompt from data.train_files."
         )
-
-
-def _require_same(what: str, saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    for key in sorted(set(saved) | set(mine)):
-        if saved.get(key) != mine.get(key):
-            raise StateError(
-                f"the checkpoint was written with {what}.{key}={saved.get(key)!r}, this run has {mine.get(key)!r}: "
-                f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
-                f"directory (trainer.experiment_name=<new name>)."
-            )

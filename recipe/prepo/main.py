@@ -24,7 +24,7 @@ from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.run.checkpoint import latest_checkpoint, load_state, set_aside
+from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions
@@ -208,7 +208,7 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
     """
     checkpoint = None
     if trainer.resume_mode == "auto":
-        step = latest_checkpoint(Path(trainer.default_local_dir), mend=True)
+        step = latest_checkpoint(Path(trainer.default_local_dir), repair=True)
         checkpoint = Path(trainer.default_local_dir, f"global_step_{step}")
     elif trainer.resume_mode == "resume_path":
         checkpoint = Path(trainer.resume_from_path or "")
@@ -233,7 +233,7 @@ def set_earlier_aside(trainer: DictConfig, first_step: int) -> None:
         return
     run_dir = Path(trainer.default_local_dir)
     goes_on_here = first_step > 0 and Path(trainer.resume_from_path).parent == run_dir
-    aside = set_aside(run_dir, after=first_step if goes_on_here else 0)
+    aside = archive(run_dir, after=first_step if goes_on_here else 0)
     if aside:
         print(f"earlier   checkpoints of a run that began otherwise are now in {aside}", flush=True)
 

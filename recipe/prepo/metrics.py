@@ -1,6 +1,7 @@
-"""A step's metrics, by the names that reports and outside checks rely on.
+"""Metrics of a step that every run has, by the names that reports and outside checks rely on.
 
-verl reduces a metric over a step's parts by the end of its name: /mean, /min, /max or /sum.
+A rule's own metrics come from the rule. verl reduces a metric over a step's parts by the end of its name: /mean, /min,
+/max or /sum.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recipe.prepo.maths.entropy_control import token_mean_entropy_nats
+from recipe.prepo.maths.entropy import token_mean_entropy_nats
 from recipe.prepo.maths.groups import group_outcomes
 from recipe.prepo.types import Decision, FloatArray, RolloutBatch, concatenate_rollouts
 
@@ -25,29 +26,22 @@ def selection_metrics(decisions: Sequence[Decision]) -> dict[str, float]:
         "prepo/temperature/mean": float(np.mean([d.temperature for d in decisions])),
     }
     metrics["prepo/skipped_frac/mean"] = 1.0 - metrics["prepo/selected/sum"] / metrics["prepo/candidates/sum"]
-    starts = [d.selection.window_start for d in decisions if d.selection.window_start is not None]
-    if starts:
-        metrics["prepo/window_start/mean"] = float(np.mean(starts))
-    left_out = [d.selection.num_left_out for d in decisions if d.selection.num_left_out is not None]
-    if left_out:
-        metrics["prepo/left_out_frac/mean"] = sum(left_out) / metrics["prepo/candidates/sum"]
-    scored = [d for d in decisions if d.candidates.ppl_C is not None]
+    scored = [(d.candidates.ppl_C, d.selection.indices_P) for d in decisions if d.candidates.ppl_C is not None]
     if scored:
-        metrics |= _summary("prepo/ppl_candidates", np.concatenate([_ppl(d) for d in scored]))
-        chosen_ppl = np.concatenate([_ppl(d)[d.selection.indices_P] for d in scored])
-        metrics |= _summary("prepo/ppl_selected", chosen_ppl)
+        metrics |= _summary("prepo/ppl_candidates", np.concatenate([ppl_C for ppl_C, _ in scored]))
+        metrics |= _summary("prepo/ppl_selected", np.concatenate([ppl_C[indices_P] for ppl_C, indices_P in scored]))
     return metrics
 
 
 def rollout_metrics(
     rollouts: RolloutBatch, weight_R: FloatArray, shaped_R: FloatArray | None, discarded: Sequence[RolloutBatch]
 ) -> dict[str, float]:
-    """Shares are over all groups that were rolled out, thrown-away ones included: what the rollouts were spent on."""
+    """Metrics of a step's rollouts. Shares are over all groups that were rolled out, discarded ones included."""
     rolled_out = concatenate_rollouts([rollouts, *discarded])
     outcomes = for_advantages = group_outcomes(rolled_out.reward_R, rolled_out.group_R)
     if shaped_R is not None:
-        thrown_away_R = rolled_out.reward_R[len(rollouts) :]
-        for_advantages = group_outcomes(np.concatenate([shaped_R, thrown_away_R]), rolled_out.group_R)
+        discarded_R = rolled_out.reward_R[len(rollouts) :]
+        for_advantages = group_outcomes(np.concatenate([shaped_R, discarded_R]), rolled_out.group_R)
     metrics = _summary("prepo/weight", weight_R)
     metrics["prepo/zero_advantage_frac/mean"] = for_advantages.zero_advantage_frac
     metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
@@ -59,11 +53,6 @@ def rollout_metrics(
         if token_entropy_nats is not None:
             metrics["prepo/token_entropy_nats/mean"] = token_entropy_nats
     return metrics
-
-
-def _ppl(decision: Decision) -> FloatArray:
-    assert decision.candidates.ppl_C is not None
-    return decision.candidates.ppl_C
 
 
 def _summary(name: str, values: FloatArray) -> dict[str, float]:

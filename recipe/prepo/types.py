@@ -1,30 +1,29 @@
-"""Letters and frozen records that every layer above ``maths`` shares.
+"""Frozen records that the rules, the controller and the trainers share.
 
-Suffixes of array names: ``_C`` candidate prompts, ``_P`` selected prompts (groups), ``_R`` rollouts (flat; groups are
-ragged), ``_T`` tokens. ``group_R`` maps each rollout to the index of its group. Never reshape by the group size.
+Suffixes of array names: ``_C`` candidate prompts, ``_P`` selected prompts, ``_G`` groups, ``_R`` rollouts (flat,
+because groups are ragged), ``_T`` tokens, ``_N`` prompts of the training set. ``group_R`` maps each rollout to the
+index of its group. Never reshape by the group size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from recipe.prepo.maths import FloatArray as FloatArray
+from recipe.prepo.maths import IntArray as IntArray
 from recipe.prepo.maths.groups import group_counts
 from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.maths.prompt_index import PromptIndex
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidate prompts of one choice, in the order in which they came from the data.
+    """The candidate prompts of one choice, in data order.
 
-    ``nll_nats_C`` and ``num_tokens_C`` are None when the rule needs no scores and none were computed.
+    ``nll_nats_C`` and ``num_tokens_C`` are None when the candidates were not scored.
     """
 
     prompt_ids: tuple[str, ...]
@@ -54,18 +53,16 @@ class Selection:
     """What a selection rule decided.
 
     Attributes:
-        indices_P: chosen positions in the candidate list, in the order in which they are to be submitted.
-        window_start: first rank of the window in ascending perplexity, None for rules without a window.
-        skip_reasons: position in the candidate list -> why it was not chosen.
-        num_left_out: candidates that a filter took away before the choice, None for rules without one.
-        drawn_pass_rate_C: what the rule drew from its prediction of each candidate's pass rate, None for other rules.
+        indices_P: chosen positions in the candidate list, in the order of submission.
+        skip_reasons: position in the candidate list -> why it was not chosen. A reason that ends in ``_before``
+            refers to earlier rollouts of the prompt.
+        details: what the rule adds to the audit line, by name: scalars, and arrays of shape [C] with an entry for
+            each candidate.
     """
 
     indices_P: IntArray
-    window_start: int | None = None
     skip_reasons: dict[int, str] = field(default_factory=dict)
-    num_left_out: int | None = None
-    drawn_pass_rate_C: FloatArray | None = None
+    details: Mapping[str, float | int | FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,21 @@ class Decision:
 
     @property
     def policy_version(self) -> int:
-        """Step whose weights the rollout servers held when this was decided; they are pushed at each step's end."""
+        """Step whose weights the rollout servers held at this choice; weights are pushed at the end of each step."""
         return self.step - 1
+
+
+@dataclass(frozen=True)
+class Refill:
+    """Size of the next round of a step, in prompts.
+
+    estimate: prompts expected to give the missing groups; None when no estimate is possible (no group had a signal).
+    is_last: the estimate is at most a full round, so this round is expected to be the last.
+    """
+
+    num_prompts: int
+    estimate: int | None
+    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class RolloutBatch:
         prompt_ids: prompt of each rollout, length R.
         group_R: index of the rollout's group (one group for each dispatched prompt).
         reward_R: scalar reward.
-        num_tokens_R: response tokens that the policy generated (tool tokens out).
+        num_tokens_R: response tokens that the policy generated, without tool tokens.
         entropy_nats_R: mean token entropy over those tokens; 0 for an empty response; None when not computed.
     """
 
@@ -114,7 +124,7 @@ class RolloutBatch:
 
 
 def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
-    """Rollouts of several batches as one; groups stay apart. Entropies only where every batch has them."""
+    """Join batches; their groups stay apart. The result has entropies only if every batch has them."""
     if len(batches) == 1:
         return batches[0]
     firsts = np.cumsum([0, *(int(batch.group_R.max(initial=-1)) + 1 for batch in batches)])
@@ -130,9 +140,9 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
 
 @dataclass(frozen=True)
 class PromptOutcomes:
-    """Outcomes of groups, one entry a group, shape [G]; a prompt may stand twice.
+    """Outcomes of groups, one entry per group, shape [G]; a prompt may occur twice.
 
-    rows_G: the prompt's row in the training set; size_G: its rollouts; num_correct_G: those that were right.
+    rows_G: row of the prompt in the training set; size_G: rollouts; num_correct_G: correct rollouts.
     """
 
     rows_G: IntArray
@@ -140,7 +150,7 @@ class PromptOutcomes:
     num_correct_G: IntArray
 
     def rounds(self) -> Iterator[IntArray]:
-        """Positions of the groups, in arrays of which each has a prompt once, its groups in order."""
+        """Positions of the groups in arrays that hold each prompt once; a prompt's groups keep their order."""
         left = np.arange(len(self.rows_G))
         while left.size:
             _, first = np.unique(self.rows_G[left], return_index=True)
@@ -150,12 +160,12 @@ class PromptOutcomes:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What a step's rollouts gave.
+    """Result of a step's rollouts.
 
     Attributes:
         trained: the rollouts that are trained on.
-        discarded: groups that were rolled out and thrown away (no reward variance, surplus, stale), in the order in
-            which that happened; without entropies.
+        discarded: groups that were rolled out and then discarded (no reward variance, surplus, stale), in the order
+            of the discards; without entropies.
         step: the training step, from 1.
     """
 
@@ -164,7 +174,7 @@ class StepOutcome:
     step: int
 
     def prompts(self, index: PromptIndex) -> PromptOutcomes:
-        """Outcomes of all groups, thrown-away ones first."""
+        """Outcomes of all groups, discarded ones first."""
         counts = [(batch, group_counts(batch.reward_R, batch.group_R)) for batch in (*self.discarded, self.trained)]
         ids = [batch.prompt_ids[i] for batch, count in counts for i in count.first_G.tolist()]
         return PromptOutcomes(
@@ -176,11 +186,11 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a rule may know of the run that it is part of.
+    """What a rule may know about its run.
 
     Attributes:
-        prompts: the training set's prompts.
-        vocab_size: of the model's configuration.
+        prompts: index of the training set's prompts.
+        vocab_size: from the model's configuration.
         rollouts_per_prompt: nominal group size M.
         total_steps: training steps of the run.
         steps_per_epoch: steps in which the data are drawn once.
@@ -191,3 +201,18 @@ class RunFacts:
     rollouts_per_prompt: int
     total_steps: int
     steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel that a rule adds to the report: metrics over the training steps.
+
+    Attributes:
+        series: metric name -> legend label. Comparisons of several runs draw the first metric only.
+        y_label: quantity and unit of the y axis.
+    """
+
+    title: str
+    caption: str
+    series: Mapping[str, str]
+    y_label: str

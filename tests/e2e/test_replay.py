@@ -12,8 +12,9 @@ import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.maths.skipping import Refill, refill_size
+from recipe.prepo.rules.selection.greso import refill_size
 from recipe.prepo.trainer.replay import AccountingReplayBuffer, RoundsReplayBuffer
+from recipe.prepo.types import Refill
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("transfer_queue")]
 Rewards = Sequence[float]

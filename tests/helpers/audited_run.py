@@ -1,19 +1,31 @@
-"""The outside check of audit lines, on those of a simulated run that a test may falsify."""
+"""The outside check of a simulated run's audit lines, after a test edited them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from simulated_run import SimulatedRun
 
-from recipe.prepo.run.audit import selection_line
+from recipe.prepo.run.jsonl import StepLog
 
 Lines = list[dict[str, Any]]
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_audit.py"
+
+
+def check_run(run_dir: Path) -> str:
+    """What ``scripts/check_audit.py`` prints about a run directory."""
+    spec = importlib.util.spec_from_file_location("check_audit", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    try:
+        return script.check_run(run_dir)
+    except script.Difference as difference:
+        return f"difference: {difference}"
 
 
 def check_of_audit(
@@ -21,23 +33,16 @@ def check_of_audit(
     options: Mapping[str, Mapping[str, Any]],
     *,
     num_steps: int,
-    edit: Callable[[Lines], object] = lambda lines: None,
+    edit: Callable[[Lines, Lines], object] = lambda choices, rollouts: None,
 ) -> str:
-    """What ``scripts/check_audit.py`` says of the choices of so many steps, after ``edit`` of their lines."""
+    """What the script says of a run with these rules, after ``edit`` of the lines of its two audit files."""
     run = SimulatedRun(options)
-    lines: Lines = []
-
-    def choose_and_record(step: int, num_prompts: int) -> Any:
-        decision = SimulatedRun.choose(run, step, num_prompts)
-        lines.append(selection_line(decision))
-        return decision
-
-    run.choose = choose_and_record  # type: ignore[method-assign]
     for step in range(1, num_steps + 1):
         run.step(step)
-    edit(lines)
-    (folder / "audit").mkdir()
-    (folder / "audit" / "selection.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (folder / "audit" / "rollouts.jsonl").write_text("")
-    command = [sys.executable, Path(__file__).parents[2] / "scripts" / "check_audit.py", folder, "none"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    edit(run.audit["selection"], run.audit["rollouts"])
+    for name, lines in run.audit.items():
+        log = StepLog(folder / "audit" / f"{name}.jsonl", resume_step=0)
+        log.append(lines)
+        log.close()
+    (folder / "config.yaml").write_text(yaml.safe_dump({"prepo": {group: dict(options[group]) for group in options}}))
+    return check_run(folder)

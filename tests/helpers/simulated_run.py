@@ -1,4 +1,4 @@
-"""A run without a model: the controller is driven as the trainers drive it, and answers are drawn by pass rate."""
+"""A run without a model: drives the controller as the trainers do, and draws rewards by each prompt's pass rate."""
 
 from __future__ import annotations
 
@@ -14,27 +14,23 @@ from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.rules.base import SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES
+from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.types import Candidates, Decision, RolloutBatch, RunFacts
 
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 NEUTRAL = {"selection": "uniform", "weighting": "none", "budget": "fixed", "temperature": "constant", "shaping": "none"}
-# Sizes that fit the small run.
-SMALL: dict[str, dict[str, Any]] = {
-    "difficulty": {"lowest": 2, "highest": 6, "epoch_steps": 3},
-    "length_bias": {"epoch_steps": 3, "easiest_share": 0.5},
-    "greso": {"min_round": 1},
-    "mopps_ppl": {"near_groups": 6},
-}
+# Options that fit the small run, for every rule that has them.
+SMALL = {"lowest": 2, "highest": 6, "epoch_steps": 3, "easiest_share": 0.5, "min_round": 1, "near_groups": 6}
 
 
 def rule_options(group: str, name: str, **changes: Any) -> dict[str, Any]:
-    """The rule's options as its yaml has them, changed for a small run and by ``changes``."""
+    """The rule's options from its yaml, changed for a small run and by ``changes``."""
     shipped = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
-    return {**shipped, **SMALL.get(name, {}), **changes}
+    return {**shipped, **{key: value for key, value in SMALL.items() if key in shipped}, **changes}
 
 
 def all_options(**names: str) -> dict[str, dict[str, Any]]:
-    """Options of every group: the named rules, neutral ones for the rest."""
+    """Options of every group: of the named rules, and of neutral ones for the rest."""
     return {group: rule_options(group, name) for group, name in {**NEUTRAL, **names}.items()}
 
 
@@ -60,7 +56,7 @@ def make_controller(
 
 
 def _draw(*key: Any) -> float:
-    """A number in [0, 1) that depends on the key only."""
+    """A number in [0, 1) that depends only on the key."""
     return zlib.crc32(repr(key).encode()) / 2**32
 
 
@@ -71,6 +67,7 @@ class SimulatedRun:
         self.prompt_ids = [f"é{i}" for i in range(num_prompts)]
         self.controller = make_controller(options, self.prompt_ids, seed=seed)
         self.position = 0
+        self.audit: dict[str, list[dict[str, Any]]] = {"selection": [], "rollouts": []}
 
     def draw(self, num_prompts: int) -> tuple[str, ...]:
         places = range(self.position, self.position + num_prompts)
@@ -78,6 +75,11 @@ class SimulatedRun:
         return tuple(self.prompt_ids[i % len(self.prompt_ids)] for i in places)
 
     def choose(self, step: int, num_prompts: int) -> Decision:
+        decision = self._choose(step, num_prompts)
+        self.audit["selection"].append(selection_line(decision))
+        return decision
+
+    def _choose(self, step: int, num_prompts: int) -> Decision:
         controller = self.controller
         if isinstance(controller.selection, SkippingRule):
             return controller.select_from_stream(self.draw, num_selected=num_prompts, step=step)
@@ -86,7 +88,7 @@ class SimulatedRun:
         return controller.select(Candidates(ids, nll_nats, np.full(len(ids), 9)), num_selected=num_prompts, step=step)
 
     def roll_out(self, decision: Decision) -> Iterator[tuple[str, list[float]]]:
-        """The rewards of each chosen prompt's group; a third of the prompts is always right, a third always wrong."""
+        """Rewards of each chosen prompt's group. A third of the prompts is always correct, a third never."""
         for i, size in zip(decision.selection.indices_P, decision.rollout_n_P, strict=True):
             prompt_id = decision.candidates.prompt_ids[i]
             pass_rate = 3.0 * _draw("pass", prompt_id) - 1.0
@@ -94,7 +96,7 @@ class SimulatedRun:
             yield prompt_id, [float(_draw("reward", *key, j) < pass_rate) for j in range(size)]
 
     def step(self, step: int) -> dict[str, Any]:
-        """One step; returns everything that was decided and reported in it."""
+        """Run one step; returns everything that was decided and reported in it."""
         controller, num_selected = self.controller, self.controller.identity.num_selected
         decisions = [self.choose(step, controller.first_round)]
         groups = list(self.roll_out(decisions[-1]))
@@ -120,6 +122,16 @@ class SimulatedRun:
             discarded += surplus
         trained = rollout_batch(groups, step)
         weight_R = controller.weigh(trained, step=step)
+        advantage_R = trained.reward_R - 0.5
+        self.audit["rollouts"] += rollout_lines(
+            trained,
+            step=step,
+            rollout_R=trained.group_R,
+            weight_R=weight_R,
+            advantage_R=advantage_R,
+            advantage_weighted_R=advantage_R * weight_R,
+            base_temperature=1.0,
+        )
         shaped_R = None if controller.shaping.is_identity else controller.shape(trained)
         metrics = controller.finish_step(
             trained,
@@ -140,7 +152,7 @@ class SimulatedRun:
 
 
 def rollout_batch(groups: Sequence[tuple[str, list[float]]], step: int, *, entropies: bool = True) -> RolloutBatch:
-    """Rollouts of these groups, with lengths and entropies that depend on the prompt and the step only."""
+    """Rollouts of these groups, with lengths and entropies that depend only on the prompt and the step."""
     ids = [prompt_id for prompt_id, rewards in groups for _ in rewards]
     return RolloutBatch(
         prompt_ids=ids,

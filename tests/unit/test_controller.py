@@ -1,4 +1,4 @@
-"""The controller: a step's life, its metrics, its audit lines, and a resume that makes the same choices."""
+"""The controller: the life of a step, its metrics and audit lines, and resumes that make the same choices."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_state_of_another_run_is_refused_by_name(changed: RunIdentity, named: st
 
 
 def test_state_of_another_rule_or_option_is_refused_by_name() -> None:
-    with pytest.raises(StateError, match=r"prepo\.selection\.name='uniform', this run has 'low_ppl'"):
-        make(selection="low_ppl").load_state_dict(make().state_dict())
+    with pytest.raises(StateError, match=r"prepo\.selection\.name='uniform', this run has 'all'"):
+        make(selection="all").load_state_dict(make().state_dict())
     saved = make(selection="ppl_schedule").state_dict()
     saved["options"]["selection"]["progress_end"] = 0.5
     with pytest.raises(StateError, match=r"progress_end=0\.5, this run has 1\.0"):
@@ -191,7 +191,7 @@ def test_metrics_of_a_step() -> None:
     )
 
 
-def test_responses_that_were_thrown_away_count_as_rollouts() -> None:
+def test_discarded_responses_count_as_rollouts() -> None:
     controller = make()
     for size in (4, 2):
         controller.select(pool(1), num_selected=size, step=1)
@@ -204,11 +204,11 @@ def test_responses_that_were_thrown_away_count_as_rollouts() -> None:
     assert again["prepo/response_tokens_total/max"] == 40.0
 
 
-def test_groups_that_were_thrown_away_count_in_shares_and_tokens() -> None:
+def test_discarded_groups_count_in_shares_and_tokens() -> None:
     controller = make()
     controller.select(pool(1), num_selected=4, step=1)
-    trained, thrown = batch([1.0, 0.0, 1.0], [1.0] * 3), batch([1.0] * 3 + [0.0] * 6)
-    metrics = controller.finish_step(trained, np.ones(3), step=1, discarded=[thrown, thrown])
+    trained, discarded = batch([1.0, 0.0, 1.0], [1.0] * 3), batch([1.0] * 3 + [0.0] * 6)
+    metrics = controller.finish_step(trained, np.ones(3), step=1, discarded=[discarded, discarded])
     assert metrics["prepo/zero_advantage_frac/mean"] == pytest.approx(6 / 7)
     assert metrics["prepo/all_correct_frac/mean"] == pytest.approx(2 / 7)
     assert metrics["prepo/all_wrong_frac/mean"] == pytest.approx(4 / 7)

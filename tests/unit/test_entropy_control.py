@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from simulated_run import rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.maths.entropy_control import annealed_target_nats, next_temperature, token_mean_entropy_nats
+from recipe.prepo.maths.entropy import token_mean_entropy_nats
 from recipe.prepo.rules.base import TemperatureRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.rules.temperature.entropy_target import TARGET, annealed_target_nats, next_temperature
 from recipe.prepo.types import RolloutBatch, StepOutcome
 
 VOCAB = 151936  # DeepSeek-R1-Distill-Qwen-1.5B
 DEPTH = 14.4104  # ln V + ln ln V
-TARGET = "prepo/entropy_target_nats/mean"
 
 
 def controlled(*, total_steps: int = 480, base: float = 1.0, start: bool = True, **options: Any) -> Any:
@@ -256,36 +256,10 @@ def test_state_saved_before_the_first_step_takes_the_configured_temperature() ->
     assert resumed.temperature(0.7) == 0.7
 
 
-def test_saved_state_does_not_change_with_the_rule() -> None:
-    rule = controlled(init_steps=3)
-    temperatures(rule, [0.4])
-    state = rule.state_dict()
-    kept = json.dumps(state)
-    temperatures(rule, [0.5, 0.6, 0.7], first_step=2)
-    assert json.dumps(state) == kept
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"more": 1},
-        {"temperature": "warm"},
-        {"target_nats": [0.4]},
-        {"init_nats": ["x"]},
-        {"init_nats": 0.4},
-    ],
-)
-def test_misshapen_state_is_refused(change: dict[str, Any]) -> None:
-    rule = controlled()
-    temperatures(rule, [0.4, 0.38])
-    with pytest.raises((TypeError, ValueError)):
-        controlled().load_state_dict({**rule.state_dict(), **change})
-
-
-def test_state_of_another_rule_is_refused() -> None:
-    for state in ({}, {"temperature": 1.0}, {"bounds": [8, 8], "difficulty": {}}):
-        with pytest.raises(ValueError, match="entropy_target keeps"):
-            controlled().load_state_dict(state)
+@pytest.mark.parametrize("temperature", [0.001, 101.0])
+def test_saved_temperature_outside_the_bounds_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match=r"is not in \[0\.01, 100\.0\]"):
+        controlled().load_state_dict({**controlled().state_dict(), "temperature": temperature})
 
 
 @pytest.mark.parametrize(

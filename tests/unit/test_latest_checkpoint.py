@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.checkpoint import LATEST_FILE, is_whole, latest_checkpoint, save_state, set_aside
+from recipe.prepo.run.checkpoint import LATEST_FILE, archive, is_complete, latest_checkpoint, save_state
 
 
 def make_checkpoint(run_dir: Path, step: int) -> Path:
@@ -35,50 +35,54 @@ def test_the_named_checkpoint_is_taken_even_where_a_newer_folder_stands(tmp_path
 
 
 @pytest.mark.parametrize("torn", ["", "\0\0"])
-def test_a_torn_name_means_the_newest_whole_checkpoint_and_is_mended(tmp_path: Path, torn: str) -> None:
+def test_a_torn_name_means_the_newest_complete_checkpoint_and_is_repaired(tmp_path: Path, torn: str) -> None:
     make_checkpoint(tmp_path, 2)
     make_checkpoint(tmp_path, 10)
     (make_checkpoint(tmp_path, 12) / "data.pt").unlink()
     (tmp_path / LATEST_FILE).write_text(torn)
     assert latest_checkpoint(tmp_path) == 10
     assert (tmp_path / LATEST_FILE).read_text() == torn  # only a resume writes
-    assert latest_checkpoint(tmp_path, mend=True) == 10
+    assert latest_checkpoint(tmp_path, repair=True) == 10
     assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
 
 
-def test_a_name_whose_folder_was_deleted_means_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_name_whose_folder_was_deleted_means_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, 2)
     (tmp_path / LATEST_FILE).write_text("4")
-    assert latest_checkpoint(tmp_path, mend=True) == 2
+    assert latest_checkpoint(tmp_path, repair=True) == 2
     assert (tmp_path / LATEST_FILE).read_text() == "2"
 
 
-def test_checkpoints_of_another_course_are_set_aside(tmp_path: Path) -> None:
+def test_checkpoints_of_an_abandoned_course_are_archived(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         make_checkpoint(tmp_path, step)
     (tmp_path / LATEST_FILE).write_text("6")
-    assert set_aside(tmp_path, after=6) is None
-    assert set_aside(tmp_path, after=2) == tmp_path / "earlier_1"
-    assert is_whole(tmp_path / "earlier_1" / "global_step_6") and is_whole(tmp_path / "earlier_1" / "global_step_4")
+    assert archive(tmp_path, after=6) is None
+    assert archive(tmp_path, after=2) == tmp_path / "earlier_1"
+    assert is_complete(tmp_path / "earlier_1" / "global_step_6") and is_complete(
+        tmp_path / "earlier_1" / "global_step_4"
+    )
     assert latest_checkpoint(tmp_path) == 2
-    assert set_aside(tmp_path, after=0) == tmp_path / "earlier_2"
-    assert latest_checkpoint(tmp_path) == 0 and set_aside(tmp_path, after=0) is None
+    assert archive(tmp_path, after=0) == tmp_path / "earlier_2"
+    assert latest_checkpoint(tmp_path) == 0 and archive(tmp_path, after=0) is None
     assert not (tmp_path / LATEST_FILE).exists()
 
 
-def test_a_torn_name_without_any_whole_checkpoint_means_to_start_over(tmp_path: Path) -> None:
+def test_a_torn_name_without_any_complete_checkpoint_means_to_start_over(tmp_path: Path) -> None:
     (make_checkpoint(tmp_path, 2) / "data.pt").write_bytes(b"PK\3\4 cut off")
     (tmp_path / LATEST_FILE).write_text("")
-    assert latest_checkpoint(tmp_path, mend=True) == 0
+    assert latest_checkpoint(tmp_path, repair=True) == 0
     assert (tmp_path / LATEST_FILE).read_text() == "0"
 
 
 @pytest.mark.parametrize("part", ["prepo_state.json", "data.pt", "actor/model_world_size_1_rank_0.pt"])
-def test_a_named_checkpoint_without_a_part_is_refused_and_the_whole_ones_are_named(tmp_path: Path, part: str) -> None:
+def test_a_named_checkpoint_without_a_part_is_refused_and_the_complete_ones_are_named(
+    tmp_path: Path, part: str
+) -> None:
     make_checkpoint(tmp_path, 2)
     folder = make_checkpoint(tmp_path, 4)
     (tmp_path / LATEST_FILE).write_text("4")
-    assert is_whole(folder)
+    assert is_complete(folder)
     (folder / part).unlink()
-    with pytest.raises(StateError, match=r"global_step_4 lacks a part.*Whole are those of the steps 2\. .*resume_path"):
+    with pytest.raises(StateError, match=r"global_step_4 lacks a part.*Complete checkpoints: steps 2\. .*resume_path"):
         latest_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Predicted pass rates: the maths of MoPPS (arXiv 2507.04632), its rule, and the prior by perplexity."""
+"""Predicted pass rates: the formulas of MoPPS (arXiv 2507.04632), its rule, and the prior by perplexity."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.maths.pass_rates import add_evidence, nearest, prior_of_near
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.selection import mopps_ppl
+from recipe.prepo.rules.selection.mopps import add_evidence, nearest
+from recipe.prepo.rules.selection.mopps_ppl import prior_of_near
 from recipe.prepo.types import Candidates, Selection, StepOutcome
 
 IDS = tuple(f"p{i:03}" for i in range(200))
-RIGHT, WRONG, MIXED = [1.0] * 8, [0.0] * 8, [1.0, 0.0] * 4
+CORRECT, INCORRECT, MIXED = [1.0] * 8, [0.0] * 8, [1.0, 0.0] * 4
 NAMES = ("mopps", "mopps_ppl")
 
 
-# The maths
+# The formulas
 
 
 @settings(deadline=None)
@@ -54,7 +55,7 @@ def test_no_other_rate_is_nearer_than_the_nearest(rates: list[float], target: fl
     assert max(away[found]) <= min(np.delete(away, found), default=np.inf)
 
 
-def test_of_equally_near_rates_each_is_as_likely() -> None:
+def test_equally_near_rates_are_equally_likely() -> None:
     generator, times = np.random.default_rng(0), np.zeros(4)
     for _ in range(2_000):
         times[nearest(np.array([0.0, 1e-40, 1.0, 0.0, 0.5]), target=0.5, num=2, generator=generator)[:1]] += 1
@@ -80,7 +81,7 @@ def test_a_beta_binomial_gets_its_own_parameters_back(alpha: float, beta: float,
     size = generator.integers(sizes[0], sizes[1] + 1, 40_000)
     right = generator.binomial(size, generator.beta(alpha, beta, len(size)))
     found = prior(right, size, [0], len(size))
-    # Fifty fits of other draws were all within 5% of equal groups. Of ragged ones 1/n is not that of the mean n.
+    # Fifty other fits of equal groups were within 5%. For ragged groups 1/n is not that of the mean n.
     assert found[0][0] == pytest.approx(alpha, rel=0.1 if sizes == (8, 8) else 0.2)
     assert found[1][0] == pytest.approx(beta, rel=0.1 if sizes == (8, 8) else 0.2)
 
@@ -89,11 +90,11 @@ def test_prior_is_of_the_groups_around_its_place() -> None:
     right = [0] * 10 + [4] * 10 + [8] * 10
     alpha, beta = prior(right, [8] * 30, [0, 3, 15, 27, 30], 6, max_rollouts=4.0)
     assert (alpha + beta).tolist() == pytest.approx([4.0] * 5)
-    # Smoothed by one right and one wrong rollout of the 48.
+    # Smoothed by one correct and one incorrect rollout, of 48.
     assert (alpha / 4.0).tolist() == pytest.approx([1 / 50, 1 / 50, 0.5, 49 / 50, 49 / 50])
 
 
-def test_groups_of_one_rollout_tell_a_mean_and_no_more() -> None:
+def test_groups_of_one_rollout_give_only_a_mean() -> None:
     alpha, beta = prior([1, 0] * 4, [1] * 8, [4], 8, max_rollouts=4.0)
     assert (alpha[0], beta[0]) == pytest.approx((2.0, 2.0))
 
@@ -121,7 +122,7 @@ def test_every_fit_is_a_prior_that_can_be_drawn_from(data: st.DataObject) -> Non
 
 
 def make(name: str, *, ids: tuple[str, ...] = IDS, seed: int = 0, **options: Any) -> Any:
-    """The rule, as its yaml has it."""
+    """The rule with the options of its yaml."""
     if name == "mopps_ppl":
         options = {"near_groups": 32, **options}
     rule = cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
@@ -130,14 +131,14 @@ def make(name: str, *, ids: tuple[str, ...] = IDS, seed: int = 0, **options: Any
 
 
 def scored(ids: tuple[str, ...], ppl: dict[str, float] | None = None) -> Candidates:
-    """``ppl`` of some of the prompts; of the others 2."""
+    """Candidates with these perplexities; 2 for the others."""
     nll = np.log([(ppl or {}).get(prompt_id, 2.0) for prompt_id in ids])
     return Candidates(ids, nll, np.full(len(ids), 7))
 
 
 def observe(rule: Any, *groups: tuple[str, list[float]], discarded: tuple[tuple[str, list[float]], ...] = ()) -> None:
-    thrown_away = (rollout_batch(list(discarded), 1, entropies=False),) if discarded else ()
-    rule.observe(StepOutcome(trained=rollout_batch(list(groups), 1), discarded=thrown_away, step=1))
+    dropped = (rollout_batch(list(discarded), 1, entropies=False),) if discarded else ()
+    rule.observe(StepOutcome(trained=rollout_batch(list(groups), 1), discarded=dropped, step=1))
 
 
 def times_chosen(rule: Any, candidates: Candidates, num_selected: int, draws: int = 2_000) -> dict[str, float]:
@@ -150,14 +151,14 @@ def times_chosen(rule: Any, candidates: Candidates, num_selected: int, draws: in
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unknown_prompts_are_all_as_likely(name: str) -> None:
+def test_unknown_prompts_are_equally_likely(name: str) -> None:
     found = times_chosen(make(name), scored(IDS[:10]), 3)
     assert all(share == pytest.approx(0.3, abs=0.052) for share in found.values())  # five standard deviations
 
 
 def test_prompts_of_middling_pass_rate_go_first_and_dead_ones_last() -> None:
     rule = make("mopps")
-    observe(rule, ("p000", MIXED), ("p001", RIGHT), ("p002", WRONG))
+    observe(rule, ("p000", MIXED), ("p001", CORRECT), ("p002", INCORRECT))
     found = times_chosen(rule, scored(IDS[:5]), 1)  # p003, p004 are unknown
     assert found["p000"] > 1.5 * found["p003"] > 1.5 * 2 * max(found["p001"], found["p002"])
     assert min(found["p001"], found["p002"]) == pytest.approx(max(found["p001"], found["p002"]), abs=0.03)
@@ -165,7 +166,7 @@ def test_prompts_of_middling_pass_rate_go_first_and_dead_ones_last() -> None:
 
 def test_chance_of_being_nearer_is_that_of_two_beta_draws() -> None:
     rule = make("mopps", discount=0.5, prior_right=2.0, prior_wrong=1.0)
-    observe(rule, ("p000", RIGHT), ("p001", WRONG[:4]))
+    observe(rule, ("p000", CORRECT), ("p001", INCORRECT[:4]))
     observe(rule, ("p000", MIXED))
     generator = np.random.default_rng(0)
     # Of p000: right 8/2 + 4, wrong 4; of p001: wrong 4.
@@ -177,45 +178,45 @@ def test_chance_of_being_nearer_is_that_of_two_beta_draws() -> None:
 
 def test_another_target_prefers_other_prompts() -> None:
     rule = make("mopps", target_pass_rate=1.0)
-    observe(rule, ("p000", MIXED), ("p001", RIGHT), ("p002", WRONG))
+    observe(rule, ("p000", MIXED), ("p001", CORRECT), ("p002", INCORRECT))
     found = times_chosen(rule, scored(IDS[:3]), 1)
     assert found["p001"] > 0.9 and found["p002"] < 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_discount_of_zero_knows_the_last_group_only(name: str) -> None:
+def test_a_discount_of_zero_remembers_only_the_last_group(name: str) -> None:
     forgetful, young = make(name, discount=0.0), make(name, discount=0.0)
     for rule in (forgetful, young):
         rule.select(scored(IDS), num_selected=1, progress=0.0)
     for _ in range(4):
-        observe(forgetful, ("p000", RIGHT))
+        observe(forgetful, ("p000", CORRECT))
     observe(forgetful, ("p000", MIXED))
     observe(young, ("p000", MIXED))
-    for key in ("right", "wrong"):
+    for key in ("correct_N", "incorrect_N"):
         assert forgetful.state_dict()[key].tolist() == young.state_dict()[key].tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_groups_that_were_thrown_away_count_and_a_prompt_may_come_twice(name: str) -> None:
+def test_discarded_groups_count_and_a_prompt_may_come_twice(name: str) -> None:
     rule = make(name, discount=0.5)
     rule.select(scored(IDS), num_selected=1, progress=0.0)
-    observe(rule, ("p000", MIXED), ("p001", MIXED), discarded=(("p000", RIGHT), ("p002", WRONG[:3])))
+    observe(rule, ("p000", MIXED), ("p001", MIXED), discarded=(("p000", CORRECT), ("p002", INCORRECT[:3])))
     state = rule.state_dict()
-    assert state["right"][:4].tolist() == [8 / 2 + 4, 4, 0, 0]
-    assert state["wrong"][:4].tolist() == [4, 4, 3, 0]
+    assert state["correct_N"][:4].tolist() == [8 / 2 + 4, 4, 0, 0]
+    assert state["incorrect_N"][:4].tolist() == [4, 4, 3, 0]
 
 
 def test_metrics_compare_prediction_and_outcome() -> None:
     rule = make("mopps")
     assert rule.metrics() == {}
-    observe(rule, ("p000", RIGHT), ("p001", MIXED))
+    observe(rule, ("p000", CORRECT), ("p001", MIXED))
     assert rule.metrics() == {
         "prepo/known_prompts_frac/mean": 0.0,
         "prepo/pass_rate/mean": 0.75,
         "prepo/predicted_pass_rate/mean": 0.5,
         "prepo/pass_rate_error/mean": 0.25,
     }
-    observe(rule, ("p000", MIXED), ("p002", WRONG))
+    observe(rule, ("p000", MIXED), ("p002", INCORRECT))
     found = rule.metrics()
     assert found["prepo/known_prompts_frac/mean"] == 0.5
     assert found["prepo/predicted_pass_rate/mean"] == pytest.approx((0.9 + 0.5) / 2)
@@ -227,7 +228,7 @@ def test_reasons_say_on_which_side_a_prompt_was_predicted(name: str) -> None:
     rule = make(name)
     rule.select(scored(IDS), num_selected=1, progress=0.0)
     for _ in range(6):
-        observe(rule, ("p000", RIGHT), ("p001", WRONG), ("p002", MIXED))
+        observe(rule, ("p000", CORRECT), ("p001", INCORRECT), ("p002", MIXED))
     reasons = [rule.select(scored(IDS[:3]), num_selected=1, progress=0.0).skip_reasons for _ in range(50)]
     assert sum(found.get(0) == "predicted_too_easy" for found in reasons) > 45
     assert sum(found.get(1) == "predicted_too_hard" for found in reasons) > 45
@@ -241,10 +242,10 @@ PPL = dict.fromkeys((*LIVE, *NEW_LIVE), 1.5) | dict.fromkeys((*HARD, *NEW_HARD),
 
 
 def taught(name: str, ppl: dict[str, float] = PPL, **options: Any) -> Any:
-    """A rule that saw half of the prompts: the hard ones all wrong."""
+    """A rule that saw half of the prompts; the hard ones were never correct."""
     rule = make(name, **options)
     rule.select(scored(IDS, ppl), num_selected=1, progress=0.0)
-    observe(rule, *((prompt_id, MIXED) for prompt_id in LIVE), *((prompt_id, WRONG) for prompt_id in HARD))
+    observe(rule, *((prompt_id, MIXED) for prompt_id in LIVE), *((prompt_id, INCORRECT) for prompt_id in HARD))
     return rule
 
 
@@ -257,7 +258,7 @@ def test_prompts_that_were_never_rolled_out_are_judged_by_those_of_near_perplexi
     unknown = (*NEW_LIVE, *NEW_HARD)
     assert share_of(taught("mopps"), NEW_LIVE, unknown) == pytest.approx(0.5, abs=0.05)
     assert share_of(taught("mopps_ppl"), NEW_LIVE, unknown) > 0.95
-    # Perplexities that were given at random tell nothing.
+    # Random perplexities carry no information.
     generator = np.random.default_rng(0)
     shares = []
     for _ in range(10):
@@ -266,12 +267,16 @@ def test_prompts_that_were_never_rolled_out_are_judged_by_those_of_near_perplexi
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_prompts_own_rollouts_outweigh_those_of_others() -> None:
+def test_own_rollouts_of_a_prompt_outweigh_those_of_others() -> None:
     rule = taught("mopps_ppl", discount=1.0)
     for _ in range(3):
-        observe(rule, (LIVE[0], RIGHT), (HARD[0], MIXED))
+        observe(rule, (LIVE[0], CORRECT), (HARD[0], MIXED))
     found = times_chosen(rule, scored((LIVE[0], HARD[0]), PPL), 1, draws=400)
     assert found[HARD[0]] > 0.9
+
+
+def rates_of(selection: Selection) -> list[float]:
+    return np.asarray(selection.details["drawn_pass_rate"]).tolist()
 
 
 def test_until_enough_groups_are_known_it_is_mopps() -> None:
@@ -281,22 +286,21 @@ def test_until_enough_groups_are_known_it_is_mopps() -> None:
         candidates = scored(IDS[: 60 + step], PPL)
         expected: Selection = plain.select(candidates, num_selected=4, progress=0.0)
         found: Selection = by_ppl.select(candidates, num_selected=4, progress=0.0)
-        assert expected.drawn_pass_rate_C is not None and found.drawn_pass_rate_C is not None
-        same.append(expected.drawn_pass_rate_C.tolist() == found.drawn_pass_rate_C.tolist())
+        same.append(rates_of(expected) == rates_of(found))
         for rule in (plain, by_ppl):
-            observe(rule, *((IDS[i], MIXED if i < 50 else WRONG) for i in expected.indices_P))
+            observe(rule, *((IDS[i], MIXED if i < 50 else INCORRECT) for i in expected.indices_P))
         if len(by_ppl.state_dict()["memory"]) >= 32:
             break
     assert len(same) >= 8 and all(same)
     expected, found = (rule.select(candidates, num_selected=4, progress=0.0) for rule in (plain, by_ppl))
-    assert expected.drawn_pass_rate_C.tolist() != found.drawn_pass_rate_C.tolist()
+    assert rates_of(expected) != rates_of(found)
 
 
-def test_memory_holds_groups_at_their_perplexity_of_then() -> None:
+def test_memory_keeps_the_perplexity_at_the_time_of_the_group() -> None:
     rule = make("mopps_ppl", forget=0.0)
     for ppl in (2.0, 3.0):
         rule.select(scored(IDS[:3], dict.fromkeys(IDS, ppl)), num_selected=2, progress=0.0)
-        observe(rule, ("p000", MIXED), ("p001", WRONG[:3]), discarded=(("p002", RIGHT[:5]),))
+        observe(rule, ("p000", MIXED), ("p001", INCORRECT[:3]), discarded=(("p002", CORRECT[:5]),))
     memory = rule.state_dict()["memory"]
     assert np.exp(memory[:, 0]).tolist() == pytest.approx([2.0] * 3 + [3.0] * 3)
     assert memory[:, 1:].tolist() == [[5.0, 5.0], [4.0, 8.0], [0.0, 3.0]] * 2
@@ -305,7 +309,7 @@ def test_memory_holds_groups_at_their_perplexity_of_then() -> None:
 def test_each_group_is_forgotten_with_its_probability() -> None:
     rule = make("mopps_ppl", forget=0.25)
     rule.select(scored(IDS), num_selected=2, progress=0.0)
-    observe(rule, *((prompt_id, WRONG) for prompt_id in IDS))
+    observe(rule, *((prompt_id, INCORRECT) for prompt_id in IDS))
     for _ in range(3):
         observe(rule, ("p000", MIXED))
     old = int((rule.state_dict()["memory"][:, 1] == 0.0).sum())
@@ -317,7 +321,7 @@ def test_memory_has_a_limit_and_keeps_any_of_its_groups(monkeypatch: pytest.Monk
     monkeypatch.setattr(mopps_ppl, "LARGEST_MEMORY", 100)
     rule = make("mopps_ppl", forget=0.0)
     rule.select(scored(IDS), num_selected=2, progress=0.0)
-    observe(rule, *((prompt_id, WRONG) for prompt_id in IDS[:100]))
+    observe(rule, *((prompt_id, INCORRECT) for prompt_id in IDS[:100]))
     assert len(rule.state_dict()["memory"]) == 100
     observe(rule, *((prompt_id, MIXED) for prompt_id in IDS[100:]))
     memory = rule.state_dict()["memory"]
@@ -325,8 +329,8 @@ def test_memory_has_a_limit_and_keeps_any_of_its_groups(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("num_selected", [16, 128])
-def test_what_was_avoided_is_not_tried_again_all_at_once(num_selected: int) -> None:
-    """Prompts come once; of half of them, which perplexity tells from the others, every rollout is wrong."""
+def test_avoided_prompts_are_not_retried_all_at_once(num_selected: int) -> None:
+    """Prompts come once. Half of them are never correct, and perplexity separates these from the others."""
     steps, num_candidates = 40, 5 * num_selected
     ids = tuple(f"p{i}" for i in range(steps * num_candidates))
     generator = np.random.default_rng(1)
@@ -339,7 +343,7 @@ def test_what_was_avoided_is_not_tried_again_all_at_once(num_selected: int) -> N
         candidates = Candidates(ids[now], nll[now], np.full(num_candidates, 7))
         chosen = start + rule.select(candidates, num_selected=num_selected, progress=0.0).indices_P
         dead_frac.append(is_dead[chosen].mean())
-        observe(rule, *((ids[i], WRONG if is_dead[i] else MIXED) for i in chosen))
+        observe(rule, *((ids[i], INCORRECT if is_dead[i] else MIXED) for i in chosen))
     assert dead_frac[0] > 0.3
     assert np.mean(dead_frac[5:]) < 0.15 and max(dead_frac[5:]) < 0.4
 
@@ -375,44 +379,28 @@ def test_a_restored_rule_goes_on_with_the_same_choices(name: str) -> None:
     second = make(name, seed=9)
     second.load_state_dict(first.state_dict())
     for rule in (first, second):  # before anything is scored again
-        observe(rule, (NEW_LIVE[0], MIXED), (HARD[3], WRONG))
+        observe(rule, (NEW_LIVE[0], MIXED), (HARD[3], INCORRECT))
     assert first.metrics() == second.metrics()
     for step in range(3):
         found = [rule.select(scored(IDS, PPL), num_selected=8, progress=0.0) for rule in (first, second)]
         assert found[0].indices_P.tolist() == found[1].indices_P.tolist()
         for rule in (first, second):
-            observe(rule, *((IDS[i], MIXED if step else WRONG) for i in found[0].indices_P))
+            observe(rule, *((IDS[i], MIXED if step else INCORRECT) for i in found[0].indices_P))
         assert first.metrics() == second.metrics()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_foreign_state_is_refused_and_changes_nothing(name: str) -> None:
-    rule = taught(name)
-    mine = rule.state_dict()
-    broken = [
-        {},
-        {**mine, "more": 1},
-        {**mine, "right": mine["right"][:-1]},
-        {**mine, "wrong": mine["wrong"].astype(np.float64)},
-        {**mine, "right": np.full_like(mine["right"], np.nan)},
-        {**mine, "wrong": np.full_like(mine["wrong"], -1.0)},
-    ]
-    if name == "mopps_ppl":
-        broken += [
-            {key: value for key, value in mine.items() if key != "nll_nats"},
-            {**mine, "nll_nats": mine["nll_nats"][:-1]},
-            {**mine, "memory": mine["memory"][:, :2]},
-            {**mine, "memory": np.zeros((7, 3))},
-            {**mine, "memory": np.full((7, 3), np.nan)},
-            {**mine, "memory": [1, 2]},
-        ]
-    for state in broken:
-        with pytest.raises((ValueError, KeyError)):
-            rule.load_state_dict(state)
-        after = rule.state_dict()
-        for key, value in mine.items():
-            if isinstance(value, np.ndarray):
-                assert np.array_equal(after[key], value, equal_nan=True)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *((name, {"correct_N": np.full(200, np.nan, dtype=np.float32)}) for name in NAMES),
+        *((name, {"incorrect_N": np.full(200, -1.0, dtype=np.float32)}) for name in NAMES),
+        ("mopps_ppl", {"memory": np.zeros((7, 3))}),
+        ("mopps_ppl", {"memory": np.full((7, 3), np.nan)}),
+    ],
+)
+def test_impossible_counts_are_refused(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"'{next(iter(change))}' has "):
+        make(name).load_state_dict({**taught(name).state_dict(), **change})
 
 
 # The outside check of the audit lines
@@ -430,14 +418,9 @@ def exchange_sides(line: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_outside_check_agrees(name: str, tmp_path: Path) -> None:
-    assert check_of_audit(tmp_path, all_options(selection=name), num_steps=10).startswith("ok: 10 choices")
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("edit", [raise_rate_of_a_hard_one, exchange_sides])
 def test_the_outside_check_sees_what_cannot_be(
     name: str, edit: Callable[[dict[str, Any]], object], tmp_path: Path
 ) -> None:
-    found = check_of_audit(tmp_path, all_options(selection=name), num_steps=10, edit=lambda lines: edit(lines[-1]))
-    assert found.startswith("difference") and "between those of the chosen" in found
+    found = check_of_audit(tmp_path, all_options(selection=name), num_steps=10, edit=lambda lines, _: edit(lines[-1]))
+    assert found.startswith("difference") and "pass rate" in found

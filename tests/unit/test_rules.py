@@ -1,16 +1,23 @@
-"""The rules by hand-computed examples; what holds for every rule stands in the contract tests."""
+"""PREPO's rules and the plain ones by hand-computed examples. The contract tests hold for every rule."""
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_run import rule_options
 
+from recipe.prepo.controller import training_progress
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import SelectionRule, WeightingRule
 from recipe.prepo.rules.registry import build_rule
+from recipe.prepo.rules.selection.ppl_schedule import ascending_order, take_window, window_start
+from recipe.prepo.rules.weighting.relative_entropy import relative_entropy_weights
 from recipe.prepo.types import Candidates, RolloutBatch
 
 IDS = ("e", "a", "d", "b", "c")
@@ -21,13 +28,66 @@ def candidates(ids: tuple[str, ...] = IDS, ppl: tuple[float, ...] = PPL) -> Cand
     return Candidates(ids, np.log(np.array(ppl)), np.full(len(ids), 7))
 
 
-def selection(name: str, **options: Any) -> SelectionRule:
-    return cast(SelectionRule, build_rule("selection", {"name": name, **options}, seed=0))
+def selection(name: str, *, seed: int = 0, **options: Any) -> SelectionRule:
+    return cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
 
 
 def chosen_ids(rule: SelectionRule, *, num_selected: int, progress: float) -> list[str]:
     found = rule.select(candidates(), num_selected=num_selected, progress=progress)
     return [IDS[i] for i in found.indices_P]
+
+
+# The window
+
+
+@pytest.mark.parametrize("total", [2, 3, 11, 50, 51, 99, 101, 148, 197, 1000])
+@pytest.mark.parametrize("slack", [0, 1, 4, 49, 98, 100, 128, 512])
+def test_window_start_is_the_floor_of_the_audited_progress(total: int, slack: int) -> None:
+    """l = floor(rho (|B| - K)), with the rho of the audit line: an outside script can recompute it exactly."""
+    for step in range(1, total + 1):
+        rho = training_progress(step, total)
+        start = window_start(rho, slack + 8, 8)
+        assert start == math.floor(rho * slack)
+        assert start - math.floor(Fraction(step - 1, total - 1) * slack) in (0, -1)
+    assert window_start(0.0, slack + 8, 8) == 0
+    assert window_start(1.0, slack + 8, 8) == slack
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.0000001, math.nan])
+def test_progress_out_of_range_is_a_bug(progress: float) -> None:
+    with pytest.raises(AssertionError):
+        window_start(progress, 10, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0]), min_size=1, max_size=12), st.data())
+def test_window_is_a_slice_of_the_brute_force_order(ppl: list[float], data: st.DataObject) -> None:
+    size = len(ppl)
+    ids = data.draw(st.lists(st.text("aZé𝔷0", min_size=1, max_size=3), min_size=size, max_size=size, unique=True))
+    k = data.draw(st.integers(1, size))
+    start = data.draw(st.integers(0, size - k))
+    brute = sorted(range(size), key=lambda i: (ppl[i], ids[i]))
+    found = take_window(candidates(tuple(ids), tuple(ppl)), num_selected=k, start=start)
+    assert found.indices_P.tolist() == brute[start : start + k]
+    assert found.details == {"window_start": start}
+
+
+def test_ties_go_by_code_point_whatever_the_order_of_the_data() -> None:
+    ids = ["\u00e9", "z", "Z", "\uff5a", "\U0001d537", "e\u0301", "a10", "a9", "", "a"]
+    expected = ["", "Z", "a", "a10", "a9", "e\u0301", "z", "\u00e9", "\uff5a", "\U0001d537"]
+    assert [ids[i] for i in ascending_order(np.ones(len(ids)), ids)] == expected
+    assert [ids[::-1][i] for i in ascending_order(np.ones(len(ids)), ids[::-1])] == expected
+
+
+def test_equal_ids_and_perplexities_keep_the_order_of_the_data() -> None:
+    assert ascending_order(np.array([2.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "a"]).tolist() == [3, 1, 2, 0]
+
+
+def test_one_last_bit_decides_before_the_id() -> None:
+    assert ascending_order(np.array([np.nextafter(1.0, 2.0), 1.0]), ["a", "b"]).tolist() == [1, 0]
+
+
+# The schedule
 
 
 @pytest.mark.parametrize(
@@ -42,33 +102,57 @@ def chosen_ids(rule: SelectionRule, *, num_selected: int, progress: float) -> li
     ],
 )
 def test_schedule_slides_from_low_to_high(progress: float, expected: list[str]) -> None:
-    assert chosen_ids(selection("ppl_schedule", progress_end=1.0), num_selected=2, progress=progress) == expected
+    assert chosen_ids(selection("ppl_schedule"), num_selected=2, progress=progress) == expected
 
 
-def test_schedule_ends_where_it_is_told_to() -> None:
-    rule = selection("ppl_schedule", progress_end=0.5)
-    assert chosen_ids(rule, num_selected=1, progress=1.0) == ["d"]
-    assert chosen_ids(rule, num_selected=1, progress=0.0) == ["b"]
+def test_schedule_starts_and_ends_at_its_options() -> None:
+    rule = selection("ppl_schedule", progress_start=0.25, progress_end=0.5)
+    found = [chosen_ids(rule, num_selected=1, progress=progress) for progress in (0.0, 0.99, 1.0)]
+    assert found == [["e"], ["e"], ["d"]]
+    assert rule.follows_progress
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_ablations_hold_the_schedule_at_its_ends(progress: float) -> None:
+    low, high = selection("low_ppl"), selection("high_ppl")
+    assert chosen_ids(low, num_selected=2, progress=progress) == ["b", "e"]
+    assert chosen_ids(high, num_selected=2, progress=progress) == ["c", "a"]
+    assert not low.follows_progress and not high.follows_progress
+
+
+def earlier_start(name: str, progress: float, progress_end: float, slack: int) -> int:
+    """First rank of the window in version 0.1.0, which had a rule of its own for each end of the schedule."""
+    return {"low_ppl": 0, "high_ppl": slack}.get(name, math.floor((progress * progress_end) * slack))
+
+
+@pytest.mark.parametrize("name", ["ppl_schedule", "low_ppl", "high_ppl"])
+def test_three_hundred_random_batches_have_the_windows_of_the_earlier_rules(name: str) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(300):
+        size = int(rng.integers(1, 700))
+        num_selected = int(rng.integers(1, size + 1))
+        progress, end = float(rng.random()), float(rng.choice([1.0, 0.25, 0.5, 0.75, 1.0 - rng.random()]))
+        batch = Candidates(tuple(map(str, rng.permutation(size))), rng.integers(0, 50, size) / 7, np.ones(size))
+        rule = selection(name, **({"progress_end": end} if name == "ppl_schedule" else {}))
+        expected = take_window(
+            batch, num_selected=num_selected, start=earlier_start(name, progress, end, size - num_selected)
+        )
+        found = rule.select(batch, num_selected=num_selected, progress=progress)
+        assert found.indices_P.tolist() == expected.indices_P.tolist()
+        assert (found.skip_reasons, found.details) == (expected.skip_reasons, expected.details)
 
 
 @pytest.mark.parametrize("name", ["ppl_schedule", "low_ppl", "high_ppl", "uniform", "all"])
 @pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
 def test_all_prompts_are_chosen_when_k_is_the_batch(name: str, progress: float) -> None:
-    rule = selection(name, **({"progress_end": 1.0} if name == "ppl_schedule" else {}))
-    found = rule.select(candidates(), num_selected=5, progress=progress)
+    found = selection(name).select(candidates(), num_selected=5, progress=progress)
     assert sorted(found.indices_P) == [0, 1, 2, 3, 4]
     assert found.skip_reasons == {}
 
 
-@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
-def test_ablations_hold_the_schedule_at_its_ends(progress: float) -> None:
-    assert chosen_ids(selection("low_ppl"), num_selected=2, progress=progress) == ["b", "e"]
-    assert chosen_ids(selection("high_ppl"), num_selected=2, progress=progress) == ["c", "a"]
-
-
 def test_skip_reasons_name_every_other_candidate_and_the_side_of_the_window() -> None:
-    found = selection("ppl_schedule", progress_end=1.0).select(candidates(), num_selected=2, progress=0.5)
-    assert found.window_start == 1
+    found = selection("ppl_schedule").select(candidates(), num_selected=2, progress=0.5)
+    assert found.details["window_start"] == 1
     assert {IDS[i]: reason for i, reason in found.skip_reasons.items()} == {
         "b": "below_window",
         "c": "above_window",
@@ -79,11 +163,28 @@ def test_skip_reasons_name_every_other_candidate_and_the_side_of_the_window() ->
 def test_choice_does_not_depend_on_the_order_of_the_data() -> None:
     order = [3, 1, 4, 0, 2]
     shuffled = candidates(tuple(IDS[i] for i in order), tuple(PPL[i] for i in order))
-    rule = selection("ppl_schedule", progress_end=1.0)
+    rule = selection("ppl_schedule")
     for progress in (0.0, 0.5, 1.0):
         found = rule.select(shuffled, num_selected=2, progress=progress)
         ids = [shuffled.prompt_ids[i] for i in found.indices_P]
         assert ids == chosen_ids(rule, num_selected=2, progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "named"),
+    [
+        *((0.0, end, "progress_end") for end in (-1.0, 1.5, math.nan, math.inf, None, "half", True)),
+        (-0.1, 1.0, "progress_start"),
+        (0.5, 0.4, r"progress_start=0\.5 is above progress_end=0\.4"),
+    ],
+)
+def test_schedule_outside_its_range_is_a_configuration_error(start: Any, end: Any, named: str) -> None:
+    for name in ("ppl_schedule", "ppl_schedule_skip"):
+        with pytest.raises(ConfigError, match=rf"prepo\.selection.*{name}.*{named}"):
+            selection(name, progress_start=start, progress_end=end)
+
+
+# Other selections
 
 
 def test_uniform_draws_every_candidate_equally_often() -> None:
@@ -91,7 +192,7 @@ def test_uniform_draws_every_candidate_equally_often() -> None:
     counts = np.zeros(5)
     for _ in range(2000):
         counts[rule.select(candidates(), num_selected=2, progress=0.0).indices_P] += 1
-    # 800 expected of each, standard deviation 22: five of them is no accident.
+    # 800 of each are expected, with a standard deviation of 22.
     assert (abs(counts - 800) < 110).all()
 
 
@@ -99,7 +200,7 @@ def test_uniform_draws_depend_on_the_seed_and_change_from_call_to_call() -> None
     many = Candidates(tuple(map(str, range(50))))
 
     def draws(seed: int) -> list[list[int]]:
-        rule = cast(SelectionRule, build_rule("selection", {"name": "uniform"}, seed=seed))
+        rule = selection("uniform", seed=seed)
         return [rule.select(many, num_selected=5, progress=0.0).indices_P.tolist() for _ in range(3)]
 
     assert draws(0) == draws(0) != draws(1)
@@ -110,6 +211,9 @@ def test_all_keeps_the_order_of_the_data_and_draws_no_more_than_it_trains_on() -
     rule = selection("all")
     assert not rule.uses_candidates
     assert rule.select(candidates(), num_selected=5, progress=0.3).indices_P.tolist() == [0, 1, 2, 3, 4]
+
+
+# Weights
 
 
 def rollouts(entropy: list[float] | None) -> RolloutBatch:
@@ -128,8 +232,24 @@ def test_relative_entropy_weights_and_none() -> None:
     none = cast(WeightingRule, build_rule("weighting", {"name": "none"}, seed=0))
     assert relative.weigh(rollouts([1.0, 2.0, 3.0, 0.0])).tolist() == pytest.approx([2 / 3, 4 / 3, 2.0, 0.0])
     assert none.weigh(rollouts(None)).tolist() == [1.0, 1.0, 1.0]
-    assert none.is_identity
-    assert not relative.is_identity
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(1e-300, 20.0), min_size=1, max_size=20), st.floats(0.125, 8.0))
+def test_weights_have_no_scale(entropy: list[float], scale: float) -> None:
+    weights = relative_entropy_weights(np.array(entropy))
+    assert relative_entropy_weights(np.array(entropy) * scale) == pytest.approx(weights)
+
+
+def test_weights_golden_values() -> None:
+    assert relative_entropy_weights(np.array([0.2, 0.4, 0.6])).tolist() == pytest.approx([0.5, 1.0, 1.5])
+    assert relative_entropy_weights(np.zeros(4)).tolist() == [1.0] * 4
+    assert relative_entropy_weights(np.zeros(0)).shape == (0,)
+    assert relative_entropy_weights(np.array([0.0, 2.0])).tolist() == [0.0, 2.0]
+    assert relative_entropy_weights(np.array([5e-324, 0.0])).tolist() in ([1.0, 1.0], [2.0, 0.0])
+
+
+# The registry
 
 
 def test_unknown_rule_lists_the_known_ones_and_the_override() -> None:
@@ -138,17 +258,11 @@ def test_unknown_rule_lists_the_known_ones_and_the_override() -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, ["uniform"]])
-def test_rule_name_that_is_no_text_is_refused(name: Any) -> None:
+def test_rule_name_must_be_a_text(name: Any) -> None:
     with pytest.raises(ConfigError, match="known: "):
         build_rule("selection", {"name": name}, seed=0)
 
 
 def test_missing_and_unknown_options_are_both_named() -> None:
     with pytest.raises(ConfigError, match=r"missing options \['progress_end'\], unknown options \['progres_end'\]"):
-        build_rule("selection", {"name": "ppl_schedule", "progres_end": 1.0}, seed=0)
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, 1.5, math.nan, math.inf, None, "half"])
-def test_option_out_of_range_is_a_configuration_error(value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"prepo\.selection.*ppl_schedule"):
-        build_rule("selection", {"name": "ppl_schedule", "progress_end": value}, seed=0)
+        build_rule("selection", {"name": "ppl_schedule", "progress_start": 0.0, "progres_end": 1.0}, seed=0)

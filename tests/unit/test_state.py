@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.checkpoint import FILE_NAME, load_state, save_state, write_atomically
+from recipe.prepo.run.checkpoint import FILE_NAME, load_state, save_state
+from recipe.prepo.run.files import write_atomically
 from recipe.prepo.run.jsonl import StepLog
 
 PAYLOAD: dict[str, Any] = {"big": 2**127 + 1, "third": 1 / 3, "ü": ["é", None, True], "nested": {"b": 1, "a": {}}}
@@ -46,8 +47,8 @@ def damaged(tmp_path: Path, kind: str) -> bytes:
         "zeros": b"\0" * 200,
         "not an object": b"[1, 2]",
         "other format": _document(tmp_path, format="other").encode(),
-        "other version": _document(tmp_path, version=3).encode(),
-        "version as text": _document(tmp_path, version="2").encode(),
+        "other version": _document(tmp_path, version=2).encode(),
+        "version as text": _document(tmp_path, version="3").encode(),
         "no checksum": _document(tmp_path, sha256=None).encode(),
         "payload is a list": _document(tmp_path, payload=[]).encode(),
         "one value edited": text.replace('"b": 1', '"b": 2').encode(),
@@ -74,15 +75,18 @@ def test_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path, kind: str) -
     assert os.listdir(tmp_path) == [FILE_NAME]
 
 
-def test_other_version_is_named(tmp_path: Path) -> None:
-    text = _document(tmp_path, version=7)
+@pytest.mark.parametrize("version", [2, 7])
+def test_other_version_is_named(tmp_path: Path, version: int) -> None:
+    text = _document(tmp_path, version=version)
     (tmp_path / FILE_NAME).write_text(text, encoding="utf-8")
-    with pytest.raises(StateError, match="state version 7, this release reads version 2"):
+    with pytest.raises(
+        StateError, match=f"state version {version}, this release reads version 3.*Resume with the release"
+    ):
         load_state(tmp_path)
 
 
 def test_missing_state_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="is not there"):
+    with pytest.raises(StateError, match="does not exist"):
         load_state(tmp_path / "global_step_9")
     assert os.listdir(tmp_path) == []
 

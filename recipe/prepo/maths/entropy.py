@@ -1,23 +1,25 @@
-"""Sequence entropy and relative-entropy weights (arXiv 2511.00794)."""
+"""Token entropy of rollouts (arXiv 2511.00794)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from recipe.prepo.maths import FloatArray, IntArray
 
 
-def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[ArrayLike]) -> NDArray[np.float64]:
-    """Mean token entropy of each rollout over its own response tokens.
+def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[ArrayLike]) -> FloatArray:
+    """Mean token entropy of each rollout over the tokens that the policy generated.
 
     Args:
-        entropy_R_T: per rollout, the full-vocabulary Shannon entropy (nats) at each response position, shape [T_i].
-        mask_R_T: per rollout, 1 where the policy generated the token, 0 for tool tokens and padding, shape [T_i].
+        entropy_R_T: for each rollout, the full-vocabulary Shannon entropy in nats at each response position, [T_i].
+        mask_R_T: for each rollout, 1 where the policy generated the token, 0 for tool tokens and padding, [T_i].
 
     Returns:
-        ``(1/|o_i|) * sum_t H_t``, shape [R], float64. A rollout without a single token of its own has entropy 0. An
-        entropy is never negative: what rounding in single precision puts below 0 (about -1e-5) becomes 0.
+        ``(1/|o_i|) * sum_t H_t``, shape [R]; 0 for a rollout without such tokens. Small negative values, which
+        single-precision rounding produces (about -1e-5), become 0.
 
     >>> sequence_entropy_nats([[0.5, 1.5, 9.0], [2.0]], [[1, 1, 0], [0]]).tolist()
     [1.0, 0.0]
@@ -30,18 +32,11 @@ def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[A
     return np.array(means, dtype=np.float64)
 
 
-def relative_entropy_weights(entropy_nats_R: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights ``w_i = H_i / mean_j H_j`` over all rollouts of the step: scale-free, mean 1, never negative.
+def token_mean_entropy_nats(entropy_nats_R: FloatArray, num_tokens_R: IntArray) -> float | None:
+    """Mean entropy over all tokens of a step, from the mean and the length of each rollout; None without tokens.
 
-    When every entropy is 0 (a deterministic policy, or an empty batch) every weight is 1. A rollout without tokens
-    has entropy 0 and so weight 0; it has no token on which a weight could act.
-
-    >>> relative_entropy_weights(np.array([1.0, 3.0])).tolist()
-    [0.5, 1.5]
-    >>> relative_entropy_weights(np.zeros(3)).tolist()
-    [1.0, 1.0, 1.0]
+    >>> token_mean_entropy_nats(np.array([1.0, 4.0]), np.array([2, 1]))
+    2.0
     """
-    mean = entropy_nats_R.mean() if entropy_nats_R.size else 0.0
-    if mean == 0.0:
-        return np.ones_like(entropy_nats_R, dtype=np.float64)
-    return entropy_nats_R / mean
+    num_tokens = int(num_tokens_R.sum())
+    return float((entropy_nats_R * num_tokens_R).sum() / num_tokens) if num_tokens else None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from recipe.prepo.maths import FloatArray
 
 
 def mean_nll_nats(log_probs_T: ArrayLike) -> float:
     """Mean negative log-likelihood of a prompt's tokens, in nats.
 
     Args:
-        log_probs_T: natural log-probabilities of the prompt tokens that have a left context, shape [T]. The first
-            token of a prompt has none and must not be in it.
+        log_probs_T: natural log-probabilities of the prompt tokens that have a left context, shape [T]. Leave out the
+            first token of a prompt, which has none.
 
     Returns:
         ``-(1/T) * sum_t log p(x_t | x_<t)``; ``nan`` for an empty prompt (T = 0), which callers must refuse.
@@ -23,7 +25,7 @@ def mean_nll_nats(log_probs_T: ArrayLike) -> float:
     return float(-array_T.mean()) if array_T.size else float("nan")
 
 
-def perplexity(nll_nats: ArrayLike) -> NDArray[np.float64]:
+def perplexity(nll_nats: ArrayLike) -> FloatArray:
     """Perplexity ``P_i = exp(nll_i)``, element-wise; overflows to ``inf`` above about 709 nats.
 
     >>> perplexity([0.0, np.log(7.0)]).round(6).tolist()

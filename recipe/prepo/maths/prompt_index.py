@@ -1,4 +1,4 @@
-"""Rows of a training set's prompts by their ids, small enough for tens of millions of prompts."""
+"""Row numbers of a training set's prompts by id, small enough for tens of millions of prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Python's hash of a text differs from process to process: this tells whether an index is at home.
+from recipe.prepo.maths import IntArray
+
+# Python's string hash differs between processes: the hash of this text shows whether an index was made in this one.
 PROBE = "prompt_id"
 
 
@@ -17,13 +19,13 @@ def hash_ids(prompt_ids: Iterable[str]) -> NDArray[np.uint64]:
 
 
 class PromptIndex:
-    """Maps prompt ids to row numbers 0 … N - 1 in 12 bytes a prompt (a dictionary takes about 200).
+    """Maps prompt ids to row numbers 0 ... N - 1, in 12 bytes per prompt (a dictionary takes about 200).
 
     Args:
-        prompt_ids: the training set's ids in row order.
+        prompt_ids: ids of the training set, in row order.
 
     Raises:
-        ValueError: two ids are the same (or, once in 10^5 sets of 10^7 prompts, share a hash of 64 bits).
+        ValueError: two ids are equal, or share a 64-bit hash (about once in 10^5 sets of 10^7 prompts).
 
     >>> index = PromptIndex(["a", "b", "c"])
     >>> len(index), index.rows(["c", "a"]).tolist()
@@ -44,8 +46,8 @@ class PromptIndex:
     def __len__(self) -> int:
         return len(self._rows_N)
 
-    def rows(self, prompt_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each id, shape [P]. An id that is not in the training set is a bug."""
+    def rows(self, prompt_ids: Sequence[str]) -> IntArray:
+        """Row of each id, shape [P]. An id outside the training set is a bug."""
         assert self._probe == hash(PROBE), "the index was made in another process"
         hashes_P = hash_ids(prompt_ids)
         places_P = np.searchsorted(self._hashes_N, hashes_P)

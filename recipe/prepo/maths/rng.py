@@ -1,15 +1,14 @@
-"""One seeded generator for each purpose, whose state can be saved as plain JSON."""
+"""One seeded generator for each purpose."""
 
 from __future__ import annotations
 
 import zlib
-from typing import Any
 
 import numpy as np
 
 
 def make_generator(seed: int, purpose: str) -> np.random.Generator:
-    """A generator that depends on the seed and on its purpose only, so purposes never share a stream.
+    """A generator that depends only on the seed and the purpose, so that no two purposes share a stream.
 
     >>> bool(make_generator(0, "a").integers(100) == make_generator(0, "a").integers(100))
     True
@@ -17,22 +16,8 @@ def make_generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])))
 
 
-def generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    """State of a PCG64 generator as JSON-able values."""
-    return dict(generator.bit_generator.state)
-
-
-def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -> None:
-    """Restore what :func:`generator_state` returned.
-
-    Raises:
-        ValueError, TypeError, KeyError: the state is not one of a PCG64 generator.
-    """
-    generator.bit_generator.state = state
-
-
 def rollout_seed(seed: int, step: int, prompt_id: str, rollout: int, *, call: int = 0) -> int:
-    """Sampling seed of one rollout: the same in a resumed run, different for every rollout. In [0, 2**31).
+    """Sampling seed of one rollout, in [0, 2**31): different for every rollout, the same in a resumed run.
 
     ``call`` numbers the step's choices: a refill may roll out a prompt again.
 

@@ -1,1 +1,1 @@
-"""Selection, weighting, budget, temperature and shaping rules: one file each, named once in ``registry``."""
+"""Selection, weighting, budget, temperature and shaping rules: one file each, named only in ``registry``."""

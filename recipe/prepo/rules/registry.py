@@ -1,4 +1,4 @@
-"""The only place where rule names exist. A new rule is one file, one line here and one yaml in ``conf/prepo``."""
+"""The only place that names rules. A new rule is one file, one line here, and one yaml in ``conf/prepo``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from recipe.prepo.rules.budget.difficulty import Difficulty
 from recipe.prepo.rules.budget.fixed import Fixed
 from recipe.prepo.rules.selection.all import All
 from recipe.prepo.rules.selection.greso import Greso
-from recipe.prepo.rules.selection.high_ppl import HighPpl
-from recipe.prepo.rules.selection.low_ppl import LowPpl
 from recipe.prepo.rules.selection.mopps import Mopps
 from recipe.prepo.rules.selection.mopps_ppl import MoppsPpl
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
-from recipe.prepo.rules.selection.ppl_schedule_skip import PplScheduleSkip
+from recipe.prepo.rules.selection.skip_dead import PplScheduleSkip, UniformSkip
 from recipe.prepo.rules.selection.uniform import Uniform
-from recipe.prepo.rules.selection.uniform_skip import UniformSkip
 from recipe.prepo.rules.shaping.length_bias import LengthBias
 from recipe.prepo.rules.shaping.none import NoShaping
 from recipe.prepo.rules.temperature.constant import Constant
@@ -30,8 +27,6 @@ from recipe.prepo.rules.weighting.relative_entropy import RelativeEntropy
 SELECTION: dict[str, type[SelectionRule]] = {
     "all": All,
     "greso": Greso,
-    "high_ppl": HighPpl,
-    "low_ppl": LowPpl,
     "mopps": Mopps,
     "mopps_ppl": MoppsPpl,
     "ppl_schedule": PplSchedule,
@@ -65,15 +60,15 @@ REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
 
 
 def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
-    """Make the rule that ``options["name"]`` names, with the other options as its ``Config``.
+    """Build the rule that ``options["name"]`` names, with the other options as its ``Config``.
 
     Args:
         group: selection, weighting, budget, temperature or shaping.
         options: the group's configuration: ``name`` and every field of the rule's ``Config``.
-        seed: seed of the rule's own generator.
+        seed: seed of the rule's own generators.
 
     Raises:
-        ConfigError: unknown name (lists the known ones), missing or unknown option, or a value out of range.
+        ConfigError: unknown name (the error lists the known ones), missing or unknown option, or value out of range.
     """
     known = REGISTRIES[group]
     name = options.get("name")
@@ -94,5 +89,5 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
     try:
         config = rule_class.Config(**given)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Mend the override.") from error
+        raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Correct the override.") from error
     return rule_class(config, seed=seed)

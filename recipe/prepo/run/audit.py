@@ -1,37 +1,43 @@
-"""Audit lines: every decision and every rollout's weight, so that an outside script can check them."""
+"""Audit lines: every choice and the weight of every rollout, so that an outside script can check them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from recipe.prepo.types import Decision, FloatArray, IntArray, RolloutBatch
 
 
 def selection_line(decision: Decision) -> dict[str, Any]:
-    """The line of ``audit/selection.jsonl`` for one choice of prompts."""
+    """The line of ``audit/selection.jsonl`` for one choice of prompts.
+
+    Scalars of the rule's details become fields of the line, arrays become fields of the candidates.
+    """
     candidates, selection = decision.candidates, decision.selection
+    arrays = {name: value for name, value in selection.details.items() if isinstance(value, np.ndarray)}
+    scalars = {name: value for name, value in selection.details.items() if name not in arrays}
+    columns = {"nll_nats": candidates.nll_nats_C, "num_tokens": candidates.num_tokens_C, "ppl": candidates.ppl_C}
+    assert not columns.keys() & arrays.keys()
+    columns_C = {
+        name: [None] * len(candidates) if array is None else array.tolist()
+        for name, array in {**columns, **arrays}.items()
+    }
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
-    rate_C = selection.drawn_pass_rate_C
     rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
     for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
         rollout_n[prompt_id] += n
-    return {
+    line = {
         "step": decision.step,
         "call": decision.call,
         "rule": decision.rule,
         "progress": decision.progress,
         "num_selected": len(selected),
-        "window_start": selection.window_start,
+        "window_start": scalars.pop("window_start", None),
         "candidates": [
-            {
-                "prompt_id": prompt_id,
-                "nll_nats": None if candidates.nll_nats_C is None else float(candidates.nll_nats_C[i]),
-                "num_tokens": None if candidates.num_tokens_C is None else int(candidates.num_tokens_C[i]),
-                "ppl": None if candidates.ppl_C is None else float(candidates.ppl_C[i]),
-                **({} if rate_C is None else {"drawn_pass_rate": float(rate_C[i])}),
-            }
-            for i, prompt_id in enumerate(candidates.prompt_ids)
+            {"prompt_id": prompt_id, **dict(zip(columns_C, values, strict=True))}
+            for prompt_id, *values in zip(candidates.prompt_ids, *columns_C.values(), strict=True)
         ],
         "selected": selected,
         "skipped": [
@@ -41,6 +47,8 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         "temperature": decision.temperature,
         "policy_version": decision.policy_version,
     }
+    assert not line.keys() & scalars.keys()
+    return {**line, **scalars}
 
 
 def rollout_lines(
@@ -61,10 +69,10 @@ def rollout_lines(
 
     Args:
         advantage_R: group advantages before weighting.
-        temperature_R: each rollout's temperature; None when all have ``base_temperature``.
-        shaped_R: rewards that the advantages were computed from, where they differ from the raw ones.
+        temperature_R: temperature of each rollout; None if all have ``base_temperature``.
+        shaped_R: rewards that the advantages were computed from, if they differ from the raw ones.
         policy_versions_R: first and last version of the weights that generated each rollout.
-        update: which of the step's updates they are trained in, where it has several: weights have mean 1 in each.
+        update: index of the update that trains on them, if the step has several: weights have mean 1 in each.
     """
     return [
         {

@@ -1,6 +1,6 @@
-"""This project's state beside verl's checkpoint: versioned, with checksums, written atomically, no pickle.
+"""The recipe's state beside verl's checkpoint: versioned, with checksums, written atomically, without pickle.
 
-Values are JSON in ``prepo_state.json``; numpy arrays (one entry a prompt) stand in an ``.npz`` file that it names.
+Values are JSON in ``prepo_state.json``; NumPy arrays are in an ``.npz`` file that it names.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from recipe.prepo.errors import StateError
+from recipe.prepo.run.files import write_atomically as write_atomically
 
 FILE_NAME = "prepo_state.json"
-LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, which names the checkpoint to resume from
+LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, with the step to resume from
 FORMAT = "prepo-state"
-VERSION = 2
+VERSION = 3
 ARRAY = "__array__"
 START_OVER = "Resume from another checkpoint (trainer.resume_mode=resume_path), or start over in a new directory \
 (trainer.experiment_name=<new name>)."
@@ -30,30 +30,16 @@ def _checksum(payload: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part.
-
-    Raises:
-        OSError: the file could not be written (a full disk, say); the old content is still there.
-    """
-    _replace(path, lambda file: file.write(text.encode()))
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _file_checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _take_arrays(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """The payload with a marker in the place of each array, which goes into ``arrays`` by its path."""
+    """The payload with each array moved into ``arrays`` by its path, and a marker in its place."""
     if isinstance(value, np.ndarray):
         assert value.dtype.kind in "biuf", f"{name}: an array of {value.dtype} would be pickled"
         arrays[name] = value
@@ -71,19 +57,11 @@ def _put_arrays(value: Any, arrays: Any) -> Any:
     return value
 
 
-def _file_checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def save_state(folder: Path, payload: dict[str, Any]) -> Path:
-    """Write ``payload`` (JSON-able values and numpy arrays, in nested dictionaries) into ``folder``.
+    """Write ``payload`` (JSON values and NumPy arrays, in nested dictionaries) into ``folder``.
 
-    The arrays' file has its own name for each content and is written first, so that an interrupted write leaves what
-    stood there before whole.
+    The file of the arrays is written first, under a name of its own for each content, so that an interrupted write
+    leaves the previous state intact.
 
     Raises:
         OSError: as :func:`write_atomically`.
@@ -95,7 +73,7 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
     keep = None
     if arrays:
         unnamed = folder / "prepo_arrays.npz"
-        _replace(unnamed, lambda file: np.savez(file, **arrays))
+        write_atomically(unnamed, lambda file: np.savez(file, **arrays))
         checksum = _file_checksum(unnamed)
         keep = folder / f"prepo_arrays-{checksum[:16]}.npz"
         os.replace(unnamed, keep)
@@ -118,7 +96,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StateError(
-            f"{path} is not there: this checkpoint was not written by this recipe, so a resumed run could not make "
+            f"{path} does not exist: this checkpoint was not written by this recipe, so a resumed run could not make "
             f"the same choices. {START_OVER}"
         ) from None
     except ValueError as error:
@@ -127,8 +105,8 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise StateError(f"{path} is not a state file of this recipe (format {FORMAT!r} expected). {START_OVER}")
     if document.get("version") != VERSION:
         raise StateError(
-            f"{path} has state version {document.get('version')!r}, this release reads version {VERSION}. "
-            f"Resume with the release that wrote it. {START_OVER}"
+            f"{path} has state version {document.get('version')!r}, this release reads version {VERSION}: options and "
+            f"state of the rules differ between the two. Resume with the release that wrote it. {START_OVER}"
         )
     payload = document.get("payload")
     if not isinstance(payload, dict) or document.get("sha256") != _checksum(payload):
@@ -150,67 +128,67 @@ def _load_arrays(folder: Path, described: Any) -> dict[str, np.ndarray]:
         raise StateError(f"{path}, a part of {folder / FILE_NAME}, cannot be read: {error!r}. {START_OVER}") from error
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a ``global_step_N`` folder has every part that this recipe and verl write, the last one to its end."""
+def is_complete(folder: Path) -> bool:
+    """Whether a ``global_step_N`` folder has every part that this recipe and verl write; verl's last one is intact."""
     return (folder / FILE_NAME).is_file() and any(folder.glob("actor/*")) and zipfile.is_zipfile(folder / "data.pt")
 
 
-def latest_checkpoint(run_dir: Path, *, mend: bool = False) -> int:
-    """Step of the checkpoint that verl would resume from, 0 when there is none.
+def latest_checkpoint(run_dir: Path, *, repair: bool = False) -> int:
+    """Step of the checkpoint that verl would resume from; 0 when there is none.
 
-    verl 0.9.1 does not write the name of the latest checkpoint atomically: a kill or a full disk at that moment leaves
-    an empty file, of which it could not resume; and where the folder that is named was deleted, it would start over.
-    Then the newest whole checkpoint is meant; ``mend`` names it again.
+    verl 0.9.1 does not write the name of the latest checkpoint atomically. After a kill or a full disk the file may be
+    empty, and verl could not resume; if the named folder was deleted, verl would start over. In both cases this
+    returns the newest complete checkpoint, and ``repair`` writes its name to the file.
 
     Raises:
-        StateError: the checkpoint that is named lacks a part.
+        StateError: the named checkpoint is incomplete.
     """
     latest = run_dir / LATEST_FILE
     if not latest.exists():
         return 0
     text = latest.read_text(encoding="utf-8", errors="replace").strip()
     steps = _steps(run_dir)
-    whole = [step for step in steps if is_whole(run_dir / f"global_step_{step}")]
+    complete = [step for step in steps if is_complete(run_dir / f"global_step_{step}")]
     if not text.isdecimal() or int(text) not in steps:
-        step = whole[-1] if whole else 0
-        if mend:
+        step = complete[-1] if complete else 0
+        if repair:
             write_atomically(latest, str(step))
         return step
     step = int(text)
-    if step not in whole:
-        others = f"Whole are those of the steps {', '.join(map(str, whole))}. " if whole else ""
+    if step not in complete:
+        others = f"Complete checkpoints: steps {', '.join(map(str, complete))}. " if complete else ""
         raise StateError(
-            f"{run_dir / f'global_step_{step}'} lacks a part of a checkpoint (actor/, data.pt or {FILE_NAME}): no run "
-            f"can go on from it. {others}{START_OVER}"
+            f"{run_dir / f'global_step_{step}'} lacks a part of a checkpoint (actor/, data.pt or {FILE_NAME}), so no "
+            f"run can resume from it. {others}{START_OVER}"
         )
     return step
 
 
-def set_aside(run_dir: Path, *, after: int) -> Path | None:
-    """Move the checkpoints of later steps, which another course of the run left, into a folder of their own.
+def archive(run_dir: Path, *, after: int) -> Path | None:
+    """Move the checkpoints of later steps into a folder of their own.
 
-    A run that starts over, or goes on from an earlier step, would write into them, and be resumed from them.
+    Otherwise a run that starts over, or goes on from an earlier step, would write into them and resume from them.
 
     Returns:
-        That folder; None when there is no such checkpoint.
+        The folder; None when there is no later checkpoint.
     """
     steps = _steps(run_dir)
     later = [step for step in steps if step > after]
     if not later:
         return None
     number = 1
-    while (aside := run_dir / f"earlier_{number}").exists():
+    while (folder := run_dir / f"earlier_{number}").exists():
         number += 1
-    aside.mkdir()
+    folder.mkdir()
     if after in steps:
         write_atomically(run_dir / LATEST_FILE, str(after))
     else:
         (run_dir / LATEST_FILE).unlink(missing_ok=True)
     for step in later:
-        (run_dir / f"global_step_{step}").rename(aside / f"global_step_{step}")
-    return aside
+        (run_dir / f"global_step_{step}").rename(folder / f"global_step_{step}")
+    return folder
 
 
 def _steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints in a run directory, whole or not."""
+    """Steps of the checkpoints in a run directory, complete or not."""
     return sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())

@@ -1,4 +1,4 @@
-"""Append-only JSON-lines files in which each training step stands once, also after a resume."""
+"""Append-only JSON-lines files that hold each training step once, also after a resume."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from recipe.prepo.run.files import write_atomically
 
 
 def _encode(value: Any) -> Any:
-    """Numpy scalars and arrays as plain Python; anything else is our bug."""
+    """NumPy scalars and arrays as plain Python; anything else is a bug."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
 class StepLog:
-    """One JSON object a line, each with an integer «step».
+    """One JSON object per line, each with an integer "step".
 
     Lines are written whole and flushed. Opening after a resume drops the lines of steps that will run again, and a
-    torn last line; opening at step 0 over an earlier run's file keeps that file under a numbered name.
+    torn last line. Opening at step 0 over the file of an earlier run keeps that file under a numbered name.
     """
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
-        """Open the log; ``resume_step`` is the last step that the resumed checkpoint holds (0: from the start)."""
+        """Open the log; ``resume_step`` is the last step of the resumed checkpoint, 0 for a new run."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.last_step = -1
@@ -35,21 +37,17 @@ class StepLog:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (stays open for the whole run)
 
     def _drop_after(self, resume_step: int) -> None:
-        if not self.path.exists():
-            return
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as new:
-                for line in read_lines(self.path):
-                    if line["step"] <= resume_step:
-                        new.write(json.dumps(line, ensure_ascii=False) + "\n")
-                        self.last_step = max(self.last_step, line["step"])
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)  # still there when the disk is full
+        def copy_kept(file: IO[bytes]) -> None:
+            for line in read_lines(self.path):
+                if line["step"] <= resume_step:
+                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    self.last_step = max(self.last_step, line["step"])
+
+        if self.path.exists():
+            write_atomically(self.path, copy_kept)
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write objects that have a «step», floats with full precision."""
+        """Write objects that have a "step"; floats keep their full precision."""
         text = ""
         for line in lines:
             self.last_step = max(self.last_step, int(line["step"]))
@@ -62,7 +60,7 @@ class StepLog:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log in order, up to the first one that is torn or still being written."""
+    """The lines of a log in order, up to the first that is torn or still being written."""
     with open(path, "rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -77,7 +75,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def log_identity(path: Path) -> tuple[int, int] | None:
-    """Tells one file from the next of the same name; None for none or an empty one, which the next run goes on with."""
+    """Tells apart two files of the same name; None for a missing or empty one, to which the next run appends."""
     try:
         status = path.stat()
     except OSError:

@@ -20,7 +20,7 @@ from verl.workers.rollout.replica import RolloutMode
 
 from recipe.prepo.config import PrepoConfig
 from recipe.prepo.errors import FaultError, StateError
-from recipe.prepo.run.checkpoint import is_whole, latest_checkpoint
+from recipe.prepo.run.checkpoint import is_complete, latest_checkpoint
 from recipe.prepo.supervise import messages
 from recipe.prepo.supervise.failures import FailureCount, Failures, reason
 from recipe.prepo.supervise.reward_timeout import LIMIT_ENV, count_timeouts, renew_threads
@@ -154,7 +154,7 @@ class StoppingMixin(_Trainer):
             run_dir = self._files_dir
             folder = run_dir / f"global_step_{self.global_steps}"
             free = shutil.disk_usage(run_dir).free / 2**20
-            if not is_whole(folder):
+            if not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise self._fault(
                 f"the checkpoint of step {self.global_steps} could not be written to {folder} ({reason(error)}; "

@@ -11,9 +11,8 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.maths.skipping import Refill
 from recipe.prepo.trainer import columns
-from recipe.prepo.types import RolloutBatch
+from recipe.prepo.types import Refill, RolloutBatch
 
 NextRound = Callable[..., Refill | None]
 

@@ -13,11 +13,10 @@ from recipe.prepo.config import PrepoConfig, check_data_size, read_config
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.maths.prompt_index import PromptIndex
-from recipe.prepo.maths.skipping import Refill
 from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer
 from recipe.prepo.trainer.validation import set_val_samples
-from recipe.prepo.types import RunFacts
+from recipe.prepo.types import Refill, RunFacts
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer

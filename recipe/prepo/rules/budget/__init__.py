@@ -1,1 +1,1 @@
-"""The budget rules."""
+"""Budget rules."""

@@ -1,24 +1,93 @@
-"""E3's dynamic rollout budget: more rollouts for harder prompts, as many in all."""
+"""E3's dynamic rollout budget: more rollouts for harder prompts, with the same total (arXiv 2505.18573)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from recipe.prepo.maths.difficulty import allocate_rollouts, widen_bounds
 from recipe.prepo.rules.base import BudgetRule, require_positive_integers
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
-from recipe.prepo.types import IntArray, RunFacts, StepOutcome
+from recipe.prepo.types import FloatArray, IntArray, Panel, RunFacts, StepOutcome
+
+
+def widen_bounds(low: int, high: int, *, step: int, lowest: int, highest: int) -> tuple[int, int]:
+    """Bounds of the group size after an epoch; both start at the nominal size M.
+
+    >>> widen_bounds(8, 8, step=2, lowest=4, highest=12), widen_bounds(6, 10, step=5, lowest=4, highest=12)
+    ((6, 10), (4, 12))
+    """
+    return max(low - step, lowest), min(high + step, highest)
+
+
+def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int, high: int, clip: bool) -> IntArray:
+    """Group size of each prompt of a batch: more for harder prompts, with the batch's total unchanged.
+
+    ``g_i = floor(low + (T - P * low) * k_i / sum_j k_j)`` with ``T = P * M``. The rest that the floors leave goes to
+    the hardest prompts in turn; each is filled to ``high`` before the next.
+
+    Args:
+        rank_P: difficulty ranks, shape [P]; negative ones (unranked) count as 0.
+        rollouts_per_prompt: nominal group size M; ``low <= M <= high``.
+        clip: cut the proportional part at ``high`` too, so that no group is larger. DEVIATION: the published code caps
+            only what it gives to the hardest prompts in turn, so a large rank among small ones exceeds the cap.
+
+    Returns:
+        Group sizes, shape [P], with sum P * M exactly.
+
+    >>> ranks = np.array([0.05, 0.05, 0.1, 0.95])
+    >>> allocate_rollouts(ranks, rollouts_per_prompt=8, low=4, high=12, clip=False).tolist()
+    [4, 4, 7, 17]
+    >>> allocate_rollouts(ranks, rollouts_per_prompt=8, low=4, high=12, clip=True).tolist()
+    [4, 4, 12, 12]
+    """
+    assert 0 <= low <= rollouts_per_prompt <= high, f"{low=} {rollouts_per_prompt=} {high=}"
+    total = len(rank_P) * rollouts_per_prompt
+    weight_P = np.maximum(rank_P, 0.0)
+    if weight_P.sum() > 0:
+        weight_P = weight_P / (weight_P.sum() + 1e-8)  # the published code's epsilon, so that the floors agree
+    spare = total - len(rank_P) * low
+    size_P = np.floor(low + spare * weight_P).astype(np.int64)
+    if clip:
+        size_P = np.minimum(size_P, high)
+    left = total - int(size_P.sum())
+    for i in np.argsort(-weight_P, kind="stable"):
+        given = min(left, max(0, high - int(size_P[i])))
+        size_P[i] += given
+        left -= given
+        if not left:
+            break
+    assert left == 0, "high >= M leaves room for every rollout"
+    return size_P
 
 
 class Difficulty(BudgetRule):
-    """Group sizes proportional to difficulty ranks within bounds that widen each epoch (arXiv 2505.18573).
+    """Group sizes proportional to difficulty ranks, within bounds that widen each epoch (arXiv 2505.18573).
 
-    The first epoch is uniform; at the end of each epoch prompts are ranked by the accuracy of all their rollouts and
+    The first epoch is uniform. At the end of each epoch prompts are ranked by the accuracy of all their rollouts, and
     ``low``, ``high`` move by ``widen_step`` towards ``lowest``, ``highest``.
     """
+
+    saved = ("low", "high", "difficulty")
+    metric_notes: ClassVar = {
+        "prepo/rollouts_per_prompt/mean": "Mean group size of the step's choices.",
+        "prepo/rollouts_per_prompt/min": "Smallest group of the step's choices.",
+        "prepo/rollouts_per_prompt/max": "Largest group of the step's choices.",
+    }
+    panels = (
+        Panel(
+            title="Rollouts per prompt",
+            caption="Group sizes that the budget gave to the step's prompts.",
+            series={
+                "prepo/rollouts_per_prompt/max": "largest group",
+                "prepo/rollouts_per_prompt/mean": "mean",
+                "prepo/rollouts_per_prompt/min": "smallest group",
+            },
+            y_label="rollouts per prompt",
+        ),
+    )
 
     @dataclass(frozen=True)
     class Config:
@@ -40,58 +109,55 @@ class Difficulty(BudgetRule):
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._difficulty = PromptDifficulty(average_ties=config.ties == "average", epoch_steps=config.epoch_steps)
-        self._last_sizes: list[IntArray] = []
+        self._step_sizes: list[IntArray] = []
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
         if not self.config.lowest <= rollouts_per_prompt <= self.config.highest:
             raise ValueError(
                 f"the nominal group size actor_rollout_ref.rollout.n={rollouts_per_prompt} must lie between "
-                f"prepo.budget.lowest={self.config.lowest} and prepo.budget.highest={self.config.highest}, or the sum "
-                f"could not be held. Set prepo.budget.lowest and prepo.budget.highest around it (half and one and a "
-                f"half times it, say)"
+                f"prepo.budget.lowest={self.config.lowest} and prepo.budget.highest={self.config.highest}, or the "
+                f"total could not be kept. Set prepo.budget.lowest and prepo.budget.highest around it (for example to "
+                f"half and one and a half times it)"
             )
 
     def bind(self, run: RunFacts) -> None:
         self._difficulty.bind(run)
-        self._bounds = (run.rollouts_per_prompt, run.rollouts_per_prompt)
+        self._low = self._high = run.rollouts_per_prompt
 
     def allocate(self, prompt_ids: tuple[str, ...], *, rollouts_per_prompt: int) -> IntArray:
-        low, high = self._bounds
         size_P = allocate_rollouts(
             self._difficulty.ranks(prompt_ids),
             rollouts_per_prompt=rollouts_per_prompt,
-            low=low,
-            high=high,
+            low=self._low,
+            high=self._high,
             clip=self.config.allocation == "clip",
         )
-        self._last_sizes.append(size_P)
+        self._step_sizes.append(size_P)
         return size_P
 
     def observe(self, outcome: StepOutcome) -> None:
         if self._difficulty.observe(outcome):
-            self._bounds = widen_bounds(
-                *self._bounds, step=self.config.widen_step, lowest=self.config.lowest, highest=self.config.highest
+            self._low, self._high = widen_bounds(
+                self._low,
+                self._high,
+                step=self.config.widen_step,
+                lowest=self.config.lowest,
+                highest=self.config.highest,
             )
 
     def metrics(self) -> dict[str, float]:
-        if not self._last_sizes:
+        if not self._step_sizes:
             return {}
-        sizes = np.concatenate(self._last_sizes)
-        self._last_sizes.clear()
+        sizes = np.concatenate(self._step_sizes)
+        self._step_sizes.clear()
         return {
             "prepo/rollouts_per_prompt/mean": float(sizes.mean()),
             "prepo/rollouts_per_prompt/min": float(sizes.min()),
             "prepo/rollouts_per_prompt/max": float(sizes.max()),
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"bounds": list(self._bounds), "difficulty": self._difficulty.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != {"bounds", "difficulty"}:
-            raise ValueError(f"difficulty keeps «bounds» and «difficulty», found {sorted(state)}")
-        self._difficulty.load_state_dict(state["difficulty"])
-        low, high = (int(bound) for bound in state["bounds"])
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        low, high = state["low"], state["high"]
         if not self.config.lowest <= low <= high <= self.config.highest:
-            raise ValueError(f"bounds={state['bounds']} are not in [{self.config.lowest}, {self.config.highest}]")
-        self._bounds = low, high
+            raise ValueError(f"low={low}, high={high} are not in [{self.config.lowest}, {self.config.highest}]")

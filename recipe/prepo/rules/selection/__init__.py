@@ -1,1 +1,1 @@
-"""The selection rules."""
+"""Selection rules."""

@@ -1,4 +1,4 @@
-"""No selection: every prompt that the data gives is rolled out (stock GRPO)."""
+"""No selection: every prompt of the data is rolled out (stock GRPO)."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ class All(SelectionRule):
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         assert num_selected == len(candidates), f"{num_selected=} of {len(candidates)}"
-        return Selection(indices_P=np.arange(num_selected, dtype=np.int64))
+        return Selection(np.arange(num_selected, dtype=np.int64))

@@ -1,32 +1,84 @@
-"""MoPPS with a prior by perplexity: prompts that were never rolled out are judged by those that look like them."""
+"""MoPPS with a prior by perplexity: prompts that were never rolled out are judged by similar ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from recipe.prepo.maths.pass_rates import FloatArray, prior_of_near
-from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.rules.base import require_between, require_like, require_positive_integers, require_shares
+from recipe.prepo.maths.rng import make_generator
+from recipe.prepo.rules.base import require_between, require_positive_integers, require_shares
 from recipe.prepo.rules.selection.mopps import Mopps
-from recipe.prepo.types import Candidates, IntArray, PromptOutcomes, RunFacts
+from recipe.prepo.types import Candidates, FloatArray, IntArray, PromptOutcomes, RunFacts
 
+TINY = 1e-9
+HIGHEST_ICC = 0.98
+"""Intraclass correlation of a fitted prior; at 1 it would not be a distribution."""
 FEWEST_NEAR = 8
 """With fewer groups no prior is fitted."""
 LARGEST_MEMORY = 16_384
-"""Groups; more would only cost time: of so many, 32 are a five-hundredth of the range of perplexities."""
+"""Groups. More would only cost time: 32 of these already cover a five-hundredth of the range of perplexities."""
+
+
+def prior_of_near(
+    correct_H: FloatArray,
+    size_H: FloatArray,
+    before_C: IntArray,
+    *,
+    num_near: int,
+    prior_right: float,
+    prior_wrong: float,
+    max_rollouts: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Beta priors fitted to the groups around each place of an ordered history: moments of the beta-binomial.
+
+    Take the ``num_near`` groups around a place, half of them before it. The mean m is their share of correct rollouts,
+    with ``prior_right`` and ``prior_wrong`` added. The intraclass correlation is ``icc = (v - 1/n) / (1 - 1/n)``, with
+    v the variance of the groups' pass rates over m (1 - m) and n their mean size. Then ``alpha + beta = 1/icc - 1`` and
+    ``alpha = m (alpha + beta)``. A mixture of all-correct and all-incorrect groups has an icc near 1, and a prior with
+    mass at both ends. Groups with similar pass rates give a prior worth ``max_rollouts`` rollouts; so do groups of
+    one rollout, whose icc is unknown.
+
+    Args:
+        correct_H, size_H: correct rollouts and all rollouts of each group of the history, shape [H].
+        before_C: number of groups of the history before each place, shape [C].
+        num_near: groups in a fit, at most H.
+        max_rollouts: upper bound of alpha + beta.
+
+    Returns:
+        alpha and beta, shape [C] each.
+
+    >>> correct, size = np.array([4.0, 4, 0, 0, 2, 2, 2, 2]), np.full(8, 4.0)
+    >>> alpha, beta = prior_of_near(
+    ...     correct, size, np.array([0, 8]), num_near=4, prior_right=1, prior_wrong=1, max_rollouts=6.0
+    ... )
+    >>> alpha.round(2).tolist(), beta.round(2).tolist()
+    ([0.01, 3.0], [0.01, 3.0])
+    """
+    first_C = np.clip(before_C - num_near // 2, 0, len(correct_H) - num_near)
+    rate_H = correct_H / size_H
+    columns = (correct_H, size_H, rate_H, rate_H**2)
+    sums = np.concatenate([np.zeros((1, len(columns))), np.cumsum(np.stack(columns, axis=1), axis=0)])
+    correct_C, size_C, rate_C, square_C = (sums[first_C + num_near] - sums[first_C]).T
+    mean_C = (correct_C + prior_right) / (size_C + prior_right + prior_wrong)
+    variance_C = np.maximum(square_C / num_near - (rate_C / num_near) ** 2, 0.0) / (mean_C * (1.0 - mean_C))
+    chance_C = num_near / size_C  # 1/n, the variance of groups whose prompts have one pass rate
+    icc_C = np.where(chance_C < 1.0, (variance_C - chance_C) / np.maximum(1.0 - chance_C, TINY), 0.0)
+    total_C = 1.0 / np.clip(icc_C, 1.0 / (1.0 + max_rollouts), HIGHEST_ICC) - 1.0
+    return total_C * mean_C, total_C * (1.0 - mean_C)
 
 
 class MoppsPpl(Mopps):
-    """MoPPS (arXiv 2507.04632), each prompt's prior fitted to earlier groups of prompts of near perplexity.
+    """MoPPS (arXiv 2507.04632), with each prompt's prior fitted to earlier groups of prompts of similar perplexity.
 
-    That perplexity and pass rate go together is PREPO's observation (arXiv 2511.00794); where they do not, all prompts
-    have the prior of all remembered groups together. A combination of this project, in neither paper.
+    PREPO observes that perplexity and pass rate are related (arXiv 2511.00794). Where they are not, every prompt gets
+    the prior of all remembered groups together. A combination of this project, in neither paper.
     """
 
     needs_scores = True
+    saved = (*Mopps.saved, "forgetting", "nll_nats_N", "memory")
 
     @dataclass(frozen=True)
     class Config(Mopps.Config):
@@ -46,8 +98,8 @@ class MoppsPpl(Mopps):
 
     def bind(self, run: RunFacts) -> None:
         super().bind(run)
-        self._nll_nats_N = np.full(len(run.prompts), np.nan, dtype=np.float32)  # as last scored
-        self._memory = np.empty((0, 3))  # of earlier groups: nll_nats, right rollouts, rollouts
+        self._nll_nats_N = np.full(len(run.prompts), np.nan, dtype=np.float32)  # when last scored
+        self._memory = np.empty((0, 3))  # earlier groups: nll_nats, correct rollouts, rollouts
 
     def _note_scores(self, rows: IntArray, candidates: Candidates) -> None:
         assert candidates.nll_nats_C is not None
@@ -55,17 +107,17 @@ class MoppsPpl(Mopps):
 
     def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         config = self.config
-        num_near = min(config.near_groups, len(self._memory) // 4)  # near is less than all of few
+        num_near = min(config.near_groups, len(self._memory) // 4)  # at most a quarter counts as near
         if num_near < min(config.near_groups, FEWEST_NEAR):
             return super()._prior(rows)
-        nll_nats_H, right_H, size_H = self._memory[np.argsort(self._memory[:, 0], kind="stable")].T
+        nll_nats_H, correct_H, size_H = self._memory[np.argsort(self._memory[:, 0], kind="stable")].T
         nll_nats_P = self._nll_nats_N[rows]
         before_P = np.searchsorted(nll_nats_H, nll_nats_P, side="left")
         through_P = np.searchsorted(nll_nats_H, nll_nats_P, side="right")
         return prior_of_near(
-            right_H,
+            correct_H,
             size_H,
-            (before_P + through_P) // 2,  # in the middle of equal ones
+            (before_P + through_P) // 2,  # the middle of equal ones
             num_near=num_near,
             prior_right=config.prior_right,
             prior_wrong=config.prior_wrong,
@@ -75,32 +127,16 @@ class MoppsPpl(Mopps):
     def _learn(self, groups: PromptOutcomes) -> None:
         super()._learn(groups)
         new = np.stack([self._nll_nats_N[groups.rows_G], groups.num_correct_G, groups.size_G], axis=1)
-        # By chance, not by age: what is no longer chosen would else be forgotten, and tried again, all at once.
+        # Evict at random: oldest-first would expire unselected groups together and retry them all.
         is_kept = self._forgetting.random(len(self._memory)) >= self.config.forget
         memory = np.concatenate([self._memory[is_kept], new])
         if (num_groups := len(memory)) > LARGEST_MEMORY:
             memory = memory[np.sort(self._forgetting.choice(num_groups, LARGEST_MEMORY, replace=False))]
         self._memory = memory
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "forgetting": generator_state(self._forgetting),
-            "nll_nats": self._nll_nats_N.copy(),
-            "memory": self._memory.copy(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if missing := {"forgetting", "nll_nats", "memory"} - set(state):
-            raise ValueError(f"mopps_ppl keeps {sorted(missing)}, found {sorted(state)}")
-        rest = dict(state)
-        forgetting, nll_nats_N, memory = (rest.pop(key) for key in ("forgetting", "nll_nats", "memory"))
-        require_like("nll_nats", nll_nats_N, self._nll_nats_N)
-        if not isinstance(memory, np.ndarray) or memory.dtype != np.float64 or memory.shape[1:] != (3,):
-            raise ValueError("«memory» is not an array of float64 with three columns")
-        _, right_H, size_H = memory.T
-        if not (np.isfinite(memory).all() and ((right_H >= 0) & (right_H <= size_H) & (size_H >= 1)).all()):
-            raise ValueError("«memory» has rows that are no groups of rollouts")
-        set_generator_state(self._forgetting, forgetting)
-        super().load_state_dict(rest)
-        self._nll_nats_N[:], self._memory = nll_nats_N, memory.copy()
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        super().check_state(state)
+        _, correct_H, size_H = state["memory"].T
+        is_group_H = (correct_H >= 0) & (correct_H <= size_H) & (size_H >= 1)
+        if not (np.isfinite(state["memory"]).all() and is_group_H.all()):
+            raise ValueError("'memory' has rows that are not groups of rollouts")

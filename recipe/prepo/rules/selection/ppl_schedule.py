@@ -1,51 +1,118 @@
-"""PREPO's schedule: a window that slides from the lowest to the highest prompt perplexity."""
+"""PREPO's schedule: a window that slides from the lowest to the highest prompt perplexity (arXiv 2511.00794)."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
-from recipe.prepo.maths.window import ascending_order, window_start
-from recipe.prepo.rules.base import SelectionRule
-from recipe.prepo.types import Candidates, Selection
+from recipe.prepo.rules.base import AuditLine, SelectionRule, require_shares
+from recipe.prepo.types import Candidates, FloatArray, IntArray, Selection
+
+
+def window_start(progress: float, num_candidates: int, num_selected: int) -> int:
+    """First rank of the window, ``l(rho) = floor(rho * (|B| - K))``, in double precision.
+
+    >>> [window_start(rho, 160, 32) for rho in (0.0, 0.5, 1.0)]
+    [0, 64, 128]
+    """
+    assert 0.0 <= progress <= 1.0 and 0 <= num_selected <= num_candidates, f"{progress=}"
+    return math.floor(progress * (num_candidates - num_selected))
+
+
+def ascending_order(ppl_C: FloatArray, prompt_ids: Sequence[str]) -> IntArray:
+    """Candidate positions by ascending perplexity (finite, shape [C]), ties by prompt id, then by position.
+
+    >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"]).tolist()
+    [1, 2, 0]
+    """
+    order_C = np.argsort(ppl_C, kind="stable").astype(np.int64)
+    ppl_sorted_C = ppl_C[order_C]
+    is_tie_C = np.r_[False, ppl_sorted_C[1:] == ppl_sorted_C[:-1], False]
+    # Only ties are sorted by id, as Python strings (by code point).
+    starts = np.flatnonzero(~is_tie_C[:-1] & is_tie_C[1:])
+    ends = np.flatnonzero(is_tie_C[:-1] & ~is_tie_C[1:]) + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        order_C[start:end] = sorted(order_C[start:end].tolist(), key=prompt_ids.__getitem__)
+    return order_C
 
 
 def take_window(candidates: Candidates, *, num_selected: int, start: int) -> Selection:
-    """Choose the ranks ``start … start + K - 1`` in ascending perplexity; the rest gets a reason."""
+    """Choose the ranks ``start ... start + K - 1`` of ascending perplexity; the other candidates get a reason."""
     assert candidates.ppl_C is not None, "the rule needs scores"
     order_C = ascending_order(candidates.ppl_C, candidates.prompt_ids)
     reasons = dict.fromkeys(np.sort(order_C[:start]).tolist(), "below_window")
     reasons |= dict.fromkeys(np.sort(order_C[start + num_selected :]).tolist(), "above_window")
-    return Selection(indices_P=order_C[start : start + num_selected], window_start=start, skip_reasons=reasons)
+    return Selection(order_C[start : start + num_selected], reasons, {"window_start": start})
+
+
+def check_window(line: AuditLine, start: int) -> str:
+    """Difference between an audit line and the window from rank ``start``; "" when they agree. Plain Python."""
+    ranked = sorted(line["candidates"], key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
+    ids, end = [candidate["prompt_id"] for candidate in ranked], start + line["num_selected"]
+    if line["window_start"] != start:
+        return f"window_start {line['window_start']}, recomputed {start}"
+    if line["selected"] != ids[start:end]:
+        return "the chosen prompts are not the window"
+    for reason, beside in (("below_window", ids[:start]), ("above_window", ids[end:])):
+        if Counter(skip["prompt_id"] for skip in line["skipped"] if skip["reason"] == reason) != Counter(beside):
+            return f"other prompts than those recorded are {reason!r}"
+    return ""
 
 
 class PplSchedule(SelectionRule):
     """``I_rho = {sigma(j) : l(rho) <= j <= l(rho) + K - 1}``, ``l(rho) = floor(rho * (|B| - K))`` (arXiv 2511.00794).
 
-    rho = 0 takes the K lowest perplexities, rho = 1 the K highest; K = |B| takes all. With ``progress_end`` below 1
-    the window stops at ``l(progress_end)`` on the last step (rho is scaled by it): an option of this project.
+    rho = 0 takes the K lowest perplexities, rho = 1 the K highest; K = |B| takes all. This project adds
+    ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper, 0 and 0
+    (1 and 1) for its ablations with the lowest (highest) perplexities only.
 
     >>> import numpy as np
     >>> candidates = Candidates(("a", "b", "c", "d"), np.array([0.4, 0.1, 0.3, 0.2]), np.full(4, 9))
-    >>> rule = PplSchedule(PplSchedule.Config(progress_end=1.0), seed=0)
+    >>> rule = PplSchedule(PplSchedule.Config(progress_start=0.0, progress_end=1.0), seed=0)
     >>> [rule.select(candidates, num_selected=2, progress=rho).indices_P.tolist() for rho in (0.0, 0.5, 1.0)]
     [[1, 3], [3, 2], [2, 0]]
     """
 
     needs_scores = True
-    follows_progress = True
+    metric_notes: ClassVar = {
+        "prepo/window_start/mean": "First rank of the window in ascending perplexity, 0 for the lowest."
+    }
 
     @dataclass(frozen=True)
     class Config:
+        progress_start: float
         progress_end: float
 
         def __post_init__(self) -> None:
-            if not 0.0 < self.progress_end <= 1.0:
-                raise ValueError(
-                    f"progress_end={self.progress_end} is not in (0, 1]: the schedule ends at that share of its way"
-                )
+            require_shares(self, "progress_start", "progress_end")
+            if self.progress_start > self.progress_end:
+                raise ValueError(f"progress_start={self.progress_start} is above progress_end={self.progress_end}")
+
+    def __init__(self, config: Any, *, seed: int) -> None:
+        super().__init__(config, seed=seed)
+        self._starts: list[int] = []  # of the step's choices
+
+    @property
+    def follows_progress(self) -> bool:
+        return self.config.progress_start < self.config.progress_end
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
-        start = window_start(progress * self.config.progress_end, len(candidates), num_selected)
+        low, high = self.config.progress_start, self.config.progress_end
+        start = window_start(min(low + progress * (high - low), 1.0), len(candidates), num_selected)
+        self._starts.append(start)
         return take_window(candidates, num_selected=num_selected, start=start)
+
+    def metrics(self) -> dict[str, float]:
+        starts, self._starts = self._starts, []
+        return {"prepo/window_start/mean": float(np.mean(starts))} if starts else {}
+
+    @classmethod
+    def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
+        low, high = options["progress_start"], options["progress_end"]
+        slack = len(line["candidates"]) - line["num_selected"]
+        return check_window(line, math.floor((low + line["progress"] * (high - low)) * slack))

@@ -1,31 +1,47 @@
-"""GRESO's skipping as a filter before another choice: K of the candidates that still gave a signal lately."""
+"""GRESO's skipping as a filter before another choice: K of the candidates that recently gave a signal."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
-from recipe.prepo.maths.skipping import skip_probability
-from recipe.prepo.rules.base import SelectionRule, require_shares
-from recipe.prepo.rules.signal_history import SignalHistory, skip_reasons
-from recipe.prepo.types import Candidates, RunFacts, Selection, StepOutcome
+from recipe.prepo.maths.rng import make_generator
+from recipe.prepo.rules.base import AuditLine, SelectionRule, require_shares
+from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
+from recipe.prepo.rules.selection.skipping import SignalHistory, skip_probability, skip_reasons
+from recipe.prepo.rules.selection.uniform import Uniform
+from recipe.prepo.types import Candidates, Panel, RunFacts, Selection, StepOutcome
 
-STATE = {"generator", "history", "chooser"}
+LEFT_OUT = "prepo/left_out_frac/mean"
 
 
 class SkipDead(SelectionRule):
-    """Skip with probability ``1 - max(p^z, explore)`` after z groups in a row without a signal, choose of the rest.
+    """Skips with probability ``1 - max(p^z, explore)`` after z groups in a row without a signal, then chooses.
 
-    The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed. Unlike there, no group is
-    thrown away and no step refilled by the rule: it has K groups, whatever they give. Where fewer than K
-    candidates are left, those come back that were the least likely to be skipped (ties by the draw).
+    The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed. Unlike GRESO, the rule
+    discards no group and refills no step: a step has K groups, whatever their outcome. If fewer than K candidates are
+    left, those come back that were the least likely to be skipped (ties by the draw).
     """
 
     chooser: ClassVar[type[SelectionRule]]
-    """The rule that chooses of the candidates that are left."""
+    """The rule that chooses among the candidates that are left."""
+
+    saved = ("skips", "history", "chooser")
+    metric_notes: ClassVar = {
+        LEFT_OUT: "Share of candidates that were left out because their recent groups gave no signal."
+    }
+    panels = (
+        Panel(
+            title="Candidates without a recent signal",
+            caption="Share of the step's candidates that the rule left out before it chose.",
+            series={LEFT_OUT: "left out: no recent signal"},
+            y_label="share of candidates",
+        ),
+    )
 
     @dataclass(frozen=True)
     class Config:
@@ -36,16 +52,22 @@ class SkipDead(SelectionRule):
         def __post_init__(self) -> None:
             require_shares(self, "p_easy", "p_hard", "explore")
             if not self.explore > 0.0:
-                raise ValueError("explore=0 could leave a prompt out for ever; the published value is 0.01")
+                raise ValueError("explore=0 could leave a prompt out forever; the published value is 0.01")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._skips = make_generator(seed, "selection.skip_dead")
         self._history = SignalHistory()
         self._chooser = self.chooser(config, seed=seed)
+        self._num_left_out = self._num_candidates = 0  # of the step's choices
+
+    @property
+    def follows_progress(self) -> bool:
+        return self._chooser.follows_progress
 
     def bind(self, run: RunFacts) -> None:
         self._history.bind(run)
+        self._chooser.bind(run)
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         run_C = self._history.runs(candidates.prompt_ids)
@@ -55,32 +77,58 @@ class SkipDead(SelectionRule):
         draw_C = self._skips.random(len(candidates))
         is_left_C = draw_C >= skip_C
         if (num_missing := num_selected - int(is_left_C.sum())) > 0:
-            order_C = np.lexsort((draw_C, skip_C, is_left_C))  # those that are left out first
+            order_C = np.lexsort((draw_C, skip_C, is_left_C))  # skipped ones first
             is_left_C[order_C[:num_missing]] = True
         left_L = np.flatnonzero(is_left_C)
+        self._num_left_out += len(candidates) - len(left_L)
+        self._num_candidates += len(candidates)
         found = self._chooser.select(candidates.take(left_L), num_selected=num_selected, progress=progress)
         beside_L = left_L[np.fromiter(found.skip_reasons, dtype=np.int64, count=len(found.skip_reasons))]
         reasons = dict(zip(beside_L.tolist(), found.skip_reasons.values(), strict=True))
-        return Selection(
-            left_L[found.indices_P],
-            window_start=found.window_start,
-            skip_reasons=reasons | skip_reasons(~is_left_C, run_C),
-            num_left_out=len(candidates) - len(left_L),
-        )
+        return Selection(left_L[found.indices_P], reasons | skip_reasons(~is_left_C, run_C), found.details)
 
     def observe(self, outcome: StepOutcome) -> None:
         self._history.observe(outcome)
+        self._chooser.observe(outcome)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "generator": generator_state(self._skips),
-            "history": self._history.state_dict(),
-            "chooser": self._chooser.state_dict(),
-        }
+    def metrics(self) -> dict[str, float]:
+        num_left_out, num_candidates = self._num_left_out, self._num_candidates
+        self._num_left_out = self._num_candidates = 0
+        share = {LEFT_OUT: num_left_out / num_candidates} if num_candidates else {}
+        return {**share, **self._chooser.metrics()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != STATE:
-            raise ValueError(f"{type(self).__name__} keeps {sorted(STATE)}, found {sorted(state)}")
-        self._history.load_state_dict(state["history"])
-        self._chooser.load_state_dict(state["chooser"])
-        set_generator_state(self._skips, state["generator"])
+    @classmethod
+    def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
+        """The chooser's check, on the candidates that were not left out for their earlier rollouts."""
+        skipped = [skip for skip in line["skipped"] if not skip["reason"].endswith("_before")]
+        num_left = Counter([*line["selected"], *(skip["prompt_id"] for skip in skipped)])
+        left = []
+        for candidate in line["candidates"]:  # a prompt may occur twice, chosen once and left out once
+            if num_left[candidate["prompt_id"]] > 0:
+                num_left[candidate["prompt_id"]] -= 1
+                left.append(candidate)
+        return cls.chooser.check_choice({**line, "candidates": left, "skipped": skipped}, options)
+
+
+class UniformSkip(SkipDead):
+    """Uniform draw among the candidates that GRESO (arXiv 2506.02177) would not skip; needs no scores."""
+
+    chooser = Uniform
+    needs_scores = False
+
+
+class PplScheduleSkip(SkipDead):
+    """PREPO's window (arXiv 2511.00794) among the candidates that GRESO (arXiv 2506.02177) would not skip.
+
+    ``l(rho) = floor(rho * (L - K))`` with L candidates left. A combination of this project, in neither paper.
+    """
+
+    chooser = PplSchedule
+    needs_scores = True
+    metric_notes: ClassVar = {**SkipDead.metric_notes, **PplSchedule.metric_notes}
+
+    @dataclass(frozen=True)
+    class Config(SkipDead.Config, PplSchedule.Config):
+        def __post_init__(self) -> None:
+            SkipDead.Config.__post_init__(self)
+            PplSchedule.Config.__post_init__(self)

@@ -1,4 +1,4 @@
-"""The paper's baseline «Random»: K of the |B| candidates, uniformly without replacement."""
+"""The paper's baseline "Random": K of the |B| candidates, uniformly without replacement."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from recipe.prepo.maths.rng import generator_state, make_generator, set_generator_state
+from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.types import Candidates, Selection
 
 
 class Uniform(SelectionRule):
-    """Uniform draw without replacement, submitted in data order (arXiv 2511.00794, baseline «Random»).
+    """Uniform draw without replacement, submitted in data order (arXiv 2511.00794, baseline "Random").
 
     >>> import numpy as np
     >>> rule = Uniform(Uniform.Config(), seed=0)
@@ -22,21 +22,13 @@ class Uniform(SelectionRule):
     """
 
     needs_scores = False
+    saved = ("generator",)
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._generator = make_generator(seed, "selection.uniform")
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
-        drawn_P = np.sort(self._generator.choice(len(candidates), size=num_selected, replace=False))
-        drawn = set(drawn_P.tolist())
-        skipped = {i: "not_drawn" for i in range(len(candidates)) if i not in drawn}
-        return Selection(indices_P=drawn_P.astype(np.int64), skip_reasons=skipped)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": generator_state(self._generator)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != {"generator"}:
-            raise ValueError(f"uniform keeps «generator», found {sorted(state)}")
-        set_generator_state(self._generator, state["generator"])
+        drawn_P = np.sort(self._generator.choice(len(candidates), size=num_selected, replace=False)).astype(np.int64)
+        rest = np.delete(np.arange(len(candidates)), drawn_P)
+        return Selection(drawn_P, dict.fromkeys(rest.tolist(), "not_drawn"))

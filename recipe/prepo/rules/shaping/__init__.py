@@ -1,1 +1,1 @@
-"""The reward-shaping rules."""
+"""Reward-shaping rules."""

@@ -1,26 +1,39 @@
-"""E3's length bias: among right answers to the easiest prompts, shorter ones earn more."""
+"""E3's length bias: among correct answers to the easiest prompts, shorter ones earn more."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from recipe.prepo.maths.groups import CORRECT_REWARD
 from recipe.prepo.rules.base import ShapingRule
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
-from recipe.prepo.types import FloatArray, RolloutBatch, RunFacts, StepOutcome
+from recipe.prepo.types import FloatArray, Panel, RolloutBatch, RunFacts, StepOutcome
 
 
 class LengthBias(ShapingRule):
-    """``r = 1 / (1 + mu * l)`` for a right answer of l tokens to one of the easiest ``easiest_share`` of the prompts.
+    """``r = 1 / (1 + mu * l)`` for a correct answer of l tokens to one of the easiest ``easiest_share`` of prompts.
 
-    From the README of arXiv 2505.18573's code (not in the paper, off in its scripts). Ranks are those of the epoch's
-    start; before the first ranking no reward is changed. DEVIATIONS: the published code overwrites the rewards that
-    its statistics and metrics read, this changes the advantages' copy only; its second mode never acts and is left
-    out.
+    From the README of the code of arXiv 2505.18573 (not in the paper, off in its scripts). Ranks are those of the start
+    of the epoch; before the first ranking no reward is changed. DEVIATIONS: the published code overwrites the rewards
+    that its statistics and metrics read, this changes only the copy for the advantages; its second mode never acts and
+    is left out.
     """
+
+    saved = ("difficulty",)
+    metric_notes: ClassVar = {
+        "prepo/length_biased_frac/mean": "Share of the trained rollouts whose reward the bias reduced."
+    }
+    panels = (
+        Panel(
+            title="Rollouts with a length bias",
+            caption="Share of the trained rollouts whose reward depends on their length.",
+            series={"prepo/length_biased_frac/mean": "with a length bias"},
+            y_label="share of rollouts",
+        ),
+    )
 
     @dataclass(frozen=True)
     class Config:
@@ -57,11 +70,3 @@ class LengthBias(ShapingRule):
 
     def metrics(self) -> dict[str, float]:
         return {"prepo/length_biased_frac/mean": self._shaped_share}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._difficulty.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != set(self._difficulty.state_dict()):
-            raise ValueError(f"length_bias keeps {sorted(self._difficulty.state_dict())}, found {sorted(state)}")
-        self._difficulty.load_state_dict(state)

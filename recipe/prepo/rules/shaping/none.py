@@ -7,7 +7,7 @@ from recipe.prepo.types import FloatArray, RolloutBatch
 
 
 class NoShaping(ShapingRule):
-    """Leaves every reward as the grader gave it."""
+    """Keeps every reward as the grader gave it."""
 
     is_identity = True
 

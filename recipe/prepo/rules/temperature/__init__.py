@@ -1,1 +1,1 @@
-"""The temperature rules."""
+"""Temperature rules."""

@@ -1,1 +1,1 @@
-"""The weighting rules."""
+"""Weighting rules."""
