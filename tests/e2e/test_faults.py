@@ -17,7 +17,7 @@ def test_a_killed_rollout_server_ends_the_run_with_one_message_that_names_it(hur
     errors = [line for line in hurt_run.killed_output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert f"the rollout server of vLLM replica 0 (pid {hurt_run.server} on " in errors[0]
-    assert "the same command goes on from there" in errors[0]
+    assert "the same command resumes from it" in errors[0]
     assert "Traceback" not in hurt_run.killed_output
 
 
