@@ -1,4 +1,4 @@
-"""What a step draws from the data: stock verl's batches under neutral rules, |B| candidates a step under the others."""
+"""What a step draws from the data: stock verl's batches under neutral rules, |B| candidates under the others."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,9 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainer
 
 from recipe.prepo.maths.rng import rollout_seed
-from recipe.prepo.modes import PrepoTrainerSync
+from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSync
 from recipe.prepo.trainer import columns, scoring
+from recipe.prepo.trainer.async_hooks import BackgroundDispatch
 from recipe.prepo.trainer.hooks import use_row_temperatures
 from recipe.prepo.trainer.rollout import PlainWorker, RolloutWorker
 from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
@@ -144,6 +147,44 @@ def test_chosen_prompts_keep_their_order_sizes_temperature_and_call(tmp_path: Pa
     assert columns._rows(batch[columns.CALL]) == [2] * 8
     (line,) = (tmp_path / "audit" / "selection.jsonl").read_text().splitlines()
     assert list(json.loads(line)["rollout_n"].values()) == sizes.tolist()
+
+
+# ---- background dispatch --------------------------------------------------------------------------------------------
+
+
+def test_dispatches_run_in_order_without_blocking_the_caller() -> None:
+    dispatch, may_go, done = BackgroundDispatch(), threading.Event(), []
+    dispatch.submit(lambda: done.append(may_go.wait(30)))
+    dispatch.submit(done.append, 2)
+    dispatch.check()
+    assert done == []
+    may_go.set()
+    dispatch.wait()
+    assert done == [True, 2]
+
+
+def test_a_failed_dispatch_reaches_whoever_waits_or_polls() -> None:
+    dispatch, may_go = BackgroundDispatch(), threading.Event()
+    for wait in (dispatch.wait, dispatch.check):
+        dispatch.submit(lambda: 1 / 0)
+        dispatch.submit(may_go.wait, 30 if wait == dispatch.check else 0)
+        deadline = time.monotonic() + 30
+        with pytest.raises(ZeroDivisionError):
+            while time.monotonic() < deadline:
+                wait()
+    may_go.set()
+    dispatch.wait()  # each error is raised once
+
+
+def test_a_warm_up_of_several_batches_is_chosen_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(PPOTrainer, "_add_prompts_to_generate", lambda _self, num_prompts: asked.append(num_prompts))
+    trainer = object.__new__(PrepoTrainerColocateAsync)
+    trainer.controller = SimpleNamespace(identity=SimpleNamespace(num_selected=8))
+    trainer._dispatch, trainer.timing_raw = BackgroundDispatch(), {}
+    assert trainer._add_prompts_to_generate(19) == 19
+    trainer.wait_for_dispatch()
+    assert asked == [8, 8, 3] and trainer.first_round == 8
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A reward function that raises: what it takes away is counted and told; when that is most of a step, the run ends."""
+"""A reward function that raises: failed rollouts are counted and reported; where most of a step fails, the run ends."""
 
 from __future__ import annotations
 

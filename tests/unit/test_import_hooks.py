@@ -1,4 +1,4 @@
-"""Callbacks after an import: called once, when the module is whole, however it came to be imported."""
+"""Callbacks after an import run once, on the complete module, however it is imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(folder: Path, name: str, text: str = "VALUE = 1\n") -> None:
     importlib.invalidate_caches()
 
 
-def test_called_at_once_for_a_module_that_is_there(folder: Path) -> None:
+def test_called_at_once_for_an_imported_module(folder: Path) -> None:
     write(folder, "hooked_now")
     module = importlib.import_module("hooked_now")
     seen: list[ModuleType] = []
@@ -36,7 +36,7 @@ def test_called_at_once_for_a_module_that_is_there(folder: Path) -> None:
     assert seen == [module]
 
 
-def test_called_once_after_a_later_import_of_the_whole_module(folder: Path) -> None:
+def test_called_once_after_a_later_import(folder: Path) -> None:
     write(folder, "hooked_later")
     seen: list[int] = []
     after_import("hooked_later", lambda module: seen.append(module.VALUE))
@@ -84,7 +84,7 @@ def test_import_that_fails_first_keeps_the_callback(folder: Path) -> None:
     after_import("hooked_failing", seen.append)
     with pytest.raises(ImportError, match="not yet"):
         importlib.import_module("hooked_failing")
-    write(folder, "hooked_failing", "MENDED = True\n")
+    write(folder, "hooked_failing", "FIXED = True\n")
     assert [importlib.import_module("hooked_failing")] == seen
 
 
@@ -98,13 +98,13 @@ def test_module_that_is_missing_at_first_keeps_the_callback(folder: Path) -> Non
 
 
 def test_failing_callback_reaches_every_importer(folder: Path) -> None:
-    """A module without the change that was asked for must not slip in on the second try."""
+    """A module without its change must not slip in on the second try."""
     write(folder, "hooked_refused")
 
     def refuse(_module: ModuleType) -> None:
-        raise RuntimeError("cannot mend this module")
+        raise RuntimeError("cannot patch this module")
 
     after_import("hooked_refused", refuse)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="cannot mend"):
+        with pytest.raises(RuntimeError, match="cannot patch"):
             importlib.import_module("hooked_refused")

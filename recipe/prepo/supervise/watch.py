@@ -23,7 +23,7 @@ from recipe.prepo.errors import EXIT_FAULT, FaultError
 from recipe.prepo.supervise import messages
 from recipe.prepo.supervise.failures import reason
 
-INTERVAL_S = 1.0  # between two calls to a process that answered
+INTERVAL_S = 1.0  # between two rounds of calls
 BUSY_AFTER_S = 10.0  # `require_alive` takes a process that is silent for so long for a busy one
 EXIT_LIMIT_S = 60.0  # after a death the trainer's process ends itself, whatever it is waiting for
 
@@ -113,7 +113,7 @@ class Watch(threading.Thread):
 
     def _ask_all(self) -> None:
         with self._lock:
-            self._round(BUSY_AFTER_S, wait_for_all=True)
+            self._round(BUSY_AFTER_S)
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if not self._leaving:
@@ -126,7 +126,7 @@ class Watch(threading.Thread):
             with self._lock:
                 if self._left.is_set():
                     return
-                self._round(INTERVAL_S, wait_for_all=False)
+                self._round(limit_s=0.0)
                 if self._fault and self._in_main:
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
             if self._fault:
@@ -134,18 +134,15 @@ class Watch(threading.Thread):
                 threading.Event().wait(self._exit_limit_s)
                 os._exit(EXIT_FAULT)
 
-    def _round(self, limit_s: float, *, wait_for_all: bool) -> None:
-        """Call every process that is not being called, and read the answers that come within the limit."""
+    def _round(self, limit_s: float) -> None:
+        """Call every process that owes no answer, and read the answers that come within the limit."""
         if self._fault:
             return
         waiting = {process.name for process in self._calls.values()}
         for process in self._processes:
             if process.name not in waiting:
                 self._calls[process.handle.__ray_call__.remote(probe)] = process
-        calls = list(self._calls)
-        answered, _ = ray.wait(calls, num_returns=len(calls) if wait_for_all else 1, timeout=limit_s)
-        if not wait_for_all:
-            answered, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        answered, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=limit_s)
         for call in answered:
             self._read(self._calls.pop(call), call)
 

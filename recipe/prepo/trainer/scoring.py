@@ -29,7 +29,7 @@ MAX_CONCURRENT_REQUESTS = 4096
 MAX_ACTOR_TOKENS = 8192
 # A replica that goes back to training (verl's hybrid_rollout switch) aborts its requests; another replica is asked.
 ABORTED = ("abort", "aborted")
-MAX_RETRIES, RETRY_AFTER_S = 30, 1.0
+MAX_TRIES, RETRY_AFTER_S = 31, 1.0
 
 
 class PromptTokenizer:
@@ -72,13 +72,12 @@ class RolloutScorer:
         return list(await asyncio.gather(*(self._score(token_ids, slots) for token_ids in prompts)))
 
     async def _score(self, token_ids: TokenIds, slots: asyncio.Semaphore) -> np.ndarray:
-        async with slots:
-            output = await self._request(token_ids)
-        for _ in range(MAX_RETRIES):
+        for _ in range(MAX_TRIES):
+            async with slots:
+                output = await self._request(token_ids)
             if output.stop_reason not in ABORTED:
                 break
             await asyncio.sleep(RETRY_AFTER_S)
-            output = await self._request(token_ids)
         log_probs = output.extra_fields.get("prompt_logprobs")
         if log_probs is None or len(log_probs) != len(token_ids):
             raise RuntimeError(
