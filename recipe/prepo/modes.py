@@ -11,7 +11,6 @@ import ray
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
-from recipe.prepo.supervise.agent_loop import SupervisedWorker
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks
 from recipe.prepo.trainer.hooks import PrepoHooks
@@ -53,4 +52,7 @@ class PrepoAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Not at the top: where a worker's process imports its class first, verl registers the modes meanwhile.
+        from recipe.prepo.supervise.agent_loop import SupervisedWorker
+
         self.agent_loop_workers_class = ray.remote(SupervisedWorker)

@@ -117,7 +117,7 @@ def test_a_supervisor_has_the_methods_that_the_trainer_calls() -> None:
         assert parameters(getattr(Supervisor, name)) == parameters(getattr(NoSupervision, name))
 
 
-@pytest.mark.parametrize("module", ["trainer.hooks", "trainer.replay", "supervise.supervisor"])
+@pytest.mark.parametrize("module", ["trainer.hooks", "trainer.replay", "supervise.agent_loop"])
 def test_rooms_may_be_imported_before_verl(module: str) -> None:
     """Their import of verl registers the trainers, which import them."""
     command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.{module}"]
