@@ -120,7 +120,7 @@ def test_mlflow_has_every_metric_with_at_signs_spelled_out(logged: Logged) -> No
 
 @pytest.mark.parametrize("name", ["file.jsonl", "metrics.jsonl"])
 def test_json_lines_have_every_metric(logged: Logged, name: str) -> None:
-    """JSON has no NaN and no infinity: both stand as null."""
+    """JSON has no NaN and no infinity: both become null."""
     found = json_lines_history(logged.folder / name)
     for data in found.values():
         assert data["strange/nan"] is None and data["strange/inf"] is None

@@ -35,7 +35,7 @@ from recipe.prepo.trainer.rollout import PlainWorker
 
 pytestmark = pytest.mark.alarm
 VLLM_ROLLOUT = Path(verl.__file__).parent / "workers" / "rollout" / "vllm_rollout"
-# What must still stand in the source of what, and why.
+# Source, a text that it must still contain, and what relies on it.
 TEXTS = [
     (PPOTrainerSeparateAsync._setup, "self.standalone_server_manager: LLMServerManager", "its servers score prompts"),
     (PPOTrainerColocateAsync.on_step_end, "update_weights(self.global_steps)", "servers hold the last step's weights"),

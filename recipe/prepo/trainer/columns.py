@@ -111,7 +111,7 @@ class TrainedRollouts:
 
     Attributes:
         rollout_R: number of each rollout within its group.
-        rows_R: where each stands in ``meta.keys``.
+        rows_R: index of each in ``meta.keys``.
         masks_R_T: the tokens that the policy generated.
         policy_versions_R: first and last version of the weights that generated them.
     """

@@ -1,6 +1,6 @@
 """PREPO as hooks on verl 0.9.1's V1 trainers: read columns -> controller -> write columns -> ``super()``.
 
-:class:`PrepoHooks` stands in front of any of verl's trainers. Its methods follow the life of a run. ``fit``'s loop,
+:class:`PrepoHooks` is mixed into any of verl's trainers. Its methods follow the life of a run. ``fit``'s loop,
 ``step`` and ``_step_once`` stay verl's; only the checkpoint moves, from the middle of a step to its end. By then the
 step's metrics are written, so a kill between two writes neither loses nor doubles a step.
 """
@@ -69,8 +69,9 @@ class PrepoHooks(_Trainer):
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def __init__(self, config: DictConfig) -> None:
-        self._user_config: Any = OmegaConf.to_container(config, resolve=True)
-        self.prepo: PrepoConfig = read_config(self._user_config)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        self._user_config = plain
+        self.prepo: PrepoConfig = read_config(plain)
         self.supervisor = self.supervisor_class(self)
         self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
         self._updates: list[_Update] = []
@@ -384,7 +385,7 @@ def use_row_temperatures(worker_groups: Iterable[Any]) -> None:
     """Let log-prob passes and updates read the temperature that each rollout was sampled at.
 
     verl 0.9.1 lays ``rollout.temperature`` over each batch. Its FSDP engine takes a column of temperatures, one for
-    each row, where no such scalar stands over it.
+    each row, where there is no such scalar.
     """
     for group in {id(group): group for group in worker_groups}.values():
         for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
