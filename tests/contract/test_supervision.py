@@ -19,7 +19,7 @@ from transfer_queue import KVBatchMeta
 from recipe.prepo.errors import FaultError
 from recipe.prepo.reward.score import compute_score
 from recipe.prepo.supervise import messages, supervisor
-from recipe.prepo.supervise.failures import FailureCount, Failures, describe, total
+from recipe.prepo.supervise.failures import FailureCount, Failures, describe
 from recipe.prepo.supervise.messages import CallFirst
 from recipe.prepo.supervise.reward_timeout import GIVEN_UP, TIMED_OUT, RewardTimeout
 from recipe.prepo.supervise.supervisor import Supervisor
@@ -32,10 +32,8 @@ def test_failures_of_all_workers_are_added_with_the_latest_error() -> None:
     one.note(ValueError("no such answer\nin this line"), validate=False)
     one.note(KeyError("x"), validate=False)
     other.note(TypeError(), validate=True)
-    assert total([Failures(), one, other]) == Failures(2, 1, "KeyError: 'x'")
-    assert str(total([one, other])) == (
-        "2 training rollouts and 1 validation rollouts failed; the latest: KeyError: 'x'"
-    )
+    assert Failures() + one + other == Failures(2, 1, "KeyError: 'x'")
+    assert str(one + other) == ("2 training rollouts and 1 validation rollouts failed; the latest: KeyError: 'x'")
     assert str(one) == "2 training rollouts failed; the latest: KeyError: 'x'"
     assert FailureCount([])() == Failures()
 

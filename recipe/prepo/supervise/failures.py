@@ -35,6 +35,10 @@ class Failures:
         """Those that were counted after ``before``."""
         return Failures(self.training - before.training, self.validation - before.validation, self.latest)
 
+    def __add__(self, other: Failures) -> Failures:
+        validation = self.validation + other.validation
+        return Failures(self.training + other.training, validation, self.latest or other.latest)
+
     def __bool__(self) -> bool:
         return bool(self.training or self.validation)
 
@@ -57,20 +61,11 @@ class FailureCount:
         for number, call in enumerate(calls):
             if call in answered:
                 self._known[number] = ray.get(call)
-        return total(self._known)
+        return sum(self._known, Failures())
 
 
 def _own_failures(worker: Any) -> Failures:
     return getattr(worker, "failures", Failures())  # a worker of the user's own may not count
-
-
-def total(failures: Sequence[Failures]) -> Failures:
-    """The failures of several workers together."""
-    return Failures(
-        training=sum(each.training for each in failures),
-        validation=sum(each.validation for each in failures),
-        latest=next((each.latest for each in failures if each.latest), ""),
-    )
 
 
 def describe(error: BaseException) -> str:
