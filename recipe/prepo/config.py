@@ -26,6 +26,8 @@ OPTIONS = (
     "seed_rollouts",
     "report_every",
     "val_samples",
+    "reward_wait_limit_s",
+    "grading_time_limit_s",
 )
 
 
@@ -43,6 +45,8 @@ class PrepoConfig:
         skips_prompts: whether the selection skips prompts and refills a step in rounds.
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report while the run goes on; 0 for none.
+        reward_wait_limit_s: seconds to wait for one reward of any reward function.
+        grading_time_limit_s: seconds for one comparison of this recipe's grader.
         val_samples: data source -> samples of each of its validation prompts, where not ``val_kwargs.n``.
     """
 
@@ -60,6 +64,8 @@ class PrepoConfig:
     seed_rollouts: bool
     report_every: int
     val_samples: dict[str, int]
+    reward_wait_limit_s: float
+    grading_time_limit_s: float
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
@@ -115,6 +121,8 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         seed_rollouts=prepo["seed_rollouts"],
         report_every=_integer(prepo["report_every"], "prepo.report_every", at_least=0),
         val_samples=_val_samples(prepo["val_samples"]),
+        reward_wait_limit_s=_seconds(prepo["reward_wait_limit_s"], "prepo.reward_wait_limit_s", 600),
+        grading_time_limit_s=_seconds(prepo["grading_time_limit_s"], "prepo.grading_time_limit_s", 5),
     )
 
 
@@ -204,6 +212,12 @@ def _val_samples(value: Any) -> dict[str, int]:
             f"'prepo.val_samples={{aime24: 16, gsm8k: 1}}', or null for as many as val_kwargs.n everywhere."
         )
     return {str(source): _integer(n, f"prepo.val_samples.{source}", at_least=1) for source, n in value.items()}
+
+
+def _seconds(value: Any, name: str, default: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{name}={value!r} must be a positive number of seconds. Set {name}={default}.")
+    return float(value)
 
 
 def _switch(value: Any, name: str) -> bool:

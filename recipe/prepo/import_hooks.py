@@ -13,7 +13,7 @@ Callback = Callable[[ModuleType], None]
 
 
 class _AfterImportFinder(importlib.abc.MetaPathFinder):
-    """Finds a waited-for module through the other finders and calls back after its loader has run it."""
+    """Finds awaited modules through the other finders, and calls back after their loader has run."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[Callback]] = {}
@@ -37,7 +37,7 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
             stock_exec(module)
             for callback in self.waiting[fullname]:
                 callback(module)
-            del self.waiting[fullname]  # only now: an import that fails is tried again with its callbacks
+            del self.waiting[fullname]  # only now: after a failed import the next try needs the callbacks
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -47,9 +47,9 @@ _FINDER = _AfterImportFinder()
 
 
 def after_import(module_name: str, callback: Callback) -> None:
-    """Call ``callback(module)`` once ``module_name`` has been imported; at once if it is already.
+    """Call ``callback(module)`` once ``module_name`` has been imported; at once if it already is.
 
-    An exception of the callback reaches whoever imports the module.
+    An exception of the callback reaches the importer of the module.
     """
     module = sys.modules.get(module_name)
     if module is not None:

@@ -1,7 +1,7 @@
 """``python -m recipe.prepo.main experiment=<name> key=value …``: validate, train through verl, summarise.
 
-Every argument is a Hydra override; ``--multirun`` sweeps. verl is imported only after the configuration has been
-checked, and after the platform that it asks for has been chosen.
+Every argument is a Hydra override; ``--multirun`` sweeps. verl is imported only after the configuration is checked and
+the platform chosen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ from recipe.prepo.tools.report.live import live_report
 from recipe.prepo.tools.summary import closing_summary
 from recipe.prepo.trainer.workarounds import RUN_ID_ENV
 
-GO_ON = "trainer.resume_mode=auto"
+RESUME = "trainer.resume_mode=auto"
+GRADING_TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"  # read by recipe.prepo.reward
+
+
+# ---- before the run -------------------------------------------------------------------------------------------------
 
 
 def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
@@ -49,7 +53,7 @@ def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
     check_device(plain)
     found = check_all(plain, prepo)
     print("\n".join(found.lines), flush=True)
-    OmegaConf.resolve(config)  # the workers' environment has not what the configuration refers to
+    OmegaConf.resolve(config)  # the workers may lack the variables that the configuration interpolates
     with open_dict(config):
         make_paths_absolute(config)
         choose_ray(config)
@@ -58,11 +62,11 @@ def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
 
 
 def choose_ray(config: DictConfig) -> None:
-    """Join the cluster that is named, or start a Ray of the run's own, and then on loopback only.
+    """Join the named cluster, or start a Ray of the run's own on the loopback interface only.
 
-    Without an address Ray would join what some earlier ``ray start`` left in its folder. TransferQueue, vLLM and verl
-    take the address of Ray's node: the machine's outer one, unless Ray believes that it runs no cluster; and its
-    metrics servers would listen on all.
+    Without an address, Ray would join what some earlier ``ray start`` left behind. TransferQueue, vLLM and verl use the
+    address of Ray's node, which is the machine's outer one unless Ray believes that it runs no cluster. Ray's metrics
+    servers would listen on all interfaces.
     """
     ray_init = config.ray_kwargs.ray_init
     if joined_ray(ray_init):
@@ -75,8 +79,11 @@ def choose_ray(config: DictConfig) -> None:
 
 
 def choose_platform(config: DictConfig) -> None:
-    """Tell this process and every worker which run it is of, and when it is one for the CPU; comes before verl."""
-    environment = {RUN_ID_ENV: uuid.uuid4().hex[:12]}
+    """Set the environment of this process and of every worker; must run before verl is imported."""
+    environment = {
+        RUN_ID_ENV: uuid.uuid4().hex[:12],
+        GRADING_TIME_LIMIT_ENV: str(config.prepo.grading_time_limit_s),
+    }
     if config.trainer.device == CPU_PLATFORM:
         environment |= cpu_environment()
     os.environ.update(environment)
@@ -85,7 +92,7 @@ def choose_platform(config: DictConfig) -> None:
 
 
 def make_paths_absolute(config: DictConfig) -> None:
-    """Workers may run in other folders than the driver; hub ids and remote paths stay as they are."""
+    """Workers may run in other folders than the driver. Hub ids and remote paths stay as they are."""
 
     def absolute(path: Any) -> Any:
         return str(Path(path).absolute()) if isinstance(path, str) and Path(path).exists() else path
@@ -100,67 +107,46 @@ def make_paths_absolute(config: DictConfig) -> None:
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
 
 
-def train(config: DictConfig) -> tuple[int, str] | None:
-    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
-
-    Returns:
-        None at the end of the training; when it stopped because a signal asked for it, the last step and the signal.
+def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
+    """Step of the checkpoint that the run resumes from, 0 for none.
 
     Raises:
-        ConfigError: the limit of a reward is no number, or another run is on the cluster.
-        FaultError: a process of the run died, or a checkpoint could not be written.
+        ConfigError: ``trainer.resume_from_path`` names no checkpoint.
+        StateError: the checkpoint has other rules, sizes or another seed, or its state is damaged.
     """
-    # verl tells at each import which engines it has no use for here.
-    warnings.filterwarnings("ignore", message=".* engine is not available")
-    import ray
-    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
-
-    import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
-    from recipe.prepo.supervise import messages, reward_timeout
-
-    reward_timeout.wait_limit_s()
-    try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
-        with StopSignals(messages.ask_to_stop) as signals:
-
-            def before_training() -> None:
-                signals.install()
-                messages.require_lone_run()
-
-            run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
-        failed = messages.hear(messages.FAILED)
-        if failed:
-            print(f"warning: {failed}. They were left out.", file=sys.stderr)
-        stopped_after = messages.hear(messages.STOPPED)
-        return (int(stopped_after), signals.asked_by) if stopped_after else None
-    except PrepoError:
-        raise
-    except Exception as error:
-        fault = messages.fault_behind(error)
-        if fault:
-            raise FaultError(fault) from error
-        print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
-        raise
-    finally:
-        if ray.is_initialized():
-            messages.clear()
-        ray.shutdown()
+    checkpoint = None
+    if trainer.resume_mode == "auto":
+        step = latest_checkpoint(Path(trainer.default_local_dir), repair=True)
+        checkpoint = Path(trainer.default_local_dir, f"global_step_{step}")
+    elif trainer.resume_mode == "resume_path":
+        checkpoint = Path(trainer.resume_from_path or "")
+        name = checkpoint.name.removeprefix("global_step_")
+        if not name.isdecimal():
+            raise ConfigError(
+                f"trainer.resume_from_path={trainer.resume_from_path} is not the folder of a checkpoint. With "
+                f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
+            )
+        step = int(name)
+    if checkpoint is None or not step:
+        return 0
+    if checkpoint.exists():  # it may be on a file system that only the workers see
+        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
+        require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
+    return step
 
 
-def _session_roots(config: DictConfig) -> list[Path]:
-    """Where a Ray of the run's own keeps its sessions."""
-    return ray_roots(config.ray_kwargs.ray_init.get("_temp_dir"))
+def archive_earlier(trainer: DictConfig, first_step: int) -> None:
+    """Move checkpoints away that another course of the run left, so that none of them is taken for one of this run."""
+    if trainer.resume_mode == "auto" or trainer.val_only:
+        return
+    run_dir = Path(trainer.default_local_dir)
+    resumes_here = first_step > 0 and Path(trainer.resume_from_path).parent == run_dir
+    folder = archive(run_dir, after=first_step if resumes_here else 0)
+    if folder:
+        print(f"earlier   checkpoints of an earlier course of this run are now in {folder}", flush=True)
 
 
-def ray_logs(config: DictConfig) -> str:
-    """Where the workers of this run write; for a message."""
-    found = sessions(_session_roots(config), os.getpid())
-    newest = max(found, key=lambda folder: folder.name, default=None)
-    return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
+# ---- the run --------------------------------------------------------------------------------------------------------
 
 
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
@@ -178,69 +164,94 @@ def run(config: DictConfig) -> None:
                 f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
             )
         else:
-            set_earlier_aside(config.trainer, first_step)
+            archive_earlier(config.trainer, first_step)
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
             sweeper = Sweeper([] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config))
             with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
                 stopped = train(config)
-        # A batch system gives a run that it stops little time, and the figures of a long one may take minutes.
+        # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))
         if stopped:
-            step, signal_name = stopped
-            status = 128 + signal.Signals[signal_name]
-            if step <= first_step:  # a batch system that starts it again would do so for ever
-                print(f"stopped        before a step was done ({signal_name}); the same command starts again there")
-            elif config.trainer.resume_mode != "auto":  # and here it would start from the same step for ever
-                print(f"stopped        after step {step} of {total_steps} ({signal_name}); {GO_ON} goes on")
-            else:
-                print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command goes on")
-                status = EXIT_STOPPED
-            sys.exit(status)
+            sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 
 
-def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
-    """Step of the checkpoint that the run goes on from, 0 for none.
+def train(config: DictConfig) -> tuple[int, str] | None:
+    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
+
+    Returns:
+        The last step and the signal, when a signal stopped the run; None at the end of the training.
 
     Raises:
-        ConfigError: the path of a checkpoint was asked for, and none given.
-        StateError: other rules, sizes or seed left that checkpoint, or its state is damaged; nothing was started.
+        ConfigError: another run is on the cluster.
+        FaultError: a process of the run died, or a checkpoint could not be written.
     """
-    checkpoint = None
-    if trainer.resume_mode == "auto":
-        step = latest_checkpoint(Path(trainer.default_local_dir), repair=True)
-        checkpoint = Path(trainer.default_local_dir, f"global_step_{step}")
-    elif trainer.resume_mode == "resume_path":
-        checkpoint = Path(trainer.resume_from_path or "")
-        name = checkpoint.name.removeprefix("global_step_")
-        if not name.isdecimal():
-            raise ConfigError(
-                f"trainer.resume_from_path={trainer.resume_from_path} is no checkpoint's folder. With "
-                f"trainer.resume_mode=resume_path give one, …/global_step_<N>; {GO_ON} takes the latest of the run"
-            )
-        step = int(name)
-    if checkpoint is None or not step:
-        return 0
-    if checkpoint.exists():  # it may be on a file system that only the workers see
-        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
-        require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
-    return step
+    # verl warns at each import about engines that are not installed.
+    warnings.filterwarnings("ignore", message=".* engine is not available")
+    import ray
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
+    from recipe.prepo.supervise import messages
+
+    try:
+        validate_config(
+            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+        )
+        with StopSignals(messages.request_stop) as signals:
+
+            def before_training() -> None:
+                signals.install()
+                messages.require_lone_run()
+
+            run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
+        if failed := messages.get(messages.FAILED):
+            print(f"warning: {failed}. They were left out.", file=sys.stderr)
+        stopped_after = messages.get(messages.STOPPED)
+        return (int(stopped_after), signals.requested_by) if stopped_after else None
+    except PrepoError:
+        raise
+    except Exception as error:
+        if fault := messages.fault_behind(error):
+            raise FaultError(fault) from error
+        print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
+        raise
+    finally:
+        if ray.is_initialized():
+            messages.clear()
+        ray.shutdown()
 
 
-def set_earlier_aside(trainer: DictConfig, first_step: int) -> None:
-    """Leave no checkpoint in the run directory that is of another course of the run than the one that begins now."""
-    if trainer.resume_mode == "auto" or trainer.val_only:
-        return
-    run_dir = Path(trainer.default_local_dir)
-    goes_on_here = first_step > 0 and Path(trainer.resume_from_path).parent == run_dir
-    aside = archive(run_dir, after=first_step if goes_on_here else 0)
-    if aside:
-        print(f"earlier   checkpoints of a run that began otherwise are now in {aside}", flush=True)
+def _report_stop(step: int, signal_name: str, resume_mode: str, first_step: int, total_steps: int) -> int:
+    """Print how to resume a run that a signal stopped, and return its exit status."""
+    status = 128 + signal.Signals[signal_name]
+    if step <= first_step:  # EXIT_STOPPED would make a batch system start it again for ever
+        print(f"stopped        before the first step was done ({signal_name}); the same command starts there again")
+    elif resume_mode != "auto":  # likewise: it would start from the same step each time
+        print(f"stopped        after step {step} of {total_steps} ({signal_name}); {RESUME} resumes from it")
+    else:
+        print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command resumes from it")
+        status = EXIT_STOPPED
+    return status
+
+
+def _session_roots(config: DictConfig) -> list[Path]:
+    """Where a Ray of the run's own keeps its sessions."""
+    return ray_roots(config.ray_kwargs.ray_init.get("_temp_dir"))
+
+
+def ray_logs(config: DictConfig) -> str:
+    """Where the workers of this run write their logs; for a message."""
+    found = sessions(_session_roots(config), os.getpid())
+    newest = max(found, key=lambda folder: folder.name, default=None)
+    return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Print an error meant for users without a traceback and exit with its status."""
+    """Print an error meant for users without a traceback, and exit with its status."""
     try:
         yield
     except PrepoError as error:
@@ -250,7 +261,7 @@ def readable_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point. Hydra answers an unknown experiment, rule or key itself, with the known ones."""
+    """Entry point. Hydra itself rejects an unknown experiment, rule or key, and lists the known ones."""
     with readable_errors():
         set_paths()
     run()

@@ -1,40 +1,58 @@
-"""The registered trainer modes. Importing this module registers them with verl 0.9.1."""
+"""The trainer modes and the agent-loop manager, composed of hooks and supervision.
+
+Importing this module registers the modes with verl 0.9.1.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import ray
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
-from recipe.prepo.supervise.stopping import StoppingMixin
-from recipe.prepo.trainer.async_hooks import BackgroundDispatchMixin
-from recipe.prepo.trainer.hooks import PrepoMixin
+from recipe.prepo.supervise.supervisor import Supervisor
+from recipe.prepo.trainer.async_hooks import AsyncHooks
+from recipe.prepo.trainer.hooks import PrepoHooks
 
 
 @register_trainer("prepo_sync")
-class PrepoTrainerSync(StoppingMixin, PrepoMixin, PPOTrainerSync):
-    """Rollout and training in turn on the same devices: choose, roll out, weigh, update."""
+class PrepoTrainerSync(PrepoHooks, PPOTrainerSync):
+    """Rollout and training take turns on the same devices: choose, roll out, weigh, update."""
 
     verl_mode = "sync"
+    supervisor_class = Supervisor
 
 
 @register_trainer("prepo_colocate_async")
-class PrepoTrainerColocateAsync(StoppingMixin, BackgroundDispatchMixin, PPOTrainerColocateAsync):
-    """Rollout and training in turn on the same devices; a long rollout is interrupted and goes on in the next step."""
+class PrepoTrainerColocateAsync(AsyncHooks, PPOTrainerColocateAsync):
+    """Rollout and training take turns on the same devices; a long rollout is interrupted and continued later."""
 
     verl_mode = "colocate_async"
+    supervisor_class = Supervisor
 
     def on_sample_end(self) -> None:
-        """The servers sleep from here to the next weights, so nothing may still be scored or submitted."""
-        self.wait_for_dispatch()
+        self.wait_for_dispatch()  # the servers sleep from here until new weights arrive
         super().on_sample_end()
 
 
 @register_trainer("prepo_separate_async")
-class PrepoTrainerSeparateAsync(StoppingMixin, BackgroundDispatchMixin, PPOTrainerSeparateAsync):
-    """Rollout and training at the same time on device pools of their own."""
+class PrepoTrainerSeparateAsync(AsyncHooks, PPOTrainerSeparateAsync):
+    """Rollout and training run at the same time, each on its own devices."""
 
     verl_mode = "separate_async"
+    supervisor_class = Supervisor
 
     def scoring_client(self) -> Any:
         return self.standalone_server_manager.get_client()
+
+
+class PrepoAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with this recipe's workers (``rollout.agent.agent_loop_manager_class``)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Not at the top: where a worker's process imports its class first, verl registers the modes meanwhile.
+        from recipe.prepo.supervise.agent_loop import SupervisedWorker
+
+        self.agent_loop_workers_class = ray.remote(SupervisedWorker)

@@ -1,7 +1,7 @@
 """Entry point of the group ``verl.plugins``: verl imports it in every process, at ``import verl``.
 
-It registers this recipe's trainer modes when verl's V1 trainers are imported and, where the CPU platform is chosen,
-the platform and its workarounds. verl 0.9.1 logs a failing plugin at DEBUG and goes on, so failures are told here.
+It registers this recipe's trainer modes once verl's V1 trainers are imported. Where the CPU platform is chosen, it
+also registers the platform and its workarounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _register_gloo_weights(_base: ModuleType) -> None:
 
 
 def load() -> None:
-    """Hook this recipe into verl; its behaviour changes where the CPU platform is chosen, and nowhere else."""
+    """Hook this recipe into verl. Stock verl behaves as before, except on the CPU platform."""
     after_import("verl.trainer.ppo.v1", _register_trainers)
     after_import("verl.trainer.ppo.v1.trainer_separate_async", log_without_flush)
     for module in ("vllm_rollout", "utils"):
@@ -39,5 +39,6 @@ def load() -> None:
 try:
     load()
 except Exception:
+    # verl 0.9.1 logs a failing plugin at DEBUG only, and goes on.
     logging.getLogger(__name__).exception("the verl plugin of recipe.prepo failed to load")
     raise

@@ -121,7 +121,7 @@ def _check_agent_loop(config: Mapping[str, Any], name: str) -> None:
     if not manager or str(manager).startswith("verl."):
         raise ConfigError(
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={manager!r} would sample without what {name} "
-            f"sets for each rollout. Set it to recipe.prepo.trainer.rollout.PrepoAgentLoopManager or a subclass of it."
+            f"sets for each rollout. Set it to recipe.prepo.modes.PrepoAgentLoopManager or a subclass of it."
         )
 
 

@@ -1,4 +1,4 @@
-"""Every key that an experiment sets is one that verl knows: a typo in a yaml would add a key that nothing reads."""
+"""Every key that an experiment sets is known to verl; a typo in a yaml would add a key that nothing reads."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
 from recipe.prepo.tools.evaluation.session import sample_seed
-from recipe.prepo.trainer.validation import set_val_samples
+from recipe.prepo.trainer.hooks import set_val_samples
 
 pytestmark = pytest.mark.e2e
 MODEL = ROOT / "assets" / "mini-math-qwen2"

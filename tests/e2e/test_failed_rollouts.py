@@ -1,4 +1,4 @@
-"""A reward function that raises: what it takes away is counted and told; when that is most of a step, the run ends."""
+"""A reward function that raises: failed rollouts are counted and reported; where most of a step fails, the run ends."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ def test_the_run_ends_with_one_message_when_most_of_a_step_failed(raising_run: t
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert SAYS in error and "reward.custom_reward_function" in error
     last = int((directory / "latest_checkpointed_iteration.txt").read_text())
-    assert error.endswith(f"The checkpoint of step {last} is whole: the same command goes on from there.")
+    assert error.endswith(f"The checkpoint of step {last} is complete: the same command resumes from it.")
     assert "Traceback" not in output
     assert not ending.leftovers and ending.num_killed == 0, str(ending.leftovers)

@@ -21,6 +21,7 @@ from recipe.prepo.errors import NumericsError
 from recipe.prepo.modes import PrepoTrainerSync
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.logs import RunLogs
+from recipe.prepo.supervise.supervisor import Supervisor
 
 pytestmark = pytest.mark.e2e
 # Group of each rollout (ragged), its reward, tokens, tokens that are a tool's, and whether it is a padding row.
@@ -77,7 +78,8 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     trainer.config = compose_config(["experiment=tiny_cpu", f"prepo/weighting={weighting}"])
     trainer.global_steps = 3
     trainer.timing_raw = {}
-    trainer._parts = []
+    trainer._updates = []
+    trainer.supervisor = Supervisor(trainer)
     trainer.local_trigger_step, trainer.parameter_sync_step = 0, 1
     trainer.prepo = SimpleNamespace(temperature=1.0)
     trainer.controller = Controller(

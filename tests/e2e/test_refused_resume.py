@@ -1,4 +1,4 @@
-"""A checkpoint of another run: one clear error, before Ray starts where it can be, and nothing overwritten."""
+"""A checkpoint of another run: one clear error, if possible before Ray starts, and nothing overwritten."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
         ("data.train_max_samples=2000", "run.data_sha256=", True),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_and_left_whole(
+def test_a_checkpoint_of_another_run_is_refused_and_left_unchanged(
     override: str, named: str, starts_ray: bool, straight_run: Run, tmp_path: Path
 ) -> None:
     directory = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""The replay buffers on a real TransferQueue: refill rounds, ragged groups, and the account of what is thrown away."""
+"""The replay buffers on a real TransferQueue: refill rounds, ragged groups, and the record of discarded groups."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.rules.selection.greso import refill_size
-from recipe.prepo.trainer.replay import AccountingReplayBuffer, RoundsReplayBuffer
+from recipe.prepo.trainer.replay import PrepoReplayBuffer, RoundsReplayBuffer
 from recipe.prepo.types import Refill
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("transfer_queue")]
 Rewards = Sequence[float]
-MIXED, RIGHT, WRONG = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
+MIXED, CORRECT, INCORRECT = (1.0, 0.0), (1.0, 1.0), (0.0, 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ class Rounds:
 
 
 def test_rounds_go_on_until_there_are_enough_groups_with_a_signal() -> None:
-    run = Rounds([[MIXED, RIGHT, WRONG, WRONG], [RIGHT, RIGHT], [MIXED, MIXED, MIXED]])
+    run = Rounds([[MIXED, CORRECT, INCORRECT, INCORRECT], [CORRECT, CORRECT], [MIXED, MIXED, MIXED]])
     groups, metrics = run.sample()
     assert groups == [run.submitted[i] for i in (0, 6, 7)]  # the first ones, in the order of their submission
     assert run.asked == [(2, 0.75), (2, 1.0)]
@@ -115,7 +115,7 @@ def test_rounds_go_on_until_there_are_enough_groups_with_a_signal() -> None:
 
 
 def test_step_may_end_short_but_not_empty() -> None:
-    run = Rounds([[MIXED, RIGHT, WRONG, WRONG], [MIXED]], last=lambda num_refills: num_refills == 1)
+    run = Rounds([[MIXED, CORRECT, INCORRECT, INCORRECT], [MIXED]], last=lambda num_refills: num_refills == 1)
     groups, _ = run.sample()
     assert groups == [run.submitted[i] for i in (0, 4)]
     assert run.asked == [(2, 0.75), (1, 0.0)]
@@ -123,7 +123,7 @@ def test_step_may_end_short_but_not_empty() -> None:
 
 def test_step_without_any_signal_says_so() -> None:
     with pytest.raises(DataError, match=r"step 1: in 2 rounds .* not one group had rewards that differ.*uniform"):
-        Rounds([[RIGHT, WRONG], [WRONG]]).sample()
+        Rounds([[CORRECT, INCORRECT], [INCORRECT]]).sample()
 
 
 def test_groups_that_failed_are_refilled_and_leave_nothing() -> None:
@@ -141,7 +141,7 @@ def test_ragged_groups_never_exceed_the_rollouts_of_a_step() -> None:
     assert groups == [run.submitted[i] for i in (0, 2)]  # 3 + 3 of at most 6; the group of four does not fit
 
 
-def test_verls_own_filter_is_accounted_for_and_keeps_the_order() -> None:
+def test_groups_that_verls_own_filter_discards_are_recorded_and_the_order_stays() -> None:
     refilled: list[str] = []
 
     def refill(num_prompts: int) -> None:
@@ -149,8 +149,8 @@ def test_verls_own_filter_is_accounted_for_and_keeps_the_order() -> None:
         buffer.note_submitted(uids)
         refilled.extend(uids)
 
-    buffer = AccountingReplayBuffer(**options(refill_fn=refill))
-    first = [roll_out(f"p{i}", rewards) for i, rewards in enumerate([MIXED, RIGHT, MIXED])]
+    buffer = PrepoReplayBuffer(**options(refill_fn=refill))
+    first = [roll_out(f"p{i}", rewards) for i, rewards in enumerate([MIXED, CORRECT, MIXED])]
     buffer.note_submitted(first)
     batch, _ = buffer.sample(global_steps=1, partition_id="train", batch_size=3)
     assert list(dict.fromkeys(key.split("_")[0] for key in batch.keys)) == [first[0], first[2], refilled[0]]

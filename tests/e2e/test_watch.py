@@ -1,4 +1,4 @@
-"""The watch over a run's processes on a real Ray: what it says of a death, and that it ends every kind of waiting."""
+"""The watch over a run's processes on a real Ray: its message about a death, and that it ends every kind of wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
 from recipe.prepo.supervise import failures, messages
 from recipe.prepo.supervise.reward_timeout import renew_threads
-from recipe.prepo.supervise.watch import Member, Watch
+from recipe.prepo.supervise.watch import Process, Watch
 from recipe.prepo.errors import ConfigError, FaultError
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
 
@@ -76,7 +76,7 @@ class Trainer:
     def another(self, victim):
         ray.get(victim.pid.remote())
     def run(self, waiting, victim, bystander, seconds):
-        members = [Member("worker 0", bystander), Member("victim", victim)]
+        members = [Process("worker 0", bystander), Process("victim", victim)]
         pid = ray.get(victim.pid.remote())
         begin = time.monotonic()
         try:
@@ -101,7 +101,7 @@ class Trainer:
         return "nothing", time.monotonic() - begin
 
     def busy(self, bystander):
-        with Watch([Member("worker 0", bystander)], lambda: "Go on.") as watch:
+        with Watch([Process("worker 0", bystander)], lambda: "Go on.") as watch:
             call = bystander.work.remote(4)
             time.sleep(3)
             watch.require_alive()
@@ -110,14 +110,14 @@ class Trainer:
 
     def own_error(self, bystander):
         try:
-            with Watch([Member("worker 0", bystander)], lambda: "Go on."):
+            with Watch([Process("worker 0", bystander)], lambda: "Go on."):
                 raise ValueError("our own")
         except ValueError as error:
             return str(error)
 
     def engine(self, server):
         try:
-            with Watch([Member("server", server)], lambda: "Go on.") as watch:
+            with Watch([Process("server", server)], lambda: "Go on.") as watch:
                 server.lose_engine.remote()
                 time.sleep(60)
         except FaultError as error:
@@ -126,7 +126,7 @@ class Trainer:
 found = {}
 for waiting in ("get", "poll", "event loop", "call to the dead", "follow-up error"):
     found[waiting] = ray.get(Trainer.remote().run.remote(waiting, Worker.remote(), Worker.remote(), 60))
-    found[waiting + " said"] = messages.hear(messages.FAULT)
+    found[waiting + " reported"] = messages.get(messages.FAULT)
     messages.clear()
 found["busy"] = ray.get(Trainer.remote().busy.remote(Worker.remote()))
 found["own error"] = ray.get(Trainer.remote().own_error.remote(Worker.remote()))
@@ -160,7 +160,7 @@ try:
 except ConfigError as error:
     found["second run"] = str(error)
 
-failures.ASK_LIMIT_S = 3.0
+failures.ANSWER_LIMIT_S = 3.0
 counters = [Counter.remote(), Counter.remote()]
 count = failures.FailureCount(counters)
 ray.get([each.fail.remote(times) for each, times in zip(counters, (2, 5))])
@@ -203,7 +203,7 @@ def test_a_death_ends_every_kind_of_waiting_with_one_message(found: dict[str, An
     assert message.startswith("the victim (pid ")
     assert " died: " in message and message.endswith(". Go on.")
     assert seconds < 20
-    assert found[f"{waiting} said"] == message  # for the driver, should the error itself not arrive
+    assert found[f"{waiting} reported"] == message  # for the driver, should the error itself not arrive
 
 
 def test_a_process_that_works_long_is_not_dead(found: dict[str, Any]) -> None:

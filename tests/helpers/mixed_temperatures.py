@@ -1,4 +1,4 @@
-"""Loaded by verl in every process (``VERL_USE_EXTERNAL_MODULES``): prompts of one batch get 0.7 and 1.4 in turn."""
+"""Loaded by verl in every process (``VERL_USE_EXTERNAL_MODULES``): prompts get 0.7 or 1.4 times the rule's."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Any
 
 from recipe.prepo.import_hooks import after_import
 
-TEMPERATURES = (0.7, 1.4)
+TEMPERATURES = (0.7, 1.4)  # where the rule says 1.0
 
 
-def alternate(fields: Any) -> None:
-    import torch
+def alternate(columns: Any) -> None:
+    stock = columns.set_temperature
 
-    def set_temperature(batch: Any, _temperature: float) -> None:
-        batch[fields.TEMPERATURE] = torch.tensor([TEMPERATURES[i % 2] for i in range(len(batch))])
+    def set_temperature(batch: Any, temperature: float) -> None:
+        stock(batch, temperature)
+        for i in range(len(batch)):
+            batch[columns.TEMPERATURE][i] *= TEMPERATURES[i % 2]
 
-    fields.set_temperature = set_temperature
+    columns.set_temperature = set_temperature
 
 
 after_import("recipe.prepo.trainer.columns", alternate)

@@ -1,4 +1,4 @@
-"""What the entry point decides before anything is started: which Ray, and which checkpoint it goes on from."""
+"""What the entry point decides before anything is started: which Ray, which checkpoint, and how a stop is reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.prepo.errors import ConfigError, StateError
-from recipe.prepo.main import choose_ray, ray_logs, resume_step, set_earlier_aside
+from recipe.prepo.main import _report_stop, archive_earlier, choose_platform, choose_ray, ray_logs, resume_step
 
 CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
 
@@ -27,7 +27,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "before")
 
 
-def test_a_run_of_its_own_joins_no_ray_that_some_earlier_one_left() -> None:
+def test_a_run_joins_no_ray_that_an_earlier_one_left() -> None:
     config = config_with()
     choose_ray(config)
     assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local"}
@@ -41,6 +41,34 @@ def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> 
     config = config_with(address="auto")
     choose_ray(config)
     assert config.ray_kwargs.ray_init == {"address": "auto"}
+
+
+def test_every_worker_gets_the_run_id_and_the_grading_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREPO_RUN_ID", "PREPO_GRADING_TIME_LIMIT_S"):
+        monkeypatch.setenv(name, "before")
+    config = OmegaConf.create({"prepo": {"grading_time_limit_s": 2.5}, "trainer": {"device": "cuda"}})
+    config.merge_with(config_with(runtime_env={"env_vars": {"OWN": "1"}}))
+    choose_platform(config)
+    environment = config.ray_kwargs.ray_init.runtime_env.env_vars
+    assert environment.OWN == "1"
+    assert environment.PREPO_GRADING_TIME_LIMIT_S == os.environ["PREPO_GRADING_TIME_LIMIT_S"] == "2.5"
+    assert environment.PREPO_RUN_ID == os.environ["PREPO_RUN_ID"] != "before"
+
+
+@pytest.mark.parametrize(
+    ("step", "mode", "status", "text"),
+    [
+        (4, "auto", 75, "after step 4 of 9 (SIGTERM); the same command resumes"),
+        (4, "disable", 143, "after step 4 of 9 (SIGTERM); trainer.resume_mode=auto resumes"),
+        (2, "auto", 143, "before the first step was done (SIGTERM)"),
+    ],
+)
+def test_a_stop_says_how_to_resume(
+    step: int, mode: str, status: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 75 only where a batch system that starts the run again gets further."""
+    assert _report_stop(step, "SIGTERM", mode, first_step=2, total_steps=9) == status
+    assert text in capsys.readouterr().out
 
 
 def trainer(mode: str, folder: Path, path: Any = None) -> Any:
@@ -58,7 +86,7 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [None, "", "checkpoints/last", "global_step_x"])
-def test_a_path_that_is_no_checkpoints_is_refused(path: str | None, tmp_path: Path) -> None:
+def test_a_path_that_names_no_checkpoint_is_refused(path: str | None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.resume_from_path=.*global_step_<N>.*trainer\.resume_mode=auto"):
         resume_step(trainer("resume_path", tmp_path, path), PREPO)
 
@@ -79,16 +107,16 @@ def test_the_step_of_a_path_is_that_of_its_name(tmp_path: Path) -> None:
         ("resume_path", "elsewhere/global_step_2", []),
     ],
 )
-def test_checkpoints_of_another_course_do_not_stay(
+def test_checkpoints_of_an_earlier_course_are_archived(
     mode: str, path: str | None, left: list[int], tmp_path: Path
 ) -> None:
     for step in (2, 4):
         (tmp_path / f"global_step_{step}").mkdir()
-    set_earlier_aside(trainer(mode, tmp_path, path and str(tmp_path / path)), 2 if path else 0)
+    archive_earlier(trainer(mode, tmp_path, path and str(tmp_path / path)), 2 if path else 0)
     assert [step for step in (2, 4) if (tmp_path / f"global_step_{step}").exists()] == left
 
 
-def test_the_logs_named_are_those_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_logs_are_those_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREPO_RAY_LOGS", raising=False)
     config = config_with(_temp_dir=str(tmp_path))
     assert ray_logs(config) == "/tmp/ray/session_latest/logs"

@@ -169,14 +169,14 @@ def test_empty_gold_is_an_error(gold: Any) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "-1", "soon", "inf", "nan"])
 def test_useless_time_limit_is_an_error(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREPO_REWARD_TIME_LIMIT_S", limit)
-    with pytest.raises(ConfigError, match=f"'{limit}'.*PREPO_REWARD_TIME_LIMIT_S"):
+    monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", limit)
+    with pytest.raises(ConfigError, match=f"'{limit}'.*PREPO_GRADING_TIME_LIMIT_S"):
         compute_score("math", r"\boxed{1}", "1")
     assert compute_score("math", r"\boxed{1}", "1", time_limit_s=1) == RIGHT
 
 
 def test_hung_grading_is_stopped_in_a_thread_and_the_next_answer_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREPO_REWARD_TIME_LIMIT_S", "0.3")
+    monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", "0.3")
     compute_score("math", r"\boxed{\frac12}", "0.5")  # the worker's start is not part of the time below
     with ThreadPoolExecutor(1) as pool:
         start = time.monotonic()

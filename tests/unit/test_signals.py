@@ -1,4 +1,4 @@
-"""The first signal asks, the second insists, and the handlers of before come back."""
+"""The first signal requests a stop, the second forces it, and the handlers from before come back."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import time
 
 import pytest
 
-from recipe.prepo.supervise.signals import ASKING, StopSignals
+from recipe.prepo.supervise.signals import REQUESTING, StopSignals
 
 
 class Trainer:
-    """Remembers what it was asked, in which thread."""
+    """Remembers the signals that were forwarded to it."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
-        self.asked = threading.Event()
+        self.got: list[str] = []
+        self.requested = threading.Event()
 
     def __call__(self, name: str, closed: threading.Event) -> None:
         assert threading.current_thread() is not threading.main_thread()
         assert not closed.is_set()
-        self.heard.append(name)
-        self.asked.set()
+        self.got.append(name)
+        self.requested.set()
 
 
 def send(number: int) -> None:
@@ -31,26 +31,27 @@ def send(number: int) -> None:
     time.sleep(0.01)  # the handler runs between two instructions of the main thread
 
 
-@pytest.mark.parametrize("number", ASKING)
-def test_the_first_signal_asks_once_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", REQUESTING)
+def test_the_first_signal_requests_once_and_the_work_goes_on(number: int, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = Trainer()
     with StopSignals(trainer) as signals:
         send(number)
-        assert trainer.asked.wait(5)
-    assert trainer.heard == [signals.asked_by] == [signal.Signals(number).name]
+        assert trainer.requested.wait(5)
+    assert trainer.got == [signals.requested_by] == [signal.Signals(number).name]
     assert "with a checkpoint" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("first", ASKING)
+@pytest.mark.parametrize("first", REQUESTING)
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once_with_the_shells_status(first: int, second: int) -> None:
     trainer = Trainer()
     with pytest.raises(SystemExit) as stopped, StopSignals(trainer):
         send(first)
+        assert trainer.requested.wait(5)
         send(second)
         time.sleep(60)
     assert stopped.value.code == 128 + second
-    assert trainer.heard in ([signal.Signals(first).name], [])  # it may have been too late to ask
+    assert trainer.got == [signal.Signals(first).name]
 
 
 def test_a_reader_that_ended_with_the_same_ctrl_c_takes_no_signal_away() -> None:
@@ -63,7 +64,7 @@ def test_a_reader_that_ended_with_the_same_ctrl_c_takes_no_signal_away() -> None
     try:
         with pytest.raises(SystemExit) as stopped, StopSignals(trainer):
             send(signal.SIGINT)
-            assert trainer.asked.wait(5)
+            assert trainer.requested.wait(5)
             send(signal.SIGINT)
             time.sleep(60)
     finally:
@@ -80,23 +81,23 @@ def test_sigterm_while_ray_starts_has_the_shells_status() -> None:
     assert stopped.value.code == 128 + signal.SIGTERM
 
 
-def test_a_repeated_early_warning_only_asks() -> None:
+def test_a_repeated_early_warning_only_requests() -> None:
     trainer = Trainer()
     with StopSignals(trainer):
         send(signal.SIGUSR1)
         send(signal.SIGUSR1)
-        assert trainer.asked.wait(5)
-    assert trainer.heard == ["SIGUSR1"]
+        assert trainer.requested.wait(5)
+    assert trainer.got == ["SIGUSR1"]
 
 
-def test_nothing_is_asked_without_a_signal_and_the_old_handlers_return() -> None:
+def test_nothing_is_requested_without_a_signal_and_the_old_handlers_return() -> None:
     trainer = Trainer()
-    before = [signal.getsignal(number) for number in ASKING]
+    before = [signal.getsignal(number) for number in REQUESTING]
     with StopSignals(trainer) as signals:
-        assert [signal.getsignal(number) for number in ASKING] != before
-    assert [signal.getsignal(number) for number in ASKING] == before
-    assert trainer.heard == []
-    assert signals.asked_by == ""
+        assert [signal.getsignal(number) for number in REQUESTING] != before
+    assert [signal.getsignal(number) for number in REQUESTING] == before
+    assert trainer.got == []
+    assert signals.requested_by == ""
 
 
 def test_signals_are_taken_back_from_a_library_that_took_them() -> None:
@@ -105,8 +106,8 @@ def test_signals_are_taken_back_from_a_library_that_took_them() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as ray.init replaces it; would end this process
         signals.install()
         send(signal.SIGTERM)
-        assert trainer.asked.wait(5)
-    assert trainer.heard == ["SIGTERM"]
+        assert trainer.requested.wait(5)
+    assert trainer.got == ["SIGTERM"]
 
 
 def test_ctrl_c_that_nobody_pressed_twice_is_passed_on() -> None:

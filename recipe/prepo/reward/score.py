@@ -29,7 +29,7 @@ from recipe.prepo.reward.extract import (
 )
 from recipe.prepo.reward.worker import GradingStopped, ask
 
-TIME_LIMIT_ENV = "PREPO_REWARD_TIME_LIMIT_S"
+TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"
 DEFAULT_TIME_LIMIT_S = 5.0
 MAX_ANSWER_CHARS = 2048
 MAX_NESTING = 32  # degenerate repetition; parsing it would take the whole time limit
@@ -52,7 +52,7 @@ def compute_score(
         ground_truth: the gold answer (``reward_model.ground_truth``).
         extra_info: the row's ``extra_info``. Read from it: ``is_multiple_answer`` (the gold is a list), ``error`` (the
             absolute tolerance of a numeric gold) and ``unit`` (what the problem asks for); as OlympiadBench has them.
-        time_limit_s: seconds for one comparison; default from ``PREPO_REWARD_TIME_LIMIT_S``, else 5.
+        time_limit_s: seconds for one comparison; default from ``PREPO_GRADING_TIME_LIMIT_S``, else 5.
         kwargs: what else verl passes (reward model's address and tokenizer); not used.
 
     Returns:

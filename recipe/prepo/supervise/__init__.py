@@ -1,1 +1,1 @@
-"""Supervision of a run: stop requests, dead processes, hung rewards."""
+"""Supervision of a run: graceful stops, dead processes, hung rewards, failed rollouts."""

@@ -1,6 +1,6 @@
-"""Words between the driver and the trainer, which may be on different nodes: entries in Ray's own key-value store.
+"""Driver-trainer messages through Ray's key-value store; the two may be on different nodes.
 
-Every entry belongs to one Ray job, so that runs that share a cluster do not hear each other.
+Keys contain the Ray job, so that runs that share a cluster do not read each other's messages.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from ray.experimental import internal_kv
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.supervise.failures import reason
 
-STOP = "stop"  # driver -> trainer: the name of the signal that asked
+STOP = "stop"  # driver -> trainer: the name of the signal
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
-FAULT = "fault"  # trainer -> driver: what died, for when the trainer's own error cannot arrive
-FAILED = "failed"  # trainer -> driver: how many rollouts failed, and what the first one said
+FAULT = "fault"  # trainer -> driver: what died, in case the trainer's own error cannot arrive
+FAILED = "failed"  # trainer -> driver: how many rollouts failed, and the latest error
+KEYS = (STOP, STOPPED, FAULT, FAILED)
 QUEUE, QUEUE_NAMESPACE = "TransferQueueController", "transfer_queue"
 _RETRY_S = 0.5
-WORDS = (STOP, STOPPED, FAULT, FAILED)
 
 
-def _key(word: str) -> bytes:
-    return f"prepo/{ray.get_runtime_context().get_job_id()}/{word}".encode()
+def _full_key(key: str) -> bytes:
+    return f"prepo/{ray.get_runtime_context().get_job_id()}/{key}".encode()
 
 
-def say(word: str, text: str) -> None:
-    """Leave ``text`` for the other side; needs a Ray that is up."""
-    internal_kv._internal_kv_put(_key(word), text.encode(), overwrite=True)
+def put(key: str, text: str) -> None:
+    """Leave a message for the other side."""
+    internal_kv._internal_kv_put(_full_key(key), text.encode(), overwrite=True)
 
 
-def hear(word: str) -> str:
-    """What the other side left; empty when nothing."""
-    found = internal_kv._internal_kv_get(_key(word))
+def get(key: str) -> str:
+    """The other side's message; empty where there is none."""
+    found = internal_kv._internal_kv_get(_full_key(key))
     return found.decode() if found else ""
 
 
 def clear() -> None:
-    """Forget everything that this job said."""
-    for word in WORDS:
-        internal_kv._internal_kv_del(_key(word))
+    """Remove all messages of this job."""
+    for key in KEYS:
+        internal_kv._internal_kv_del(_full_key(key))
 
 
 # ---- the driver's side ----------------------------------------------------------------------------------------------
 
 
-def ask_to_stop(signal_name: str, closed: threading.Event) -> None:
-    """Ask the trainer to stop after its step, as soon as there is a Ray to ask through."""
+def request_stop(signal_name: str, closed: threading.Event) -> None:
+    """Ask the trainer to stop after its step, as soon as Ray can be reached; gives up once ``closed`` is set."""
     while not closed.wait(_RETRY_S):
         if ray.is_initialized():
-            with contextlib.suppress(RayError, RuntimeError):  # no answer: asked again
-                say(STOP, signal_name)
+            with contextlib.suppress(RayError, RuntimeError):
+                put(STOP, signal_name)
                 return
 
 
 def fault_behind(error: Exception) -> str:
-    """What the trainer said about the fault before ``error`` arrived; empty when ``error`` is nothing but itself."""
-    said = hear(FAULT) if ray.is_initialized() else ""
-    # What the trainer raised, perhaps for another actor's death, arrives as a RayTaskError.
-    if not said and isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
-        return f"the trainer's process died: {reason(error)}. The same command goes on from the last checkpoint."
-    return said
+    """The fault that the trainer reported before ``error`` arrived; empty where there was none."""
+    reported = get(FAULT) if ray.is_initialized() else ""
+    # An error that the trainer raised, perhaps because another actor died, arrives as a RayTaskError.
+    if not reported and isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
+        return f"the trainer's process died: {reason(error)}. The same command resumes from the last checkpoint."
+    return reported
 
 
 def require_lone_run() -> None:
-    """One run at a time: TransferQueue has one name in a cluster, and a second run would train on the first one's data.
+    """Refuse a second run on one cluster: TransferQueue has one name there, and would mix the rollouts of the two.
 
     Raises:
         ConfigError: another run is on this Ray cluster.
@@ -80,13 +80,13 @@ def require_lone_run() -> None:
         return
     raise ConfigError(
         f"another training runs on this Ray cluster ({ray.get_runtime_context().gcs_address}), and TransferQueue would "
-        f"mix the rollouts of the two. Wait for its end, or start a Ray for each: unset RAY_ADDRESS, or another Slurm "
-        f"job"
+        f"mix the rollouts of the two. Wait until it ends, or give each run a Ray of its own: unset RAY_ADDRESS, or "
+        f"submit another Slurm job"
     )
 
 
 class CallFirst:
-    """An actor class that calls ``first`` before it makes an actor: verl's ``run_ppo`` does so once Ray is up."""
+    """An actor class that calls ``first`` before it creates an actor. verl's ``run_ppo`` does so once Ray is up."""
 
     def __init__(self, actor_class: Any, first: Callable[[], None]) -> None:
         self._actor_class = actor_class

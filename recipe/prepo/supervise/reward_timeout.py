@@ -1,13 +1,12 @@
-"""A limit for rewards that never come, and the count of those that were given up.
+"""Timeout for hung reward functions, with a counter.
 
-:mod:`recipe.prepo.reward` limits each comparison itself. A reward function of the user's own may hang for ever, and
-verl 0.9.1 would wait for it as long: so the agent-loop worker waits only so long, and scores 0.
+This recipe's own grader limits each comparison. A reward function of the user's may hang for ever, and verl 0.9.1 would
+wait for it: so the agent-loop worker waits for a limited time, and then scores 0.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,39 +14,23 @@ from typing import Any
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from recipe.prepo.errors import ConfigError
-
-LIMIT_ENV = "PREPO_REWARD_WAIT_LIMIT_S"
-DEFAULT_LIMIT_S = 600.0
 TIMED_OUT = "timed_out"  # in what the reward function returns
-GIVEN_UP = "reward_given_up"  # beside it, in a rollout's extra fields
+GIVEN_UP = "reward_given_up"  # in a rollout's extra fields
 
 
-def wait_limit_s() -> float:
-    """Seconds to wait for one reward, with everything that is graded before it.
+class RewardTimeout:
+    """Waits for the rewards of one agent-loop worker.
 
-    Raises:
-        ConfigError: ``PREPO_REWARD_WAIT_LIMIT_S`` is not a positive number.
+    Args:
+        limit_s: seconds to wait for one reward, with everything that is graded before it.
     """
-    text = os.environ.get(LIMIT_ENV, str(DEFAULT_LIMIT_S))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigError(f"{LIMIT_ENV}={text} must be a positive number of seconds, such as {DEFAULT_LIMIT_S:.0f}.")
-    return seconds
 
-
-class RewardLimit:
-    """Waits for rewards of one agent-loop worker."""
-
-    def __init__(self) -> None:
-        self._limit_s = wait_limit_s()
-        self._keys: tuple[str, ...] = ("score", "acc", TIMED_OUT)  # this recipe's, until another answer was seen
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._keys: tuple[str, ...] = ("score", "acc", TIMED_OUT)  # this recipe's, until another reward was seen
 
     async def score(self, scoring: Awaitable[None], output: Any) -> None:
-        """Await verl's scoring of ``output``; give it 0 when that takes too long."""
+        """Await verl's scoring of ``output``; give it 0 where that takes too long."""
         task = asyncio.ensure_future(scoring)
         await asyncio.wait({task}, timeout=self._limit_s)
         if task.done():
@@ -55,14 +38,14 @@ class RewardLimit:
             self._keys = tuple(output.extra_fields.get("reward_extra_info", self._keys))
             return
         task.cancel()
-        # The same keys as every other rollout has: verl makes one column of each.
+        # verl makes a column of each key, so every rollout must have the same ones.
         info = {key: float(key == TIMED_OUT) for key in self._keys}
         output.reward_score = 0.0
         output.extra_fields.update({"reward_extra_info": info, GIVEN_UP: True})
 
 
 def renew_threads(reward_workers: Iterable[Any]) -> None:
-    """Give reward workers new threads: a reward function that hangs keeps its own, and verl 0.9.1 has few of them."""
+    """Give reward workers new threads: a hung reward function keeps its own, and verl 0.9.1 has few of them."""
     for worker in reward_workers:
         worker.__ray_call__.remote(_renew_threads)
 
@@ -74,7 +57,7 @@ def _renew_threads(reward_worker: Any) -> None:
 
 
 def count_timeouts(batch: KVBatchMeta) -> int:
-    """Rollouts of a training batch whose reward is 0 because grading took too long."""
+    """Rollouts of a training batch that scored 0 because grading took too long."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     data = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
     fields = [getattr(value, "data", value) for value in data["extra_fields"]]

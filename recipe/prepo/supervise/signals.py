@@ -1,7 +1,7 @@
-"""Stopping on request: the first signal asks for the end of the step and a checkpoint, a second one stops at once.
+"""Stopping on a signal: the first one requests a stop after the step, with a checkpoint; a second one stops at once.
 
-SIGTERM and SIGINT (Ctrl-C) ask and, when they come again, insist; SIGUSR1, the early warning that a batch system such
-as Slurm sends before its time limit (``--signal=B:USR1@300``), only asks.
+SIGTERM and SIGINT (Ctrl-C) do both. SIGUSR1 only requests: batch systems such as Slurm send it as an early warning of
+the time limit (``--signal=B:USR1@300``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-INSISTING = (signal.SIGTERM, signal.SIGINT)
+REQUESTING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+FORCING = (signal.SIGTERM, signal.SIGINT)
 NOTICE = (
-    "stop asked for ({name}): the run ends after the step it is in, with a checkpoint; Ctrl-C or SIGTERM stops now\n"
+    "stop requested ({name}): the run ends after its current step, with a checkpoint; Ctrl-C or SIGTERM stops now\n"
 )
 
 
@@ -25,21 +25,20 @@ class StopSignals:
     """Catches the signals while its ``with`` block runs; must be entered in the main thread.
 
     Args:
-        forward: called once, in a thread of its own, with the name of the first signal; it may block and try again,
-            and should return early when ``closed`` (an event, its second argument) is set.
+        forward: called once, in its own thread, with the name of the first signal. It may block and retry, and should
+            return when its second argument, an event, is set.
     """
 
     def __init__(self, forward: Callable[[str, threading.Event], None]) -> None:
         self._forward = forward
-        self._asked = threading.Event()
-        self._closed = threading.Event()
+        self._requested, self._closed = threading.Event(), threading.Event()
         self._name = ""
-        self._insisted = 0
-        self._before: dict[int, Any] = {}
+        self._forced_by = 0
+        self._handlers_before: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._wait_and_forward, daemon=True, name="prepo-stop")
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.getsignal(number) for number in ASKING}
+        self._handlers_before = {number: signal.getsignal(number) for number in REQUESTING}
         self.install()
         self._thread.start()
         return self
@@ -47,45 +46,45 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         self._closed.set()
-        self._asked.set()
+        self._requested.set()
         self._thread.join()
-        if self._insisted and isinstance(error, KeyboardInterrupt):
-            raise SystemExit(128 + self._insisted) from None
-        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # of ray.init's own handler
+        if self._forced_by and isinstance(error, KeyboardInterrupt):
+            raise SystemExit(128 + self._forced_by) from None
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # raised by ray.init's own handler
             raise SystemExit(128 + signal.SIGTERM) from None
 
     @property
-    def asked_by(self) -> str:
-        """Name of the first signal, such as «SIGTERM»; empty when there was none."""
+    def requested_by(self) -> str:
+        """Name of the first signal, such as "SIGTERM"; empty where there was none."""
         return self._name
 
     def install(self) -> None:
-        """Take the signals, again if need be: ``ray.init`` sets a SIGTERM handler of its own."""
-        for number in ASKING:
+        """Install the handlers, again where needed: ``ray.init`` replaces the one for SIGTERM."""
+        for number in REQUESTING:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if not self._name:
             self._name = name
-            self._asked.set()
-            _tell(NOTICE.format(name=name))
-        elif number in INSISTING:
-            self._insisted = number
-            _tell(f"stopping at once ({name})\n")
-            raise KeyboardInterrupt  # the one error that also ends a ray.get
+            self._requested.set()
+            _print(NOTICE.format(name=name))
+        elif number in FORCING:
+            self._forced_by = number
+            _print(f"stopping at once ({name})\n")
+            raise KeyboardInterrupt  # the only error that also ends a ray.get
 
     def _wait_and_forward(self) -> None:
-        self._asked.wait()
+        self._requested.wait()
         if not self._closed.is_set():
             self._forward(self._name, self._closed)
 
 
-def _tell(text: str) -> None:
-    """Write to standard error from inside of a handler, where print() is not safe.
+def _print(text: str) -> None:
+    """Write to standard error from a signal handler, where print() is not safe.
 
     The reader may be gone: Ctrl-C also ends the ``tee`` that the output is piped to.
     """

@@ -1,1 +1,1 @@
-"""Hooks around verl's trainers, rollout workers and TransferQueue."""
+"""Hooks into verl's trainers, rollout workers and TransferQueue."""

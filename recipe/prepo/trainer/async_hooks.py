@@ -1,23 +1,45 @@
-"""Hooks of the asynchronous modes: prompts are chosen and submitted while the trainer goes on (verl 0.9.1)."""
+"""Hooks of the asynchronous modes: prompts are chosen and submitted in the background (verl 0.9.1)."""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from omegaconf import DictConfig
-from transfer_queue import KVBatchMeta
 from verl.utils.debug import marked_timer
 
-from recipe.prepo.trainer.dispatch import BackgroundDispatch
-from recipe.prepo.trainer.hooks import PrepoMixin
+from recipe.prepo.trainer.hooks import PrepoHooks
 
 
-class BackgroundDispatchMixin(PrepoMixin):
-    """Scores, chooses and submits in a thread, so that the trainer only waits for what it still lacks at the update.
+class BackgroundDispatch:
+    """Runs dispatches in a thread, one after the other, in the order in which they were submitted."""
 
-    The thread alone reads the data and asks the controller for choices; the trainer alone weighs and closes a step,
-    and it waits for the thread before. So a step's choices are made with the weights and the rules' state that its
-    beginning left, whatever the timing, and nothing is in flight when a checkpoint is written or weights are pushed.
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepo-dispatch")
+        self._pending: deque[Future[Any]] = deque()
+
+    def submit(self, dispatch: Callable[..., Any], *args: Any) -> None:
+        self._pending.append(self._executor.submit(dispatch, *args))
+
+    def check(self) -> None:
+        """Raise the error of a dispatch that failed, without waiting for the others."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft().result()
+
+    def wait(self) -> None:
+        """Wait for all dispatches, and raise the first error among them."""
+        while self._pending:
+            self._pending.popleft().result()
+
+
+class AsyncHooks(PrepoHooks):
+    """Scores, chooses and submits in a thread. The trainer waits only for what is missing at the update.
+
+    Only the thread reads the data and asks the controller for choices. Only the trainer weighs and closes a step, and
+    it waits for the thread first. So a step's choices depend on the weights and the rules' state at its beginning, not
+    on timing, and nothing is in flight when weights are pushed or a checkpoint is written.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -26,28 +48,23 @@ class BackgroundDispatchMixin(PrepoMixin):
 
     @property
     def first_round(self) -> int:
-        """Prompts that a step asks for: verl's asynchronous buffer refills each group that is thrown away."""
+        """K: verl's asynchronous buffer itself refills each group that it discards."""
         return self.controller.identity.num_selected
 
     def _add_batch_to_generate(self) -> None:
         self._dispatch.submit(super()._add_batch_to_generate)
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
-        """Warm-up batches and refills; a warm-up of several batches chooses each from its own |B| candidates."""
+        """Warm-up batches and refills. Each batch of a longer warm-up is chosen from its own |B| candidates."""
         most = self.controller.identity.num_selected
         for start in range(0, num_prompts, most):
             self._dispatch.submit(super()._add_prompts_to_generate, min(most, num_prompts - start))
         return num_prompts
 
     def on_poll(self) -> None:
-        super().on_poll()
         self._dispatch.check()
-
-    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        self.wait_for_dispatch()
-        return super()._compute_advantage(batch, metrics)
+        super().on_poll()
 
     def wait_for_dispatch(self) -> None:
-        """Wait until everything that was asked for is scored, chosen and submitted."""
         with marked_timer("dispatch_wait", self.timing_raw):
             self._dispatch.wait()

@@ -21,22 +21,22 @@ from recipe.prepo.types import FloatArray, IntArray, RolloutBatch
 
 TRAIN_PARTITION = "train"
 ROLLOUT_N = "__rollout_n__"
-# A column of the prompts, which verl's agent loop copies to their rollouts, and which its FSDP engine reads by row.
-TEMPERATURE = "temperature"
-# Number of the step's choice that a prompt comes from, where it is not the first.
-CALL = "prepo_call"
-# Reading the ids as columns, a chunk at a time, takes a fortieth of the time of building each row's dictionary.
+TEMPERATURE = "temperature"  # of a prompt; verl's agent loop copies it to the rollouts, its FSDP engine reads it by row
+CALL = "prepo_call"  # which of a step's choices a prompt comes from, where it is not the first
 ARROW_CHUNK_ROWS = 100_000
 
 
 def _rows(column: Any) -> list[Any]:
-    """A non-tensor column as a plain list; TransferQueue hands out stacks, linked lists or arrays."""
+    """A non-tensor column as a plain list. TransferQueue returns stacks, linked lists or arrays."""
     values = column.tolist() if hasattr(column, "tolist") else list(column)
     return [getattr(value, "data", value) if type(value).__name__ == "NonTensorData" else value for value in values]
 
 
 def training_prompt_ids(table: Any) -> list[str]:
-    """``extra_info.prompt_id`` of every row of verl's training set (a Hugging Face table), in order."""
+    """``extra_info.prompt_id`` of every row of verl's training set (a Hugging Face table), in order.
+
+    Reads columns: building a dictionary for each row would take forty times as long.
+    """
     chunks = table.with_format("arrow").select_columns(["extra_info"]).iter(ARROW_CHUNK_ROWS)
     return [prompt_id for rows in chunks for prompt_id in pc.struct_field(rows["extra_info"], "prompt_id").to_pylist()]
 
@@ -54,7 +54,7 @@ def _prompt_id(extra_info: Mapping[str, Any]) -> str:
     prompt_id = extra_info.get("prompt_id")
     if not isinstance(prompt_id, str) or not prompt_id:
         raise DataError(
-            f"a data row has extra_info.prompt_id={prompt_id!r}, a non-empty string is needed; make the file with "
+            f"a data row has extra_info.prompt_id={prompt_id!r}, but it must be a non-empty string. Make the file with "
             f"python -m data_prep <dataset> --out DIR"
         )
     return prompt_id
@@ -66,7 +66,7 @@ def messages_of(batch: TensorDict) -> list[list[dict[str, Any]]]:
 
 
 def take_rows(batch: TensorDict, indices: IntArray) -> TensorDict:
-    """The rows at ``indices``, in that order; the batch itself when that is all of them in order."""
+    """The rows at ``indices``, in that order; the batch itself where nothing would change."""
     if np.array_equal(indices, np.arange(len(batch))):
         return batch
     return tu.index_select_tensor_dict(batch, torch.as_tensor(indices))
@@ -78,24 +78,24 @@ def concatenated(batches: list[TensorDict]) -> TensorDict:
 
 
 def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> None:
-    """Give each prompt its group size; uniform nominal sizes leave the batch as stock verl's."""
+    """Give each prompt its group size. Where all have the nominal size, the batch stays as stock verl's."""
     if (rollout_n_P != nominal).any():
         tu.assign_non_tensor_stack(batch, ROLLOUT_N, [int(n) for n in rollout_n_P])
 
 
 def set_temperature(batch: TensorDict, temperature: float) -> None:
-    """Give each prompt its sampling temperature, which then travels with every one of its rollouts."""
+    """Give each prompt its sampling temperature, which its rollouts keep."""
     batch[TEMPERATURE] = torch.full((len(batch),), temperature, dtype=torch.float32)
 
 
 def set_call(batch: TensorDict, call: int) -> None:
-    """Tell apart the choices of one step; the first leaves the batch as stock verl's."""
+    """Number the choices of one step. The first one, 0, leaves the batch as stock verl's."""
     if call:
         tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
 def drop_batch_temperature(meta: KVBatchMeta) -> None:
-    """Forget the one temperature that verl puts over a whole batch, so that each row's own is read."""
+    """Remove the one temperature that verl sets for a training batch, so that each row's own is read."""
     if meta.partition_id == TRAIN_PARTITION:
         meta.extra_info.pop(TEMPERATURE, None)
 
@@ -107,17 +107,19 @@ def _dense(column: torch.Tensor) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class TrainedRollouts:
-    """The real (not padding) rows of a training batch and where they stand in it.
+    """The rows of a training batch that are not padding.
 
-    ``rows_R`` indexes ``meta.keys``; ``masks_R_T`` marks the tokens that the policy generated;
-    ``policy_versions_R`` is the first and the last version of the weights that generated them.
+    Attributes:
+        rollout_R: number of each rollout within its group.
+        rows_R: index of each in ``meta.keys``.
+        masks_R_T: the tokens that the policy generated.
+        policy_versions_R: first and last version of the weights that generated them.
     """
 
     rollouts: RolloutBatch
     rollout_R: IntArray
     rows_R: IntArray
     masks_R_T: list[np.ndarray]
-    prompt_len_R: IntArray
     temperature_R: FloatArray | None
     policy_versions_R: list[tuple[int, int]]
 
@@ -144,7 +146,6 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
         rollout_R=np.array([int(key.rsplit("_", 2)[1]) for key in keys], dtype=np.int64),
         rows_R=np.array(rows, dtype=np.int64),
         masks_R_T=masks_R_T,
-        prompt_len_R=np.array([int(meta.tags[i]["prompt_len"]) for i in rows], dtype=np.int64),
         temperature_R=np.array([float(t) for t in data[TEMPERATURE]]) if with_temperature else None,
         policy_versions_R=[(meta.tags[i]["min_global_steps"], meta.tags[i]["max_global_steps"]) for i in rows],
     )
@@ -156,11 +157,7 @@ def uid_of(key: str) -> str:
 
 
 def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
-    """Rewards and lengths of finished rollouts that are about to be thrown away.
-
-    Args:
-        tags: key -> tag of each rollout.
-    """
+    """Rewards and lengths of finished rollouts that are about to be discarded; ``tags`` maps their keys to tags."""
     keys = list(tags)
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
     group = {uid: i for i, uid in enumerate(dict.fromkeys(uid_of(key) for key in keys))}
@@ -174,12 +171,12 @@ def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> R
 
 @contextmanager
 def shaped_rewards(meta: KVBatchMeta, rows_R: IntArray, shaped_R: FloatArray) -> Iterator[None]:
-    """Within the block the batch's rewards are ``shaped_R``; afterwards the raw ones stand there again."""
+    """Within the block the batch's rewards are ``shaped_R``; afterwards they are the raw ones again."""
     raw = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=["rm_scores"])["rm_scores"]
     rows = list(raw.unbind())
     for row, shaped in zip(rows_R.tolist(), shaped_R.tolist(), strict=True):
         total = float(rows[row].sum())
-        if total != 0.0:  # 0 stays 0
+        if total != 0.0:
             rows[row] = rows[row] * (shaped / total)
     _write_rewards(meta, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
     try:
@@ -195,12 +192,12 @@ def _write_rewards(meta: KVBatchMeta, rewards: torch.Tensor) -> None:
 
 
 def read_advantages(meta: KVBatchMeta) -> torch.Tensor:
-    """The jagged advantages of a whole batch, padding rows included, shape [R + padding, T]."""
+    """The jagged advantages of a batch with its padding rows, shape [R + padding, T]."""
     return tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=["advantages"])["advantages"]
 
 
 def write_advantages(meta: KVBatchMeta, advantages: torch.Tensor) -> KVBatchMeta:
-    """Put jagged advantages back; returns the batch's metadata, as verl's own writers do."""
+    """Put jagged advantages back, and return the batch's metadata as verl's own writers do."""
     fields = TensorDict({"advantages": advantages}, batch_size=len(meta))
     return tq.kv_batch_put(keys=meta.keys, partition_id=meta.partition_id, fields=fields)
 
@@ -214,7 +211,7 @@ def weighted(advantages: torch.Tensor, rows_R: IntArray, weight_R: FloatArray) -
 
 
 def scalar_advantages(advantages: torch.Tensor, trained: TrainedRollouts) -> FloatArray:
-    """Each rollout's advantage at its first own token (group-relative advantages are the same at all), shape [R]."""
+    """Each rollout's advantage at its first own token, shape [R]. Group-relative ones are the same at every token."""
     dense = _dense(advantages)
     values = [
         float(dense[row][mask.argmax()]) if mask.any() else 0.0

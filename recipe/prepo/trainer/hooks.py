@@ -1,52 +1,222 @@
-"""PREPO as hooks on verl 0.9.1's V1 trainers: read fields -> controller -> write fields -> super().
+"""PREPO as hooks on verl 0.9.1's V1 trainers: read columns -> controller -> write columns -> ``super()``.
 
-Mixed into any of verl's trainers in front of it; holds nothing that only one of them needs. ``fit()`` and
-``_step_once()`` stay verl's.
+:class:`PrepoHooks` is mixed into any of verl's trainers. Its methods follow the life of a run. ``fit``'s loop,
+``step`` and ``_step_once`` stay verl's; only the checkpoint moves, from the middle of a step to its end. By then the
+step's metrics are written, so a kill between two writes neither loses nor doubles a step.
 """
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
+from verl.workers.config import HFModelConfig
 
+from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples, read_config
+from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
+from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.run.audit import rollout_lines, selection_line
+from recipe.prepo.run.checkpoint import load_state, save_state
+from recipe.prepo.run.logs import RunLogs, RunTracker
 from recipe.prepo.trainer import columns
-from recipe.prepo.trainer.run_files import RunFilesMixin
-from recipe.prepo.trainer.scoring import score_candidates
-from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, concatenate_rollouts
+from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
+from recipe.prepo.trainer.supervision import NoSupervision
+from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, concatenate_rollouts
+
+if TYPE_CHECKING:
+    from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
+
+    from recipe.prepo.trainer.replay import PrepoReplayBuffer
+else:
+    _Trainer = object
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What one local update of a step was trained on."""
+class _Update:
+    """What one of a step's local updates trained on."""
 
     rollouts: RolloutBatch
     weight_R: FloatArray
     shaped_R: FloatArray | None
 
 
-class PrepoMixin(RunFilesMixin):
-    """Hooks shared by every ``prepo_<mode>`` trainer."""
+class PrepoHooks(_Trainer):
+    """Chooses prompts, weighs rollouts and keeps the run's files.
+
+    Attributes:
+        verl_mode: the mode of verl that a subclass extends.
+        supervisor_class: what supervises the run; see :class:`NoSupervision` for its interface.
+    """
+
+    verl_mode: str
+    supervisor_class: type[NoSupervision] = NoSupervision
+    _own_buffer: PrepoReplayBuffer | None = None  # stays None with a replay buffer of the user's own
+    _in_step = False
+    _checkpoint_due = False
+    _saving_s = 0.0
+
+    # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def __init__(self, config: DictConfig) -> None:
-        self._parts: list[_Part] = []
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        self._user_config = plain
+        self.prepo: PrepoConfig = read_config(plain)
+        self.supervisor = self.supervisor_class(self)
+        self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
+        self._updates: list[_Update] = []
+        with open_dict(config):
+            # verl 0.9.1 compares the mode with its own names in several places.
+            config.trainer.v1.trainer_mode = self.verl_mode
+            if self.prepo.skips_prompts:
+                config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
+            # One fetch of the dataloader is one step's candidates, except where verl 0.9.1 refills prompt by prompt.
+            filter_groups = config.algorithm.get("filter_groups") or {}
+            refills_prompts = (
+                self.verl_mode != "sync"
+                or filter_groups.get("enable", False)
+                or config.trainer.v1.sampler.get("sync_refill_failed_groups", False)
+            )
+            config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates
         super().__init__(config)
+
+    def _build_replay_buffer(self) -> Any:
+        if (self.config.trainer.v1.sampler.get("custom_sampler") or {}).get("path"):
+            return super()._build_replay_buffer()
+        # Not at the top: importing verl's replay buffer registers the trainers that are built from this very module.
+        from recipe.prepo.trainer.replay import build_replay_buffer
+
+        self._own_buffer = build_replay_buffer(self)
+        return self._own_buffer
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        check_data_size(len(self.train_dataset), self.prepo)
+        self._count_steps()
+        default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
+        prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
+        self.controller = Controller(
+            self.prepo.rules,
+            identity=RunIdentity(
+                seed=self.prepo.seed,
+                num_selected=self.prepo.num_selected,
+                num_candidates=self.prepo.num_candidates,
+                data_sha256=data_fingerprint(prompt_ids),
+            ),
+            run=RunFacts(
+                prompts=PromptIndex(prompt_ids),
+                vocab_size=self._model_config().hf_config.get_text_config().vocab_size,
+                rollouts_per_prompt=self.prepo.rollouts_per_prompt,
+                total_steps=self.total_training_steps,
+                steps_per_epoch=self.steps_per_epoch,
+            ),
+            base_temperature=self.prepo.temperature,
+        )
+
+    def _count_steps(self) -> None:
+        """verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do."""
+        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
+        steps = self.steps_per_epoch * self.config.trainer.total_epochs
+        if self.total_training_steps > steps:
+            self.total_training_steps: int = steps
+            with open_dict(self.config):
+                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
+                    optim.total_training_steps = steps * self.parameter_sync_step
+
+    def _model_config(self) -> HFModelConfig:
+        return omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps > 0:
+            trainer = self.config.trainer
+            named = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
+            self.controller.load_state_dict(load_state(Path(named).absolute() if named else self._checkpoint_dir()))
+
+    def on_init_end(self) -> None:
+        """Workers and servers are up and a checkpoint is loaded: open the run's files and build the scorer."""
+        self._logs = RunLogs(self.run_dir, resume_step=self.global_steps, audit=self.prepo.audit)
+        self._logs.write_config(self._user_config)
+        self._build_scorer()
+        if not self.controller.temperature.is_constant:
+            reference = [self.ref_policy_wg] if self.use_reference_policy else []
+            use_row_temperatures([self.actor_rollout_wg, *reference])
+        super().on_init_end()
+
+    def _build_scorer(self) -> None:
+        model = self._model_config()
+        self._tokenize = PromptTokenizer(
+            model.tokenizer,
+            model_type=model.hf_config.model_type,
+            chat_template_kwargs=OmegaConf.to_container(self.config.data.get("apply_chat_template_kwargs", {})),
+            max_prompt_tokens=self.config.actor_rollout_ref.rollout.prompt_length,
+        )
+        if self.prepo.scorer == "actor":
+            group = self.actor_rollout_wg
+            self._score_tokens: Any = ActorScorer(group.compute_log_prob, lambda: data_parallel_size(group))
+        else:
+            self._score_tokens = RolloutScorer(self.scoring_client)
+
+    def scoring_client(self) -> Any:
+        """A client of the servers that generate rollouts."""
+        return self.llm_server_manager.get_client()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run's files and checkpoints are."""
+        return Path(self.config.trainer.default_local_dir).absolute()
+
+    def _checkpoint_dir(self) -> Path:
+        return self.run_dir / f"global_step_{self.global_steps}"
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        if self.supervisor.stop_requested():
+            self._shutdown_dump_executor()
+            self.supervisor.stopped()
+            return
+        with self.supervisor.training(agent_loop_manager):
+            super().fit(agent_loop_manager)
+            self.logger.finish()  # here, so that a failure to close the files is a failure of the training
+
+    @property
+    def logger(self) -> Any:
+        """verl's tracker. ``fit`` sets it, and calls it once at the end of each step."""
+        return self._tracker
+
+    @logger.setter
+    def logger(self, tracking: Any) -> None:
+        backends = self.config.trainer.logger
+        self._tracker = RunTracker(tracking, self._logs.metrics, backends=backends, after_log=self._end_step)
+
+    def on_step_begin(self) -> None:
+        self._in_step = True
+        if self._saving_s:
+            # Of the step before, whose own metrics were already written.
+            self.timing_raw["save_checkpoint"], self._saving_s = self._saving_s, 0.0
+        super().on_step_begin()
+
+    # ---- selection --------------------------------------------------------------------------------------------------
 
     @property
     def first_round(self) -> int:
         """Prompts that a step asks for first."""
         return self.controller.first_round
 
-    # ---- selection --------------------------------------------------------------------------------------------------
-
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
-        """Draw candidates, choose among them, and hand on the chosen ones. Every mode fetches prompts here."""
+        """Draw candidates and return the chosen ones. Every mode of verl fetches its prompts here."""
         num_selected = num_prompts or self.first_round
         if self.prepo.skips_prompts:
             batch, decision = self._choose_from_stream(num_selected)
@@ -69,17 +239,12 @@ class PrepoMixin(RunFilesMixin):
         drawn: list[TensorDict] = []
 
         def draw(num_prompts: int) -> tuple[str, ...]:
-            drawn.append(super(PrepoMixin, self)._next_train_batch(num_prompts))
+            drawn.append(super(PrepoHooks, self)._next_train_batch(num_prompts))
             return columns.prompt_ids_of(drawn[-1])
 
         with marked_timer("prompt_selection", self.timing_raw):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
             return columns.concatenated(drawn), decision
-
-    def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
-        if self._account is not None:
-            self._account.note_submitted(batch["uid"])
-        return int(super()._submit_batch_to_rollout(batch))
 
     def _candidates(self, batch: TensorDict) -> Candidates:
         prompt_ids = columns.prompt_ids_of(batch)
@@ -88,14 +253,29 @@ class PrepoMixin(RunFilesMixin):
         with marked_timer("prompt_scoring", self.timing_raw):
             return score_candidates(prompt_ids, columns.messages_of(batch), self._tokenize, self._score_tokens)
 
+    def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
+        if self._own_buffer is not None:
+            self._own_buffer.note_submitted(batch["uid"])
+        return int(super()._submit_batch_to_rollout(batch))
+
+    def on_poll(self) -> None:
+        """Called again and again while the replay buffer waits for rollouts. An error ends the wait."""
+        self.supervisor.polling()
+
     # ---- weighting --------------------------------------------------------------------------------------------------
 
+    def wait_for_dispatch(self) -> None:
+        """Wait until prompts that were asked for are submitted. Here that has happened; see ``async_hooks``."""
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        """Weigh verl's advantages with the entropies that its old-log-prob pass left; no further forward pass."""
+        """Weigh verl's advantages with the entropies of its old-log-prob pass; no further forward pass."""
+        self.supervisor.before_advantages(batch, metrics)
+        self.wait_for_dispatch()
         with marked_timer("rollout_weighting", self.timing_raw):
+            correction = self.config.algorithm.get("rollout_correction") or {}
             trained = columns.read_rollouts(
                 batch,
-                with_entropy=not self._bypasses_old_log_prob(),
+                with_entropy=not correction.get("bypass_mode", False),  # which skips the old-log-prob pass
                 with_temperature=not self.controller.temperature.is_constant,
             )
             weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
@@ -107,49 +287,123 @@ class PrepoMixin(RunFilesMixin):
             with columns.shaped_rewards(batch, trained.rows_R, shaped_R):
                 batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
-            batch = self._apply_weights(batch, trained, weight_R, shaped_R)
-            metrics.update(self._finish_part(_Part(trained.rollouts, weight_R, shaped_R)))
+            update = _Update(trained.rollouts, weight_R, shaped_R)
+            batch = self._apply_weights(batch, trained, update)
+            metrics.update(self._finish_update(update))
         return batch
 
-    def _finish_part(self, part: _Part) -> dict[str, float]:
-        """Count a step once, after the last of its ``parameter_sync_step`` local updates."""
-        self._parts.append(part)
-        if self.local_trigger_step + 1 < self.parameter_sync_step:
-            return {}
-        parts, self._parts = self._parts, []
-        shaped = [part.shaped_R for part in parts if part.shaped_R is not None]
-        return self.controller.finish_step(
-            concatenate_rollouts([part.rollouts for part in parts]),
-            np.concatenate([part.weight_R for part in parts]),
-            step=self.global_steps,
-            shaped_R=np.concatenate(shaped) if shaped else None,
-            discarded=() if self._account is None else self._account.take_discarded(),
-        )
-
-    def _apply_weights(
-        self, batch: KVBatchMeta, trained: columns.TrainedRollouts, weight_R: FloatArray, shaped_R: FloatArray | None
-    ) -> KVBatchMeta:
+    def _apply_weights(self, batch: KVBatchMeta, trained: columns.TrainedRollouts, update: _Update) -> KVBatchMeta:
         advantages = before = columns.read_advantages(batch)
         if not self.controller.weighting.is_identity:
-            advantages = columns.weighted(before, trained.rows_R, weight_R)
+            advantages = columns.weighted(before, trained.rows_R, update.weight_R)
             batch = columns.write_advantages(batch, advantages)
         self._logs.audit_rollouts(
             lambda: rollout_lines(
                 trained.rollouts,
                 step=self.global_steps,
                 rollout_R=trained.rollout_R,
-                weight_R=weight_R,
+                weight_R=update.weight_R,
                 advantage_R=columns.scalar_advantages(before, trained),
                 advantage_weighted_R=columns.scalar_advantages(advantages, trained),
                 temperature_R=trained.temperature_R,
                 base_temperature=self.prepo.temperature,
-                shaped_R=shaped_R,
+                shaped_R=update.shaped_R,
                 policy_versions_R=trained.policy_versions_R,
                 update=self.local_trigger_step if self.parameter_sync_step > 1 else None,
             )
         )
         return batch
 
-    def _bypasses_old_log_prob(self) -> bool:
-        correction = self.config.algorithm.get("rollout_correction")
-        return bool(correction and correction.get("bypass_mode", False))
+    def _finish_update(self, update: _Update) -> dict[str, float]:
+        """The step's metrics, after the last of its ``parameter_sync_step`` updates."""
+        self._updates.append(update)
+        if self.local_trigger_step + 1 < self.parameter_sync_step:
+            return {}
+        updates, self._updates = self._updates, []
+        shaped = [each.shaped_R for each in updates if each.shaped_R is not None]
+        return self.controller.finish_step(
+            concatenate_rollouts([each.rollouts for each in updates]),
+            np.concatenate([each.weight_R for each in updates]),
+            step=self.global_steps,
+            shaped_R=np.concatenate(shaped) if shaped else None,
+            discarded=() if self._own_buffer is None else self._own_buffer.take_discarded(),
+        )
+
+    # ---- end of a step ----------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """verl calls this before the step's metrics are known, so it is only noted here."""
+        self._checkpoint_due = True
+
+    def _end_step(self) -> None:
+        if not self._in_step:
+            return  # the validation before the first step
+        self._in_step = False
+        stops = self.global_steps < self.total_training_steps and self.supervisor.stop_requested()
+        if self._checkpoint_due or stops:
+            self._checkpoint_due = False
+            with self.supervisor.saving():
+                begin = time.perf_counter()
+                # This recipe's state first: verl ends by naming the checkpoint as the latest one.
+                save_state(self._checkpoint_dir(), self.controller.state_dict())
+                super()._save_checkpoint()
+                self._saving_s = time.perf_counter() - begin
+        if stops:
+            self.supervisor.stopped()
+            self.total_training_steps = self.global_steps  # ends verl's loop
+
+
+def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -> None:
+    """Give each row of verl's validation dataset its number of samples.
+
+    verl 0.9.1 has one number for all sets (``val_kwargs.n``), but its ``_validate`` and agent loop read a column where
+    there is one. It names its metrics after each set's number (``val-core/<data_source>/acc/mean@<n>``).
+
+    Args:
+        dataset: verl's ``RLHFDataset``, or another with a Hugging Face table as its ``dataframe``.
+        samples: data source -> samples of each of its prompts; empty leaves the dataset as it is.
+        default: samples for data sources that are not named.
+
+    Raises:
+        ConfigError: a named data source is not in the data, or the data already have that column.
+    """
+    if not samples:
+        return
+    table = dataset.dataframe
+    if columns.ROLLOUT_N in table.column_names:
+        raise ConfigError(
+            f"data.val_files have a column {columns.ROLLOUT_N} of their own, and prepo.val_samples would replace it. "
+            f"Drop the column, or set prepo.val_samples=null."
+        )
+    data_sources = list(table["data_source"])
+    check_val_samples(samples, data_sources)
+    num_samples = [int(samples.get(source, default)) for source in data_sources]
+    dataset.dataframe = table.add_column(columns.ROLLOUT_N, num_samples)
+
+
+def use_row_temperatures(worker_groups: Iterable[Any]) -> None:
+    """Let log-prob passes and updates read the temperature that each rollout was sampled at.
+
+    verl 0.9.1 lays ``rollout.temperature`` over each batch. Its FSDP engine takes a column of temperatures, one for
+    each row, where there is no such scalar.
+    """
+    for group in {id(group): group for group in worker_groups}.values():
+        for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
+            if hasattr(group, name):
+                setattr(group, name, _without_batch_temperature(getattr(group, name)))
+
+
+def _without_batch_temperature(method: Callable[[KVBatchMeta], Any]) -> Callable[[KVBatchMeta], Any]:
+    @functools.wraps(method)
+    def call(batch: KVBatchMeta) -> Any:
+        columns.drop_batch_temperature(batch)
+        return method(batch)
+
+    return call
+
+
+def data_parallel_size(worker_group: Any) -> int:
+    """Data-parallel ranks of the actor, as verl 0.9.1's ``_balance_batch`` finds them."""
+    if "actor" not in worker_group._dispatch_info:
+        worker_group._dispatch_info["actor"] = worker_group._query_dispatch_info("actor")
+    return int(np.max(worker_group._dispatch_info["actor"])) + 1

@@ -1,6 +1,6 @@
 """Scores candidate prompts under the current policy: through the rollout servers or through the FSDP actor.
 
-Both score the very tokens that the rollout will see and return the log-probability of every prompt token that has a
+Both score the very tokens that the rollout will see. They return the log-probability of each prompt token that has a
 left context, at temperature 1.
 """
 
@@ -27,9 +27,9 @@ TokenIds = list[int]
 SCORE_PARTITION = "prepo_score"
 MAX_CONCURRENT_REQUESTS = 4096
 MAX_ACTOR_TOKENS = 8192
-# A replica that goes back to training (verl's hybrid_rollout switch) aborts what it has; another one is asked again.
+# A replica that goes back to training (verl's hybrid_rollout switch) aborts its requests; another replica is asked.
 ABORTED = ("abort", "aborted")
-MAX_ASKED_AGAIN, ASK_AGAIN_AFTER_S = 30, 1.0
+MAX_TRIES, RETRY_AFTER_S = 31, 1.0
 
 
 class PromptTokenizer:
@@ -39,7 +39,7 @@ class PromptTokenizer:
         tokenizer: the policy's tokenizer.
         model_type: Hugging Face ``model_type``, which chooses verl's token builder.
         chat_template_kwargs: ``data.apply_chat_template_kwargs``.
-        max_prompt_tokens: prompts above it lose their beginning, as in the agent loop.
+        max_prompt_tokens: longer prompts lose their beginning, as in the agent loop.
     """
 
     def __init__(self, tokenizer: Any, *, model_type: str, chat_template_kwargs: Any, max_prompt_tokens: int) -> None:
@@ -49,8 +49,7 @@ class PromptTokenizer:
         self._max_prompt_tokens = max_prompt_tokens
 
     def __call__(self, messages: Messages) -> TokenIds:
-        token_ids = list(self._builder.build_initial_tokens(messages))
-        return token_ids[-self._max_prompt_tokens :]
+        return list(self._builder.build_initial_tokens(messages))[-self._max_prompt_tokens :]
 
 
 class RolloutScorer:
@@ -65,33 +64,30 @@ class RolloutScorer:
         self._client: Any = None
 
     def __call__(self, prompts: Sequence[TokenIds]) -> list[np.ndarray]:
-        if self._client is None:
-            self._client = self._make_client()
+        self._client = self._client or self._make_client()
         return asyncio.run(self._score_all(prompts))
 
     async def _score_all(self, prompts: Sequence[TokenIds]) -> list[np.ndarray]:
         slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+        return list(await asyncio.gather(*(self._score(token_ids, slots) for token_ids in prompts)))
 
-        async def score(token_ids: TokenIds) -> np.ndarray:
+    async def _score(self, token_ids: TokenIds, slots: asyncio.Semaphore) -> np.ndarray:
+        for _ in range(MAX_TRIES):
             async with slots:
-                output = await self._ask(token_ids)
-            for _ in range(MAX_ASKED_AGAIN):
-                if output.stop_reason not in ABORTED:
-                    break
-                await asyncio.sleep(ASK_AGAIN_AFTER_S)
-                output = await self._ask(token_ids)
-            log_probs = output.extra_fields.get("prompt_logprobs")
-            if log_probs is None or len(log_probs) != len(token_ids):
-                raise RuntimeError(
-                    f"the rollout server did not score a prompt of {len(token_ids)} tokens "
-                    f"(stop reason {output.stop_reason!r}); prepo.scorer=actor scores through the actor instead"
-                )
-            # verl appends a filler for the last position: entry t is the log-probability of token t + 1.
-            return np.array([row[0] for row in log_probs[:-1]], dtype=np.float64)
+                output = await self._request(token_ids)
+            if output.stop_reason not in ABORTED:
+                break
+            await asyncio.sleep(RETRY_AFTER_S)
+        log_probs = output.extra_fields.get("prompt_logprobs")
+        if log_probs is None or len(log_probs) != len(token_ids):
+            raise RuntimeError(
+                f"the rollout server did not score a prompt of {len(token_ids)} tokens "
+                f"(stop reason {output.stop_reason!r}). Set prepo.scorer=actor to score through the actor instead"
+            )
+        # Entry t is the log-probability of token t + 1; the last one is a filler of verl's.
+        return np.array([row[0] for row in log_probs[:-1]], dtype=np.float64)
 
-        return list(await asyncio.gather(*(score(token_ids) for token_ids in prompts)))
-
-    async def _ask(self, token_ids: TokenIds) -> Any:
+    async def _request(self, token_ids: TokenIds) -> Any:
         return await self._client.generate(
             request_id=uuid.uuid4().hex,
             prompt_ids=token_ids,
@@ -101,22 +97,23 @@ class RolloutScorer:
 
 
 class ActorScorer:
-    """Runs the actor's log-prob pass over the prompts: all tokens but the first stand as «response».
+    """Runs the actor's log-prob pass over the prompts, with every token but the first as the response.
 
     Args:
         compute_log_prob: the actor worker group's ``compute_log_prob``.
-        batch_multiple: returns the number that the batch must be a multiple of (data-parallel size).
+        batch_multiple: returns the number that the batch size must be a multiple of (data-parallel size).
     """
 
-    def __init__(self, compute_log_prob: Callable[[KVBatchMeta], KVBatchMeta], batch_multiple: Callable[[], int]):
+    def __init__(
+        self, compute_log_prob: Callable[[KVBatchMeta], KVBatchMeta], batch_multiple: Callable[[], int]
+    ) -> None:
         self._compute_log_prob = compute_log_prob
         self._batch_multiple = batch_multiple
 
     def __call__(self, prompts: Sequence[TokenIds]) -> list[np.ndarray]:
-        missing = -len(prompts) % self._batch_multiple()
-        rows = [*prompts, *([prompts[-1]] * missing)]
-        run = uuid.uuid4().hex
-        keys = [f"{run}_{i}_0" for i in range(len(rows))]
+        rows = [*prompts, *([prompts[-1]] * (-len(prompts) % self._batch_multiple()))]
+        request = uuid.uuid4().hex
+        keys = [f"{request}_{i}_0" for i in range(len(rows))]
         tags = [{"seq_len": len(row), "prompt_len": 1, "response_len": len(row) - 1} for row in rows]
         fields = list_of_dict_to_tensordict([_as_rollout(row) for row in rows])
         tq.kv_batch_put(keys=keys, partition_id=SCORE_PARTITION, fields=fields, tags=tags)
@@ -137,17 +134,16 @@ class ActorScorer:
             log_probs = data["log_probs"].unbind()
         finally:
             tq.kv_clear(keys=keys, partition_id=SCORE_PARTITION)
-        # Entry t of verl's output is the log-probability of token t + 1; the last one has no target.
+        # Entry t is the log-probability of token t + 1; the last one has no target.
         return [row[:-1].to(torch.float64).numpy() for row in log_probs[: len(prompts)]]
 
 
 def _as_rollout(token_ids: TokenIds) -> dict[str, Any]:
     input_ids = torch.tensor(token_ids, dtype=torch.int64)
-    responses = input_ids[1:]
-    mask = torch.ones_like(responses)
+    mask = torch.ones_like(input_ids[1:])
     return {
         "prompts": input_ids[:1],
-        "responses": responses,
+        "responses": input_ids[1:],
         "input_ids": input_ids,
         "position_ids": torch.arange(len(token_ids), dtype=torch.int64),
         "response_mask": mask,
@@ -163,8 +159,7 @@ def score_candidates(
     score: Callable[[Sequence[TokenIds]], list[np.ndarray]],
 ) -> Candidates:
     """Candidates with their mean negative log-likelihoods; ``num_tokens`` counts the scored tokens."""
-    tokens_C = [tokenize(message) for message in messages]
-    log_probs_C = score(tokens_C)
+    log_probs_C = score([tokenize(message) for message in messages])
     return Candidates(
         prompt_ids=prompt_ids,
         nll_nats_C=np.array([mean_nll_nats(log_probs) for log_probs in log_probs_C]),

@@ -1,4 +1,4 @@
-"""What verl 0.9.1 needs on every platform; ``tests/contract/test_verl_workarounds.py`` tells when it can go."""
+"""Workarounds for verl 0.9.1 on every platform; ``tests/contract/test_verl_workarounds.py`` says when one can go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import os
 from collections.abc import Callable, MutableMapping
 from types import ModuleType
 from typing import Any
+
+# Set by the driver for every process of a run.
+RUN_ID_ENV = "PREPO_RUN_ID"
+SOCKET = "/rl-colocate-zmq-"
 
 
 class _WithoutFlush(logging.LoggerAdapter):  # type: ignore[type-arg]
@@ -21,16 +25,12 @@ def log_without_flush(trainer_separate_async: ModuleType) -> None:
     module["logger"] = _WithoutFlush(module["logger"], {})
 
 
-# Set by the driver for every process of a run.
-RUN_ID_ENV = "PREPO_RUN_ID"
-SOCKET = "/rl-colocate-zmq-"
-
-
 def name_weight_sockets_by_run(module: ModuleType) -> None:
-    """verl 0.9.1 names the sockets that weights pass through by Ray's job id, which is 01000000 in every new cluster.
+    """Put the run's id into the names of the sockets through which weights are pushed.
 
-    Two runs on one machine would push their weights into each other's servers. So the run's own id goes into the names,
-    on the sender's side (``vllm_rollout.ServerAdapter``) and the receiver's (``utils.vLLMColocateWorkerExtension``).
+    verl 0.9.1 names them by Ray's job id, which is 01000000 in every new cluster, so two runs on one machine would push
+    their weights into each other's servers. ``module`` is the sender's (``vllm_rollout``, ``ServerAdapter``) or the
+    receiver's (``utils``, ``vLLMColocateWorkerExtension``).
     """
     run_id = os.environ.get(RUN_ID_ENV)
     if not run_id:

@@ -1,0 +1,258 @@
+"""Supervision without Ray: failed rollouts, hung rewards, failed checkpoints, and the messages about them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_queue import FakeQueue
+from ray.exceptions import RayTaskError
+from tensordict import NonTensorStack, TensorDict
+from transfer_queue import KVBatchMeta
+
+from recipe.prepo.errors import FaultError
+from recipe.prepo.reward.score import compute_score
+from recipe.prepo.supervise import messages, supervisor
+from recipe.prepo.supervise.failures import FailureCount, Failures, describe
+from recipe.prepo.supervise.messages import CallFirst
+from recipe.prepo.supervise.reward_timeout import GIVEN_UP, TIMED_OUT, RewardTimeout
+from recipe.prepo.supervise.supervisor import Supervisor
+
+# ---- failed rollouts ------------------------------------------------------------------------------------------------
+
+
+def test_failures_of_all_workers_are_added_with_the_latest_error() -> None:
+    one, other = Failures(), Failures()
+    one.note(ValueError("no such answer\nin this line"), validate=False)
+    one.note(KeyError("x"), validate=False)
+    other.note(TypeError(), validate=True)
+    assert Failures() + one + other == Failures(2, 1, "KeyError: 'x'")
+    assert str(one + other) == ("2 training rollouts and 1 validation rollouts failed; the latest: KeyError: 'x'")
+    assert str(one) == "2 training rollouts failed; the latest: KeyError: 'x'"
+    assert FailureCount([])() == Failures()
+
+
+def test_an_error_is_described_in_one_line() -> None:
+    assert describe(TypeError()) == "TypeError: no text"
+    assert describe(ValueError("no such answer\nin this line")) == "ValueError: no such answer"
+    error = RayTaskError("compute_score", "Traceback (most recent call last): …", KeyError("answer"))
+    assert describe(error) == "KeyError: 'answer'"
+
+
+# ---- hung rewards ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    """The part of verl's agent-loop output that scoring fills in."""
+
+    reward_score: float | None = None
+    extra_fields: dict[str, Any] = field(default_factory=dict)
+
+
+async def answers(output: Output, info: dict[str, float]) -> None:
+    output.reward_score = info["score"]
+    output.extra_fields["reward_extra_info"] = info
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+def score(timeout: RewardTimeout, scoring: Any, output: Output) -> Output:
+    async def run() -> None:
+        await timeout.score(scoring, output)
+
+    asyncio.run(run())
+    return output
+
+
+def test_a_reward_in_time_is_left_alone() -> None:
+    output = Output()
+    score(RewardTimeout(60), answers(output, {"score": 1.0}), output)
+    assert output == Output(1.0, {"reward_extra_info": {"score": 1.0}})
+
+
+def test_a_hung_reward_scores_0_with_the_keys_of_this_recipes_own() -> None:
+    begin = time.monotonic()
+    output = score(RewardTimeout(0.2), never(), Output(extra_fields={"turns": 1}))
+    assert 0.2 <= time.monotonic() - begin < 20
+    info = output.extra_fields["reward_extra_info"]
+    assert info == {"score": 0.0, "acc": 0.0, "timed_out": 1.0}
+    assert info.keys() == compute_score("gsm8k", r"\boxed{1}", "1").keys()
+    assert output == Output(0.0, {"turns": 1, "reward_extra_info": info, GIVEN_UP: True})
+
+
+def test_a_hung_reward_has_the_keys_of_the_users_function() -> None:
+    timeout, output = RewardTimeout(0.2), Output()
+    score(timeout, answers(output, {"score": 1.0, "format": 0.5}), output)
+    output = score(timeout, never(), Output())
+    assert output.extra_fields == {"reward_extra_info": {"score": 0.0, "format": 0.0}, GIVEN_UP: True}
+
+
+@pytest.mark.parametrize("error", [ValueError, TimeoutError])
+def test_an_error_of_the_reward_function_is_passed_on(error: type[Exception]) -> None:
+    async def fails() -> None:
+        raise error("its own")
+
+    with pytest.raises(error, match="its own"):
+        score(RewardTimeout(60), fails(), Output())
+
+
+# ---- the supervisor -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Scene:
+    """A supervisor of step 3 of a run of 2 prompts x 2 rollouts, with the messages that it left."""
+
+    supervisor: Supervisor
+    said: dict[str, str]
+    queue: FakeQueue
+    failures: Failures
+    renewed: list[Any]
+
+    def batch(self, *extra_fields: dict[str, Any]) -> KVBatchMeta:
+        """A batch with these rollouts, and a padding row."""
+        keys = [*(f"k{i}" for i in range(len(extra_fields))), "pad"]
+        fields = TensorDict({"extra_fields": NonTensorStack(*extra_fields, {})}, batch_size=len(keys))
+        return self.queue.kv_batch_put(keys, "train", fields, tags=[{"is_padding": key == "pad"} for key in keys])
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    said: dict[str, str] = {}
+    monkeypatch.setattr(messages, "put", said.__setitem__)
+    monkeypatch.setattr(messages, "get", lambda key: said.get(key, ""))
+    renewed: list[Any] = []
+    monkeypatch.setattr(supervisor, "renew_threads", renewed.append)
+    trainer = SimpleNamespace(
+        run_dir=tmp_path,
+        global_steps=3,
+        prepo=SimpleNamespace(num_selected=2, rollouts_per_prompt=2, reward_wait_limit_s=20.0),
+        config=SimpleNamespace(trainer=SimpleNamespace(resume_mode="auto")),
+        reward_loop_manager=SimpleNamespace(reward_loop_workers="the reward workers"),
+    )
+    made = Supervisor(trainer)
+    made._watch = SimpleNamespace(require_alive=lambda: None)  # type: ignore[assignment]
+    failures = Failures()
+    made._count_failures = lambda: Failures(**vars(failures))  # type: ignore[assignment]
+    return Scene(made, said, FakeQueue(monkeypatch), failures, renewed)
+
+
+GOOD: dict[str, Any] = {"reward_extra_info": {TIMED_OUT: 0.0}}
+HUNG: dict[str, Any] = {"reward_extra_info": {}, GIVEN_UP: True}
+GRADED_TOO_LONG: dict[str, Any] = {"reward_extra_info": {TIMED_OUT: 1.0}}
+
+
+def test_failures_and_timeouts_of_a_step_are_counted(scene: Scene) -> None:
+    metrics: dict[str, Any] = {}
+    scene.failures.note(KeyError("x"), validate=False)
+    scene.supervisor.before_advantages(scene.batch(GOOD, GOOD, GOOD), metrics)
+    assert metrics == {
+        "prepo/failed_rollouts/sum": 1,
+        "prepo/failed_validation_rollouts/sum": 0,
+        "prepo/reward_timeouts/sum": 0,
+    }
+    assert scene.said == {messages.FAILED: "1 training rollouts failed; the latest: KeyError: 'x'"}
+    scene.supervisor.before_advantages(scene.batch(GOOD, HUNG, GRADED_TOO_LONG, GOOD), metrics)
+    assert (metrics["prepo/failed_rollouts/sum"], metrics["prepo/reward_timeouts/sum"]) == (0, 2)
+    assert scene.renewed == ["the reward workers"]
+
+
+def test_a_step_whose_rewards_mostly_timed_out_ends_the_run(scene: Scene) -> None:
+    with pytest.raises(FaultError) as fault:
+        scene.supervisor.before_advantages(scene.batch(HUNG, GOOD, HUNG), {})
+    assert "step 3: 2 of 3 rewards timed out" in str(fault.value)
+    assert "prepo.reward_wait_limit_s=20" in str(fault.value)
+    assert scene.said[messages.FAULT] == str(fault.value)  # for the driver, should the error itself not arrive
+
+
+def test_a_step_that_mostly_failed_ends_the_run(scene: Scene) -> None:
+    for _ in range(3):
+        scene.failures.note(KeyError("x"), validate=False)
+    with pytest.raises(FaultError, match=r"step 3: 3 training rollouts failed.*KeyError.*; 2 are left.*custom_reward"):
+        scene.supervisor.before_advantages(scene.batch(GOOD, GOOD), {})
+
+
+def test_waiting_for_rollouts_that_all_fail_ends_the_run(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "COUNT_INTERVAL_S", 0.0)
+    for _ in range(4):
+        scene.failures.note(KeyError("x"), validate=False)
+    scene.supervisor.polling()  # as many as a step has may be chance
+    scene.failures.note(KeyError("x"), validate=False)
+    with pytest.raises(FaultError, match=r"5 training rollouts failed.*and it waits for others"):
+        scene.supervisor.polling()
+
+
+@pytest.mark.parametrize("resume_mode", ["auto", "disable"])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    resume_mode: str, scene: Scene, tmp_path: Path
+) -> None:
+    scene.supervisor.trainer.config.trainer.resume_mode = resume_mode
+    torn = tmp_path / "global_step_3"
+    torn.mkdir()
+    with pytest.raises(FaultError) as fault, scene.supervisor.saving():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    text = str(fault.value)
+    assert f"the checkpoint of step 3 could not be written to {torn}" in text and "No space left" in text
+    assert "trainer.max_actor_ckpt_to_keep" in text and "There is no checkpoint yet (trainer.save_freq)" in text
+    assert not torn.exists() and scene.said[messages.FAULT] == text
+
+
+class Watch:
+    """A watch over no process."""
+
+    def __init__(self, *_: Any) -> None: ...
+    def require_alive(self) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("error", "failed", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            0,
+            "step 3 failed: .*No space left.* the same command starts",
+        ),
+        (ValueError("no rollouts"), 1, "step 3: 1 training rollouts failed; .*; then: no rollouts. "),
+        (ValueError("our own"), 0, "our own"),
+        (FaultError("said already"), 1, "said already"),
+    ],
+)
+def test_an_error_of_the_training_says_what_is_behind_it(
+    error: Exception, failed: int, message: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "processes_of", lambda *_: [])
+    monkeypatch.setattr(supervisor, "Watch", Watch)
+    monkeypatch.setattr(supervisor, "FailureCount", lambda _workers: scene.supervisor._count_failures)
+    for _ in range(failed):
+        scene.failures.note(KeyError("x"), validate=False)
+    expected = type(error) if "own" in message else FaultError
+    manager = SimpleNamespace(agent_loop_workers=[])
+    with pytest.raises(expected, match=message), scene.supervisor.training(manager):
+        raise error
+
+
+def test_an_actor_is_created_after_the_first_call_with_its_options() -> None:
+    order: list[Any] = []
+
+    class Actor:
+        def options(self, **options: Any) -> Actor:
+            order.append(options)
+            return self
+
+        def remote(self, *args: Any) -> str:
+            order.append(args)
+            return "handle"
+
+    assert CallFirst(Actor(), lambda: order.append("first")).options(num_cpus=0).remote(1) == "handle"
+    assert order == [{"num_cpus": 0}, "first", (1,)]
