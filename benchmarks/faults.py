@@ -168,8 +168,8 @@ class Faults:
     def _training(self, part: str, directory: Path) -> Training:
         if part != "reward":
             return Training(directory, self._steps)
-        environment = {"PREPO_FAULTS_DIR": str(directory.parent / "hung"), "PREPO_REWARD_WAIT_LIMIT_S": "20"}
-        return Training(directory, self._steps, *REWARD, environment=environment)
+        environment = {"PREPO_FAULTS_DIR": str(directory.parent / "hung")}
+        return Training(directory, self._steps, *REWARD, "prepo.reward_wait_limit_s=20", environment=environment)
 
     @classmethod
     def _hurt(

@@ -234,7 +234,7 @@ def test_run_qwen_takes_several_experiments_of_a_sweep(tools: Path, checkout: Pa
     assert done.stdout.splitlines() == ["|".join(arguments)], done.stderr
     unknown = run(tools, checkout, "run_qwen.sh", "--multirun", "experiment=tiny_cpu,nope")
     assert unknown.returncode == 2
-    assert "there is no experiment «nope»" in unknown.stderr
+    assert "there is no experiment 'nope'" in unknown.stderr
     mixed = run(tools, checkout, "run_qwen.sh", "--multirun", "experiment=big,tiny_cpu")
     assert mixed.returncode == 2
     assert "experiment=tiny_cpu is for the CPU" in mixed.stderr

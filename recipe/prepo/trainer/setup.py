@@ -14,6 +14,7 @@ from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.cpu import is_cpu_platform
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.maths.skipping import Refill
+from recipe.prepo.preflight import check_config
 from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer
 from recipe.prepo.trainer.validation import set_val_samples
@@ -41,6 +42,7 @@ class SetupMixin(_Trainer):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         self._user_config = plain
         self.prepo: PrepoConfig = read_config(plain)
+        check_config(plain, self.prepo)
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places, so it must read its own name.
             config.trainer.v1.trainer_mode = self.verl_mode

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.environment import has_gpu
+from recipe.prepo.preflight import has_gpu
 from recipe.prepo.errors import ConfigError
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.prepo.environment import check_verl_version
+from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, DataError, PrepoError
 from recipe.prepo.maths.rng import rollout_seed
 from recipe.prepo.tools.evaluation.answers import grade
