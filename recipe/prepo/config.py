@@ -170,7 +170,7 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
             path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least
         )
     for path in SWITCHES:
-        yield Need(path, isinstance(value_at(config, path), bool), "it must be true or false", True, f"{path}=false")
+        yield Need(path, isinstance(value_at(config, path), bool), "it must be true or false", True, f"{path}=False")
     for path, known in CHOICES.items():
         yield Need(path, value_at(config, path) in known, f"it must be one of {', '.join(known)}", known[0])
     for path, example in POSITIVE.items():

@@ -33,8 +33,8 @@ def executable(path: Path, text: str) -> None:
 def test_a_sweep_is_sized_by_its_first_run() -> None:
     from slurm_run import single
 
-    overrides = ["--multirun", "experiment=random,prepo", "prepo.seed=0,1", "trainer.logger=[file,console]", "+a.b=3"]
-    assert single(overrides) == ["experiment=random", "prepo.seed=0", "trainer.logger=[file,console]", "+a.b=3"]
+    overrides = ["--multirun", "experiment=comparison", "method=random,prepo", "trainer.logger=[file,console]", "+a.b=3"]
+    assert single(overrides) == ["experiment=comparison", "method=random", "trainer.logger=[file,console]", "+a.b=3"]
 
 
 def test_a_cpu_experiment_has_logical_gpus_and_a_small_object_store() -> None:
