@@ -166,9 +166,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
 
 def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     for path, least in INTEGERS.items():
-        yield Need(
-            path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least
-        )
+        yield Need(path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least)
     for path in SWITCHES:
         yield Need(path, isinstance(value_at(config, path), bool), "it must be true or false", True, f"{path}=False")
     for path, known in CHOICES.items():

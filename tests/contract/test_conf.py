@@ -11,19 +11,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from composed import composed, names_in, rule_yaml
+from composed import composed, conf_yaml, names_in, rule_yaml
 from omegaconf import OmegaConf
 from simulated_run import NEUTRAL, every_combination
 
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.preflight import check_config, remarks
+from recipe.prepo.preflight import check_all, check_config, remarks
 from recipe.prepo.rules.registry import REGISTRIES
 
 PROJECT = Path(__file__).parents[2]
 EXPERIMENTS, METHODS = names_in("experiment"), names_in("method")
 GPU = "experiment=prepo-qwen2.5-math-7b-1n8g"
+COMBINED = ("method=prepo_e3", "prepo.seed=7")
 RULES = [(group, name) for group in REGISTRIES for name in names_in(f"prepo/{group}")]
 
 
@@ -57,42 +58,44 @@ def test_every_combination_of_rules_works_in_every_experiment(experiment: str) -
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_means_the_same_in_every_experiment(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its rules, and verl's filter for ``dapo`` only. Only ``comparison`` may tune an option."""
-    small = composed("experiment=comparison", f"method={method}", "prepo.seed=7")
-    cluster = composed(GPU, f"method={method}")
-    rules, on_cluster = read_config(small).rules, read_config(cluster).rules
-    tuned = {name for group in rules for name in rules[group] if rules[group][name] != on_cluster[group][name]}
-    assert tuned == ({"min_round"} if method == "greso" else set())
-    for config in (small, cluster):
-        assert config["algorithm"]["filter_groups"]["enable"] == (method == "dapo")
-    assert doctor.main(["experiment=comparison", f"method={method}"]) == 0
-    assert "ok: this run would start" in capsys.readouterr().out
+def test_a_method_sets_the_rules_the_name_and_the_directory_of_a_run(method: str) -> None:
+    config = composed("experiment=comparison", f"method={method}", "prepo.seed=7")
+    chosen = dict(entry.popitem() for entry in conf_yaml(f"method/{method}")["defaults"])
+    expected = {group: rule_yaml(group, chosen[f"override /prepo/{group}"]) for group in REGISTRIES}
+    for changes in (conf_yaml(f"method/{method}"), conf_yaml(f"tuning/comparison_{method}")):
+        for group in expected:
+            expected[group] |= changes.get("prepo", {}).get(group, {})
+    found = read_config(config)
+    assert found.rules == expected
+    assert config["algorithm"]["filter_groups"]["enable"] == (method == "dapo")
+    assert config["trainer"]["default_local_dir"] == f"outputs/{method}-seed7"
+    assert check_all(config, found).total_steps == 48
 
 
-def test_a_sweep_of_methods_and_seeds_has_a_directory_for_each_run() -> None:
-    for experiment, prefix in (("comparison", ""), ("tiny_cpu", "tiny_cpu-"), (GPU[11:], f"{GPU[11:]}-")):
-        for method, seed in (("random", 0), ("prepo", 0), ("prepo", 7)):
-            config = composed(f"experiment={experiment}", f"method={method}", f"prepo.seed={seed}")
-            assert config["trainer"]["default_local_dir"] == f"outputs/{prefix}{method}-seed{seed}"
-    assert composed()["trainer"]["default_local_dir"] == "outputs/tiny_cpu"
-    assert composed("experiment=comparison")["trainer"]["default_local_dir"] == "outputs/prepo-seed0"
+def test_methods_are_the_same_in_every_experiment() -> None:
+    """No other file sets an option of a rule, except for those in ``tuning``."""
+    for file in (*(f"experiment/{name}" for name in EXPERIMENTS), *(f"cluster/{name}" for name in names_in("cluster"))):
+        assert not set(conf_yaml(file).get("prepo", {})) & set(REGISTRIES)
+    config = composed(GPU, "method=prepo_e3")
+    assert read_config(config).rules == read_config(composed("experiment=comparison", *COMBINED)).rules
+    assert config["trainer"]["default_local_dir"] == f"outputs/{GPU.removeprefix('experiment=')}-prepo_e3-seed0"
 
 
 @pytest.mark.parametrize(
-    ("method", "overrides", "notes"),
+    ("method", "changes", "notes"),
     [
-        ("prepo_e3", [], 1),
-        ("prepo_e3", ["prepo.temperature.target_nats=0.3"], 0),
-        ("prepo_e3", ["prepo/temperature=constant"], 0),
-        ("e3", [], 0),
-        ("random", ["prepo/temperature=entropy_target"], 0),
+        ("prepo_e3", {}, 1),
+        ("prepo_e3", {"prepo.temperature.target_nats": 0.3}, 0),
+        ("prepo_e3", {"prepo/temperature": "constant"}, 0),
+        ("e3", {}, 0),
+        ("random", {"prepo/temperature": "entropy_target"}, 0),
     ],
 )
 def test_a_target_measured_on_the_schedules_first_prompts_is_reported(
-    method: str, overrides: list[str], notes: int
+    method: str, changes: dict[str, Any], notes: int
 ) -> None:
-    found = remarks(read_config(composed("experiment=comparison", f"method={method}", *overrides)))
+    config = composed("experiment=comparison", f"method={method}", "prepo.seed=7", changes=changes)
+    found = remarks(read_config(config))
     assert len(found) == notes
     for line in found:
         assert "prepo/temperature=constant" in line
@@ -122,15 +125,15 @@ def test_a_cluster_sets_pools_whose_sizes_may_be_overridden(experiment: str, clu
 
 
 def test_overrides_of_one_composition_do_not_leak_into_the_next() -> None:
-    again = OmegaConf.to_container(doctor.compose_config(["experiment=tiny_cpu"]), resolve=True)
+    before = composed()
     doctor.compose_config(["experiment=tiny_cpu", "prepo.seed=9", "prepo/selection=uniform"])
-    assert OmegaConf.to_container(doctor.compose_config(["experiment=tiny_cpu"]), resolve=True) == again
+    assert OmegaConf.to_container(doctor.compose_config(["experiment=tiny_cpu"]), resolve=True) == before
 
 
 UNKNOWN: list[tuple[str, list[str]]] = [
     ("experiment=tiny_gpu", ["tiny_gpu", *EXPERIMENTS]),
     ("method=gresso", ["gresso", *METHODS]),
-    *((f"prepo/{group}=fixxed", ["fixxed", *names_in(f"prepo/{group}")]) for group in REGISTRIES),
+    ("prepo/selection=fixxed", ["fixxed", *names_in("prepo/selection")]),
     ("prepo.canditate_ratio=3", ["canditate_ratio", "Did you mean prepo.candidate_ratio?"]),
     ("trainer.total_epoch=3", ["total_epoch", "Did you mean trainer.total_epochs?"]),
     ("prepo=null", ["overrides"]),
@@ -221,17 +224,29 @@ def test_a_gpu_run_without_a_gpu_stops_at_once_and_names_the_cpu_command(tmp_pat
     assert os.listdir(tmp_path / "ray") == os.listdir(run_dir) == []
 
 
-@pytest.mark.parametrize(
-    ("overrides", "error"),
-    [
-        (["experiment=tiny_cpu", "prepo.candidate_ratio=0.5"], "error: prepo.candidate_ratio=0.5"),
-        (["experiment=prepo"], "error: experiment=prepo: prepo is a method, not an experiment."),
-    ],
-)
-def test_the_main_command_refuses_bad_input_as_the_doctor_does(
-    tmp_path: Path, overrides: list[str], error: str
-) -> None:
-    done = run("recipe.prepo.main", *overrides, folder=tmp_path)
+def test_the_main_command_names_the_new_command_for_an_old_experiment(tmp_path: Path) -> None:
+    done = run("recipe.prepo.main", "experiment=prepo", folder=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(error)
+    assert done.stderr.startswith("error: experiment=prepo: prepo is a method, not an experiment.")
+    assert "experiment=comparison method=prepo" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def run_qwen(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "run_qwen.sh", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+
+
+def test_run_qwen_has_a_help_of_one_screen_with_every_experiment_and_method() -> None:
+    done = run_qwen("experiment=tiny_cpu", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) <= 24
+    assert [name for name in (*EXPERIMENTS, *METHODS) if name not in done.stdout] == []
+
+
+def test_run_qwen_refuses_unknown_and_old_names() -> None:
+    old = run_qwen("experiment=prepo")
+    assert (old.returncode, old.stdout, len(old.stderr.splitlines())) == (2, "", 1)
+    assert "bash run_qwen.sh experiment=comparison method=prepo" in old.stderr
+    unknown = run_qwen("experiment=tiny_cpu", "method=random,gresso")
+    assert unknown.returncode == 2
+    assert "there is no method 'gresso'" in unknown.stderr and "greso" in unknown.stderr

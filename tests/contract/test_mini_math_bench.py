@@ -315,10 +315,13 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
 @pytest.mark.parametrize("row", ROWS)
 def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
     """Read from the yaml files without Hydra: method, its rules' options, what method and experiment change."""
-    name_of_method = next(o for o in ROWS[row] if o.startswith("method=")).removeprefix("method=")
+    chosen = next(o for o in ROWS[row] if o.startswith("method=")).removeprefix("method=")
     method, miniature = (
         yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for path in (ROOT / f"conf/method/{name_of_method}.yaml", ROOT / f"conf/tuning/comparison_{name_of_method}.yaml")
+        for path in (
+            ROOT / f"conf/method/{chosen}.yaml",
+            ROOT / f"conf/tuning/comparison_{chosen}.yaml",
+        )
     )
     expected = {}
     for entry in method["defaults"]:

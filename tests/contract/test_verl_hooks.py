@@ -29,8 +29,8 @@ from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
+from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.trainer.async_hooks import BackgroundDispatchMixin
 from recipe.prepo.trainer.hooks import PrepoMixin
 from recipe.prepo.trainer.replay import build_replay_buffer

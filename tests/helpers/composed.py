@@ -32,9 +32,15 @@ def composed(*overrides: str, changes: Mapping[str, Any] | None = None) -> dict[
     return config
 
 
+def conf_yaml(name: str) -> dict[str, Any]:
+    """A file of ``conf/`` as it is; empty where there is none."""
+    path = CONF / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def rule_yaml(group: str, name: str) -> dict[str, Any]:
-    """The options of a rule as its yaml has them."""
-    return yaml.safe_load((CONF / "prepo" / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    """The options of a rule."""
+    return conf_yaml(f"prepo/{group}/{name}")
 
 
 def names_in(folder: str) -> list[str]:

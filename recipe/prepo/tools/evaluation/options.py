@@ -9,8 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.preflight import has_gpu
 from recipe.prepo.errors import ConfigError
+from recipe.prepo.preflight import has_gpu
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
 CPU_DTYPE = "float32"  # bfloat16 is emulated on most CPUs

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, DataError, PrepoError
 from recipe.prepo.maths.rng import rollout_seed
+from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.tools.evaluation.answers import grade
 from recipe.prepo.tools.evaluation.engine import Engine, Sampling, Tokenizer, choose_platform
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
