@@ -72,7 +72,7 @@ def why_not(part: str, arguments: argparse.Namespace) -> str | None:
     if missing:
         return f"{' and '.join(missing)} not installed in {sys.executable}"
     if "verl" in NEEDS[part]:
-        from recipe.prepo.environment import VERL_VERSION
+        from recipe.prepo.preflight import VERL_VERSION
 
         if installed("verl") != VERL_VERSION:
             return f"verl is {installed('verl')}; this recipe hooks into {VERL_VERSION}"

@@ -1,7 +1,7 @@
-"""What the nodes of a Slurm job need to find each other, for scripts/slurm_run.py and scripts/slurm_node.py.
+"""Helps the nodes of a Slurm job to find each other, for scripts/slurm_run.py and scripts/slurm_node.py.
 
 slurm_join.py address …     print the head's address and the first of its free ports, as IP:PORT
-slurm_join.py wait …        wait until Ray, which RAY_ADDRESS names, has all of the nodes
+slurm_join.py wait …        wait until all nodes have joined the Ray cluster at RAY_ADDRESS
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ def say(text: str) -> None:
 
 
 def words(text: str) -> list[str]:
-    """The parts of an option's value, which commas separate."""
+    """The comma-separated parts of an option."""
     return text.split(",")
 
 
 def source_address(target: str) -> str:
-    """The address with which this machine reaches another one; nothing is sent."""
+    """The address from which this machine reaches another one. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((target, 9))
         return probe.getsockname()[0]
 
 
 def own_address(own: str, others: Sequence[str]) -> str:
-    """This node's address on the interface through which Slurm reaches it; loopback for a job of one node.
+    """This node's address on the interface that Slurm uses; loopback for a job of one node.
 
-    Many machines resolve their own name to 127.0.1.1: then it is the address with which another node is reached.
+    Many machines resolve their own name to 127.0.1.1. Then it is the address from which another node is reached.
     """
     if not others:
         return "127.0.0.1"
@@ -49,10 +49,10 @@ def own_address(own: str, others: Sequence[str]) -> str:
 
 
 def first_free_port(address: str, first: int) -> int:
-    """The first of ``PORTS_EACH`` consecutive ports that nobody listens on, from ``first`` upwards.
+    """The first of ``PORTS_EACH`` consecutive free ports, from ``first`` upwards.
 
     Raises:
-        SystemExit: none among PORT_TRIES × PORTS_EACH ports.
+        SystemExit: PORT_TRIES blocks of ports have none.
     """
     for start in range(first, first + PORT_TRIES * PORTS_EACH, PORTS_EACH):
         try:
@@ -67,9 +67,9 @@ def first_free_port(address: str, first: int) -> int:
 
 
 def wait_for_nodes(nodes: Sequence[str], timeout_s: float) -> int:
-    """Wait until every node has joined; names the missing ones after the time limit. Returns the exit status."""
+    """Wait until every node has joined, and report missing ones after the timeout. Returns the exit status."""
     missing = set(nodes)
-    # An alarm, because ray.init may wait for longer.
+    # An alarm, because ray.init may block for longer.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(report_missing(nodes, missing, timeout_s)))
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     import ray
@@ -95,8 +95,8 @@ def report_missing(nodes: Sequence[str], missing: set[str], timeout_s: float) ->
     names = [name for name in nodes if name in missing]
     say(
         f"error: {len(names)} of {len(nodes)} nodes did not join Ray within {timeout_s:g} s: "
-        f"{', '.join(names)}. Check that {sys.executable} is there on that node and that the nodes reach each other's "
-        f"ports; PREPO_JOIN_TIMEOUT_S gives a slow node more time."
+        f"{', '.join(names)}. Check that {sys.executable} exists on that node and that the nodes reach each other's "
+        f"ports. Set PREPO_JOIN_TIMEOUT_S to give a slow node more time."
     )
     return 1
 
@@ -105,7 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(dest="mode", required=True)
     address, wait = modes.add_parser("address"), modes.add_parser("wait")
-    address.add_argument("--addresses", type=words, required=True, help="Slurm's, the head's first")
+    address.add_argument("--addresses", type=words, required=True, help="from Slurm, the head first")
     address.add_argument("--first-port", type=int, required=True)
     wait.add_argument("--nodes", type=words, required=True)
     wait.add_argument("--timeout-s", type=float, required=True)

@@ -1,12 +1,12 @@
-"""What runs on the nodes of a Slurm job for scripts/slurm_run.py: Ray, one keeper a node, and the driver's keeper.
+"""Runs on the nodes of a Slurm job for scripts/slurm_run.py: keepers of Ray on each node, and of the driver.
 
-    slurm_node.py node …                    run Ray on this node until told to stop
+    slurm_node.py node …                    run Ray on this node until a signal
     slurm_node.py drive … -- COMMAND        wait until all nodes have joined, then run COMMAND
-    slurm_node.py clean …                   remove the folder that a killed keeper left
+    slurm_node.py clean …                   remove the folder of a killed keeper
 
-A keeper is the reaper of every process below it (PR_SET_CHILD_SUBREAPER), however they were detached, and ends only
-when none of them is left. srun passes signals on to it: SIGUSR1 and SIGUSR2 end a node's keeper (the second one keeps
-Ray's logs); SIGUSR2 has the driver's keeper send SIGTERM to the driver, SIGUSR1 only ends its waiting for nodes.
+A keeper adopts every process below it, detached ones too (PR_SET_CHILD_SUBREAPER), and ends only when all have ended.
+srun forwards signals to it. SIGUSR1 and SIGUSR2 end the keeper of a node; SIGUSR2 also keeps Ray's logs. SIGUSR2 makes
+the driver's keeper send SIGTERM to the driver. SIGUSR1 only ends its wait for the nodes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KILL_TIMEOUT_S = 30
 
 
 class Keeper:
-    """Starts one child, passes on or remembers signals, and leaves no process below itself."""
+    """Starts children, records signals, and leaves no process behind."""
 
     def __init__(self) -> None:
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
@@ -45,11 +45,11 @@ class Keeper:
         self.asked: set[int] = set()
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._remember)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher hears it too, and stops everything in order
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher gets it too, and stops everything in order
 
     @staticmethod
     def start(command: Sequence[str], environment: dict[str, str], output: IO[bytes] | None = None) -> Child:
-        """Start the child, deaf to the keeper's own signals: Slurm sends them to every process of the step."""
+        """Start a child that ignores the keeper's signals, which Slurm sends to every process of the step."""
 
         def ignore() -> None:
             for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -64,11 +64,11 @@ class Keeper:
     def end_all(self) -> None:
         """End every process below this one: SIGTERM first, SIGKILL after STOP_GRACE_S."""
         start = time.monotonic()
-        told: set[int] = set()
+        terminated: set[int] = set()
         while left := psutil.Process().children(recursive=True):
             late = time.monotonic() - start > STOP_GRACE_S
             if time.monotonic() - start > KILL_TIMEOUT_S:
-                say(f"{node_name()}: these processes do not end: {' '.join(str(process.pid) for process in left)}")
+                say(f"{node_name()}: these processes did not end: {' '.join(str(process.pid) for process in left)}")
                 return
             for process in left:
                 try:
@@ -77,8 +77,8 @@ class Keeper:
                             os.waitpid(process.pid, os.WNOHANG)
                     elif late:
                         process.kill()
-                    elif process.pid not in told:
-                        told.add(process.pid)
+                    elif process.pid not in terminated:
+                        terminated.add(process.pid)
                         process.terminate()
                 except (psutil.NoSuchProcess, ChildProcessError):
                     continue
@@ -90,38 +90,38 @@ def node_name() -> str:
 
 
 def private_folder(index: int) -> Path:
-    """This job's folder on this node, which Ray and its workers keep all of their files in."""
+    """This job's folder on this node. Ray and its workers keep all their files in it."""
     base = os.environ.get("PREPO_NODE_TMPDIR", "/tmp")
     folder = Path(base) / f"prepo-{os.environ['SLURM_JOB_ID']}-{index}"
     if len(str(folder)) > MAX_FOLDER_LENGTH:
         sys.exit(
-            f"error: PREPO_NODE_TMPDIR={base} is too long: Ray's socket paths would exceed 107 characters. Choose a "
+            f"error: PREPO_NODE_TMPDIR={base} is too long: Ray's socket paths would exceed 107 characters. Set it to a "
             f"folder of at most {MAX_FOLDER_LENGTH - len(str(folder)) + len(base)} characters."
         )
     return folder
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove the folder if it is there and this user's own."""
+    """Remove the folder if it exists and belongs to this user."""
     if folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder, for its owner only; one that a killed run of this very job left is replaced."""
+    """Make the folder, for its owner only. Replaces one that a killed run of this job left."""
     remove_folder(folder)
     try:
         folder.mkdir(mode=0o700)
         (folder / "tmp").mkdir()
     except OSError as error:
         sys.exit(
-            f"error: {node_name()}: cannot make {folder}, Ray's folder there ({error.strerror}). PREPO_NODE_TMPDIR "
-            f"names another place on the nodes."
+            f"error: {node_name()}: cannot make {folder}, Ray's folder there ({error.strerror}). Set "
+            f"PREPO_NODE_TMPDIR to another place on the nodes."
         )
 
 
 def write_token(folder: Path) -> Path:
-    """Move the cluster's token from the environment into a file that only its owner can read."""
+    """Move the cluster's token from the environment into a file for its owner only."""
     path = folder / "token"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -130,7 +130,7 @@ def write_token(folder: Path) -> Path:
 
 
 def ray_environment(token: Path) -> dict[str, str]:
-    """The environment of Ray and of its clients: with the token's path instead of the token."""
+    """The environment of Ray and its clients, with the token's path instead of the token."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
     environment |= {
         "RAY_AUTH_MODE": "token",
@@ -138,12 +138,12 @@ def ray_environment(token: Path) -> dict[str, str]:
         "TMPDIR": str(token.parent / "tmp"),
     }
     environment.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    environment.setdefault("RAY_enable_metrics_collection", "0")  # its servers would listen on every interface
+    environment.setdefault("RAY_enable_metrics_collection", "0")  # its servers listen on every interface
     return environment
 
 
 def ray_command(options: argparse.Namespace, address: str, folder: Path) -> list[str]:
-    """``ray start`` for the head or for another node. Ray opens its folder to everyone: it gets one inside of ours."""
+    """``ray start`` for the head or another node. Ray makes its folder public, so it gets one inside of ours."""
     host, _, port = options.head.rpartition(":")
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
     if options.index == 0:
@@ -163,12 +163,12 @@ def ray_command(options: argparse.Namespace, address: str, folder: Path) -> list
 
 
 def loopback_only(address: str) -> dict[str, str]:
-    """Ray replaces 127.0.0.1 by the machine's outer address, unless it believes that it runs no cluster."""
+    """Keep Ray from replacing 127.0.0.1 by the machine's outer address, as it does for clusters."""
     return {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if address == "127.0.0.1" else {}
 
 
 def keep_node(options: argparse.Namespace) -> int:
-    """Run Ray on this node until a signal says stop. Returns 0 then, and 1 when Ray ended by itself."""
+    """Run Ray on this node until a signal. Returns 0 after a signal, and 1 when Ray ended by itself."""
     keeper = Keeper()
     options.index = options.nodes.index(node_name())
     others = [address for index, address in enumerate(options.addresses) if index != options.index]
@@ -184,7 +184,7 @@ def keep_node(options: argparse.Namespace) -> int:
             time.sleep(0.2)
         asked = bool(keeper.asked)
         if not asked:
-            say(f"error: Ray ended on {node_name()} with exit status {ray.returncode}. The end of what it printed:")
+            say(f"error: Ray ended on {node_name()} with exit status {ray.returncode}. The end of its output:")
             print(log.read_text(errors="replace")[-3000:], file=sys.stderr, flush=True)
         elif ray.poll() is None:
             ray.terminate()
@@ -205,7 +205,7 @@ def wait_at_most(child: Child, seconds: float) -> None:
 
 
 def keep_logs(folder: Path, target: Path) -> None:
-    """Copy Ray's logs out of the folder that is about to be removed."""
+    """Copy Ray's logs from the folder before it is removed."""
     for logs in folder.glob("r/session_*/logs"):
         if not logs.parent.is_symlink():
             shutil.copytree(logs, target, symlinks=True, dirs_exist_ok=True)
@@ -215,7 +215,7 @@ def keep_logs(folder: Path, target: Path) -> None:
 
 
 def keep_driver(options: argparse.Namespace, command: Sequence[str]) -> int:
-    """Wait for the nodes, run the driver, and return its exit status; any stop signal reaches it as one SIGTERM."""
+    """Wait for the nodes, run the driver, and return its exit status. Stop signals reach it as one SIGTERM."""
     keeper = Keeper()
     token = private_folder(0) / "token"
     environment = ray_environment(token) | loopback_only(options.head.rpartition(":")[0])
@@ -230,12 +230,12 @@ def keep_driver(options: argparse.Namespace, command: Sequence[str]) -> int:
             if keeper.asked:
                 return 128 + signal.SIGTERM
             child = keeper.start(part, environment)
-            told = False
+            terminated = False
             while child.poll() is None:
-                # SIGUSR1, a node is lost: nothing to wait for, but the driver may have to say what it lost. Slurm gives
-                # the signal to the driver too, which takes it for a request; a SIGTERM after it would insist.
-                if not told and (keeper.asked if part is wait else keeper.asked - {signal.SIGUSR1}):
-                    told = True
+                # SIGUSR1 means a lost node: it ends the wait, but the driver may still report what it lost. Slurm sends
+                # the signal to the driver too, which takes it as a request to stop. SIGTERM would then force it.
+                if not terminated and (keeper.asked if part is wait else keeper.asked - {signal.SIGUSR1}):
+                    terminated = True
                     child.terminate()
                 time.sleep(0.2)
             status = child.returncode if child.returncode >= 0 else 128 - child.returncode
@@ -257,7 +257,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     modes = parser.add_subparsers(dest="mode", required=True)
     node, drive = modes.add_parser("node", parents=[both]), modes.add_parser("drive", parents=[both])
     modes.add_parser("clean").add_argument("--nodes", type=words, required=True)
-    node.add_argument("--addresses", type=words, required=True, help="Slurm's, in the order of --nodes")
+    node.add_argument("--addresses", type=words, required=True, help="from Slurm, in the order of --nodes")
     node.add_argument("--logs", required=True)
     node.add_argument("--dashboard", choices=("true", "false"), default="false")
     for size in ("--num-cpus", "--num-gpus", "--object-store-bytes"):

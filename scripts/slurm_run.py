@@ -1,10 +1,10 @@
-"""Trains on the nodes of a Slurm job: Ray on every node, the driver on the first one. run_qwen.sh starts it.
+"""Trains on the nodes of a Slurm job, with Ray on every node and the driver on the first. run_qwen.sh starts it.
 
     python scripts/slurm_run.py experiment=<name> [key=value …]      within sbatch or salloc
 
-It brings Ray up with one srun step (scripts/slurm_node.py keeps each node), runs the driver with another one, passes
-SIGTERM and SIGUSR1 on to it, and takes everything down again. A driver that stopped on request, with a checkpoint
-(exit status 75), has the job requeued where Slurm may do so. docs/cluster.md has the whole of it.
+One srun step runs Ray (scripts/slurm_node.py on each node), another one the driver. SIGTERM and SIGUSR1 are forwarded
+to the driver. When it stops on request with a checkpoint (exit status 75), the job is requeued if Slurm allows it.
+docs/cluster.md has the details.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
-STOPPED = 75  # EX_TEMPFAIL: the driver stopped on request and can go on from its checkpoint
-FIRST_PORT, PORT_BLOCKS, PORTS_EACH = 20000, 4000, 3  # below the range from which Linux gives out ports by itself
+STOPPED = 75  # EX_TEMPFAIL: the driver stopped on request and can resume from its checkpoint
+FIRST_PORT, PORT_BLOCKS, PORTS_EACH = 20000, 4000, 3  # below Linux's range of ephemeral ports
 JOIN_TIMEOUT_S = 300.0
-LOST_NODE_GRACE_S = 60  # in which the driver reports itself what the lost node took away
+LOST_NODE_GRACE_S = 60  # in which the driver reports itself what was lost
 STOP_TIMEOUT_S = 90
 CLEAN_TIMEOUT_S = 30
-CPU_OBJECT_STORE_BYTES = 1 << 30  # a CPU experiment keeps its batches in TransferQueue, outside the object store
-SLURM_SHARE_FOR_OBJECTS = 0.3  # of the job's memory on a node: Ray's own default of a machine's
-# What sbatch exports about the job's own tasks would change what the steps get, or contradict their options.
+CPU_OBJECT_STORE_BYTES = 1 << 30  # batches are in TransferQueue, outside the object store
+SLURM_SHARE_FOR_OBJECTS = 0.3  # of the job's memory on a node; Ray's default share of a machine's
+# Variables from sbatch about the job's own tasks. They would change or contradict the options of the steps.
 TASK_VARIABLES = re.compile(
     r"(SLURM|SRUN)_(NTASKS.*|NPROCS|TASKS_PER_NODE|CPUS_PER_TASK|CPUS_PER_GPU|GPUS_PER_TASK|TRES_PER_TASK|MEM_PER_.*"
     r"|DISTRIBUTION|CPU_BIND.*|GPU_BIND|EXCLUSIVE|EXACT|OVERCOMMIT|THREADS_PER_CORE|HINT)"
@@ -45,10 +45,10 @@ def say(text: str) -> None:
 
 
 def ask(*command: str) -> str:
-    """Run one of Slurm's commands; its own message when it fails.
+    """Run one of Slurm's commands and return its output.
 
     Raises:
-        SystemExit: the command failed.
+        SystemExit: the command failed; with its message.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -61,7 +61,7 @@ def ask(*command: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A Slurm job: its id, its nodes and their addresses in the same order."""
+    """A Slurm job: its id, nodes, and their addresses in the same order."""
 
     job_id: str
     nodes: tuple[str, ...]
@@ -69,13 +69,13 @@ class Job:
 
     @classmethod
     def here(cls) -> Job:
-        """The job that this process runs in."""
+        """The job of this process."""
         nodes = ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()
         known = dict(re.findall(r"NodeName=(\S+).*? NodeAddr=(\S+)", ask("scontrol", "show", "node", "-o")))
         return cls(os.environ["SLURM_JOB_ID"], tuple(nodes), tuple(known.get(node, node) for node in nodes))
 
     def srun(self, nodes: Sequence[str], script: str, *arguments: str) -> list[str]:
-        """An srun step of one task on each of the nodes, with all that the job has there."""
+        """An srun step with one task on each node and all resources of the job there."""
         number = str(len(nodes))
         step = ["srun", "--overlap", f"--nodes={number}", f"--ntasks={number}", "--ntasks-per-node=1"]
         step += [f"--nodelist={','.join(nodes)}", "--cpu-bind=none", "--mem=0", "--export=ALL", "--input=none"]
@@ -83,13 +83,13 @@ class Job:
         return [*step, sys.executable, str(SCRIPTS / script), *arguments]
 
     def requeue(self) -> None:
-        """Put the job back into the queue, where Slurm may; it goes on from its checkpoint when it starts again.
+        """Requeue the job if Slurm allows it. It resumes from its checkpoint.
 
-        A job that was cancelled (its driver heard Slurm's SIGTERM too) is no longer RUNNING and stays cancelled.
+        A cancelled job, whose driver also got SIGTERM, is no longer RUNNING and stays cancelled.
         """
         shown = dict(re.findall(r"(\w+)=(\S*)", ask("scontrol", "show", "job", self.job_id)))
         if (shown.get("BatchFlag"), shown.get("Requeue"), shown.get("JobState")) != ("1", "1", "RUNNING"):
-            say("stopped on request, with a checkpoint; the same command goes on from there")
+            say("stopped on request, with a checkpoint; the same command resumes from it")
             return
         say(f"stopped on request, with a checkpoint: requeueing job {self.job_id}")
         ask("scontrol", "requeue", self.job_id)
@@ -100,7 +100,7 @@ class Job:
 
 
 def single(overrides: Sequence[str]) -> list[str]:
-    """The overrides of the first run of a sweep; options of Hydra's own are left out."""
+    """The overrides of the first run of a sweep, without Hydra's own options."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     plain = [override for override in overrides if not override.startswith("-")]
@@ -112,9 +112,9 @@ def single(overrides: Sequence[str]) -> list[str]:
 
 
 def node_sizes(config: Any, environment: Mapping[str, str]) -> list[str]:
-    """What Ray is told about every node; what is not said here, the node's keeper takes from Slurm.
+    """Options of Ray on every node. The node's keeper takes the others from Slurm.
 
-    A CPU experiment has logical GPUs, as many on a node as its larger pool wants there; on a single node both pools'.
+    A CPU experiment has logical GPUs: as many on a node as the larger pool needs, or as both pools on a single node.
     """
     sizes = []
     init = config.ray_kwargs.ray_init
@@ -133,13 +133,13 @@ def node_sizes(config: Any, environment: Mapping[str, str]) -> list[str]:
 
 
 def check_gpus(config: Any, environment: Mapping[str, str]) -> None:
-    """Tell of a GPU experiment in a job that asked for no GPU; Ray may still find some."""
+    """Warn about a GPU experiment in a job that requested no GPUs. Ray may still find some."""
     wants = config.trainer.n_gpus_per_node
     visible = environment.get("SLURM_GPUS_ON_NODE") or environment.get("CUDA_VISIBLE_DEVICES")
     if config.trainer.device != "cpu" and not visible and not environment.get("SLURM_JOB_GPUS"):
         say(
-            f"note: this job asked Slurm for no GPUs, and the experiment wants {wants} on each node; Ray takes those "
-            f"that it finds. With GPUs under Slurm's care: sbatch --gpus-per-node={wants} run_qwen.sh …"
+            f"note: this job requested no GPUs, and the experiment needs {wants} on each node; Ray uses those that it "
+            f"finds. To request them: sbatch --gpus-per-node={wants} run_qwen.sh …"
         )
 
 
@@ -147,12 +147,12 @@ def check_gpus(config: Any, environment: Mapping[str, str]) -> None:
 
 
 class Launch:
-    """The two steps of a run, and what was asked of it meanwhile."""
+    """The two steps of a run, and its state."""
 
     def __init__(self, job: Job, logs: Path) -> None:
         self.job, self.logs = job, logs
         self.stop_asked = False
-        self.lost: float | None = None  # when a node was, and what srun said about it
+        self.lost: float | None = None  # when a node was lost; lost_how is srun's message
         self.lost_how = ""
         self.nodes: subprocess.Popen[str] | None = None
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -171,7 +171,7 @@ class Launch:
         self.stop_asked = True
 
     def run(self, command: Sequence[str], sizes: Sequence[str], timeout_s: float) -> int:
-        """Bring the cluster up, run the driver's command, take everything down; the driver's exit status."""
+        """Start the cluster, run the driver's command, stop everything. Returns the driver's exit status."""
         job, head = self.job, self.job.nodes[:1]
         first_port = FIRST_PORT + int(job.job_id) % PORT_BLOCKS * PORTS_EACH
         addresses = f"--addresses={','.join(job.addresses)}"
@@ -197,7 +197,7 @@ class Launch:
         return status
 
     def _watch_nodes(self) -> None:
-        """Show what the nodes say. srun goes on when one task of several ends, and says so."""
+        """Print the output of the nodes. srun reports when one of several tasks ends, and goes on."""
         assert self.nodes is not None and self.nodes.stderr is not None
         for line in self.nodes.stderr:
             print(line, end="", file=sys.stderr, flush=True)
@@ -206,17 +206,17 @@ class Launch:
                 self.lost = time.monotonic()
 
     def _supervise(self, driver: subprocess.Popen[bytes]) -> int:
-        told = told_of_loss = False
+        stopped = loss_reported = False
         assert self.nodes is not None
         while driver.poll() is None:
-            if self.stop_asked and not told:
-                told = True
-                driver.send_signal(signal.SIGUSR2)  # srun passes it on; SIGTERM would have it kill the step
+            if self.stop_asked and not stopped:
+                stopped = True
+                driver.send_signal(signal.SIGUSR2)  # srun forwards it; SIGTERM would make it kill the step
             if self.nodes.poll() is not None:
                 self.lost = self.lost or time.monotonic()
-            if self.lost and not told_of_loss:
-                told_of_loss = True
-                driver.send_signal(signal.SIGUSR1)  # ends the waiting for nodes, not the driver
+            if self.lost and not loss_reported:
+                loss_reported = True
+                driver.send_signal(signal.SIGUSR1)  # ends the wait for nodes, not the driver
             if self.lost and time.monotonic() - self.lost > LOST_NODE_GRACE_S:
                 say("error: a node is lost, and the driver has not ended by itself: ending it")
                 end(driver)
@@ -233,7 +233,7 @@ class Launch:
             try:
                 self.nodes.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                say("the nodes do not end by themselves: killing what runs there")
+                say("the nodes did not stop: killing what runs there")
                 end(self.nodes)
         if self.lost:
             self._clean()
@@ -241,7 +241,7 @@ class Launch:
             say(f"Ray's and the workers' logs: {self.logs}")
 
     def _clean(self) -> None:
-        """Remove the folders of keepers that were killed; a node that does not answer keeps its own."""
+        """Remove the folders of killed keepers. A node that does not answer keeps its folder."""
         names = f"--nodes={','.join(self.job.nodes)}"
         steps = [
             subprocess.Popen(self.job.srun([node], "slurm_node.py", "clean", names), env=self.environment)
@@ -257,7 +257,7 @@ class Launch:
 
 
 def end(step: subprocess.Popen[Any]) -> None:
-    """Make srun kill its step, and srun itself if it does not end then."""
+    """Make srun kill its step; kill srun if it does not end."""
     step.terminate()
     try:
         step.wait(30)
@@ -267,7 +267,7 @@ def end(step: subprocess.Popen[Any]) -> None:
 
 
 def run_job(command: Sequence[str], sizes: Sequence[str]) -> int:
-    """Run a driver's command over this job's nodes, and requeue the job when the driver was stopped on request."""
+    """Run a driver's command on this job's nodes, and requeue the job if the driver stopped on request."""
     job = Job.here()
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     logs = ROOT / "outputs" / "ray-logs" / f"slurm-{job.job_id}-{restarts}"
@@ -281,7 +281,9 @@ def run_job(command: Sequence[str], sizes: Sequence[str]) -> int:
 
 def main(overrides: Sequence[str]) -> int:
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        sys.exit("error: this was started by srun with several tasks. Use sbatch run_qwen.sh …, or bash within salloc.")
+        sys.exit(
+            "error: srun started this with several tasks. Use sbatch run_qwen.sh …, or bash run_qwen.sh within salloc."
+        )
     from recipe.prepo.doctor import compose_config
     from recipe.prepo.errors import EXIT_BAD_INPUT, PrepoError
 

@@ -20,31 +20,37 @@ THREE_EPOCHS = "prepo.budget.epoch_steps=27"
 UNIFORMS_ENTROPY = "prepo.temperature.target_nats=0.3"
 GRESOS_FIRST = ("prepo.selection.p_easy=0.5", "prepo.selection.p_hard=0.5")
 
+
+def method(name: str) -> tuple[str, str]:
+    """The overrides that choose a method in the small comparison."""
+    return "experiment=comparison", f"method={name}"
+
+
 ROWS: dict[str, tuple[str, ...]] = {
-    "uniform": ("experiment=random",),
-    "full": ("experiment=grpo",),
-    "grpo": ("experiment=grpo",),
-    "prepo": ("experiment=prepo",),
-    "schedule": ("experiment=schedule_only",),
-    "weights": ("experiment=weights_only",),
-    "low": ("experiment=low_only",),
-    "high": ("experiment=high_only",),
-    "greso": ("experiment=greso",),
-    "e3": ("experiment=e3", THREE_EPOCHS),
-    "prepo_e3": ("experiment=prepo_e3", THREE_EPOCHS),
-    "prepo_e3_target": ("experiment=prepo_e3", THREE_EPOCHS, UNIFORMS_ENTROPY),
-    "prepo_budget": ("experiment=prepo_e3", THREE_EPOCHS, "prepo/temperature=constant"),
-    "dapo": ("experiment=dapo",),
-    "prepo_end25": ("experiment=prepo", "prepo.selection.progress_end=0.25"),
-    "prepo_end50": ("experiment=prepo", "prepo.selection.progress_end=0.5"),
-    "prepo_end75": ("experiment=prepo", "prepo.selection.progress_end=0.75"),
-    "uniform_skip": ("experiment=uniform_skip",),
-    "prepo_skip": ("experiment=prepo_skip",),
-    "uniform_skip50": ("experiment=uniform_skip", *GRESOS_FIRST),
-    "prepo_skip50": ("experiment=prepo_skip", *GRESOS_FIRST),
-    "mopps": ("experiment=mopps",),
-    "mopps_ppl": ("experiment=mopps_ppl",),
-    "oracle": ("experiment=random",),
+    "uniform": (*method("random"),),
+    "full": (*method("grpo"),),
+    "grpo": (*method("grpo"),),
+    "prepo": (*method("prepo"),),
+    "schedule": (*method("schedule_only"),),
+    "weights": (*method("weights_only"),),
+    "low": (*method("low_only"),),
+    "high": (*method("high_only"),),
+    "greso": (*method("greso"),),
+    "e3": (*method("e3"), THREE_EPOCHS),
+    "prepo_e3": (*method("prepo_e3"), THREE_EPOCHS),
+    "prepo_e3_target": (*method("prepo_e3"), THREE_EPOCHS, UNIFORMS_ENTROPY),
+    "prepo_budget": (*method("prepo_e3"), THREE_EPOCHS, "prepo/temperature=constant"),
+    "dapo": (*method("dapo"),),
+    "prepo_end25": (*method("prepo"), "prepo.selection.progress_end=0.25"),
+    "prepo_end50": (*method("prepo"), "prepo.selection.progress_end=0.5"),
+    "prepo_end75": (*method("prepo"), "prepo.selection.progress_end=0.75"),
+    "uniform_skip": (*method("uniform_skip"),),
+    "prepo_skip": (*method("prepo_skip"),),
+    "uniform_skip50": (*method("uniform_skip"), *GRESOS_FIRST),
+    "prepo_skip50": (*method("prepo_skip"), *GRESOS_FIRST),
+    "mopps": (*method("mopps"),),
+    "mopps_ppl": (*method("mopps_ppl"),),
+    "oracle": (*method("random"),),
 }
 """Row -> overrides, as ``python -m recipe.prepo.main`` takes them."""
 

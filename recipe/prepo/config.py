@@ -1,53 +1,51 @@
-"""Reads the ``prepo`` section of the configuration and refuses what cannot work, before anything starts.
+"""Reads the ``prepo`` section of the configuration.
 
-No default stands here: defaults stand in ``conf/`` only. Needs no verl, Ray or GPU.
+Every default is in ``conf/``, none is here. :mod:`recipe.prepo.preflight` checks the rest of the configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.requirements import check_rule, check_scoring, check_seeds, check_trackers, check_trainer, value_at
-from recipe.prepo.rules.base import SelectionRule, SkippingRule, TemperatureRule
+from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
-SCORERS = ("rollout", "actor")
-SCORE_CANDIDATES = ("auto", "always")
 MAX_RATIO = 1e6
-OPTIONS = (
-    "candidate_ratio",
-    "seed",
-    "audit",
-    "scorer",
-    "score_candidates",
-    "seed_rollouts",
-    "report_every",
-    "val_samples",
-    "reward_wait_limit_s",
-    "grading_time_limit_s",
-)
+TEMPERATURE = "actor_rollout_ref.rollout.temperature"
+# What the values must be: least integers, switches, choices, and finite numbers above 0 with an example.
+INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 1}
+SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
+CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
+POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
+OTHER_KEYS = ("method", "run_suffix", "candidate_ratio", "val_samples")
+KEYS = {
+    *REGISTRIES,
+    *OTHER_KEYS,
+    *(path[6:] for table in (INTEGERS, SWITCHES, CHOICES, POSITIVE) for path in table if path.startswith("prepo.")),
+}
 
 
 @dataclass(frozen=True)
 class PrepoConfig:
-    """The values that this recipe needs from the whole configuration.
+    """What this recipe needs from the whole configuration.
 
     Attributes:
-        rules: options of each rule group with their ``name``.
-        num_selected: K, prompts trained on in a step (``data.train_batch_size``).
-        num_candidates: |B|, prompts drawn from the data in a step; K for rules that take every prompt.
+        rules: options of each rule group, with the rule's ``name``.
+        num_selected: K, the prompts of a training step (``data.train_batch_size``).
+        num_candidates: |B|, the prompts drawn from the data in a step. Equals K for rules that take every prompt.
         rollouts_per_prompt: M (``rollout.n``).
         temperature: sampling temperature.
         score_prompts: whether candidates are scored.
-        skips_prompts: whether the selection skips prompts and refills a step in rounds.
+        skips_prompts: whether the selection rule skips prompts and refills a step in rounds.
         min_prompts: prompts that the training set must have for one step.
-        report_every: steps between two drawings of the report while the run goes on; 0 for none.
-        reward_wait_limit_s: seconds to wait for one reward of any reward function.
-        grading_time_limit_s: seconds for one comparison of this recipe's grader.
-        val_samples: data source -> samples of each of its validation prompts, where not ``val_kwargs.n``.
+        report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
+        val_samples: data source -> samples of each of its validation prompts, where it differs from ``val_kwargs.n``.
+        reward_wait_limit_s: seconds that one reward may take. After that its score is 0.
+        grading_time_limit_s: seconds that one comparison in this recipe's grader may take.
     """
 
     rules: dict[str, dict[str, Any]]
@@ -67,179 +65,179 @@ class PrepoConfig:
     reward_wait_limit_s: float
     grading_time_limit_s: float
 
+    def build_rules(self) -> dict[str, Rule]:
+        """A new rule for each group."""
+        return {group: build_rule(group, options, seed=self.seed) for group, options in self.rules.items()}
 
-def read_config(config: Mapping[str, Any]) -> PrepoConfig:
-    """Check the configuration (a resolved plain mapping) and return this recipe's part of it.
+
+class Need(NamedTuple):
+    """A value that a run needs: the only form in which values are refused.
+
+    Attributes:
+        path: its key.
+        ok: whether its value works.
+        why: why it does not.
+        wanted: a value that works.
+        otherwise: another way to fix it.
+    """
+
+    path: str
+    ok: Any
+    why: str
+    wanted: Any
+    otherwise: str = ""
+
+
+def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
+    """Check the values that a run needs, in order.
 
     Raises:
-        ConfigError: says what is wrong, why, and which override mends it.
+        ConfigError: the first value that does not work, with the reason and the override that fixes it.
+    """
+    for path, ok, why, wanted, otherwise in needs:
+        if not ok:
+            fix = f"{path}={'null' if wanted is None else wanted}" + (otherwise and f", or {otherwise}")
+            raise ConfigError(f"{path}={value_at(config, path, None)!r}: {why}. Set {fix}.")
+
+
+def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
+    """The value at a dotted path, or the default where it is missing or null.
+
+    Raises:
+        ConfigError: there is no value and no default, or the value is mandatory and not set.
+    """
+    node: Any = config
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            if default:
+                return default[0]
+            raise ConfigError(f"{path} is not in the configuration. Compose it from conf/prepo.yaml.")
+        node = node[key]
+    if node == "???":
+        raise ConfigError(f"{path} must be set. Add {path}=<value>.")
+    return default[0] if node is None and default else node
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the most similar known name; empty where none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def read_config(config: Mapping[str, Any]) -> PrepoConfig:
+    """Read and check this recipe's part of the configuration, a resolved plain mapping.
+
+    Raises:
+        ConfigError: names the value, the reason, and the override that fixes it.
     """
     prepo = value_at(config, "prepo")
-    if not isinstance(prepo, Mapping):
-        raise ConfigError(f"prepo={prepo!r} must be a section; its keys stand in conf/prepo.yaml.")
     _check_keys(prepo)
-    seed = _integer(prepo["seed"], "prepo.seed", at_least=0)
     rules = {group: _rule_options(prepo[group], group) for group in REGISTRIES}
-    built = {group: build_rule(group, options, seed=seed) for group, options in rules.items()}
+    check(config, _own_needs(config))
+    built = {group: build_rule(group, options, seed=prepo["seed"]) for group, options in rules.items()}
     selection = built["selection"]
     assert isinstance(selection, SelectionRule)
-
-    num_selected = _integer(value_at(config, "data.train_batch_size"), "data.train_batch_size", at_least=1)
-    num_candidates = _num_candidates(prepo["candidate_ratio"], num_selected, selection.uses_candidates)
-    for name, known in (("scorer", SCORERS), ("score_candidates", SCORE_CANDIDATES)):
-        if prepo[name] not in known:
-            raise ConfigError(f"prepo.{name}={prepo[name]!r} is not known; choose one of {', '.join(known)}.")
-    check_trainer(config)
-    check_trackers(config)
-    if isinstance(selection, SkippingRule) and prepo["score_candidates"] == "always":
-        raise ConfigError(
-            f"prepo.score_candidates=always with prepo/selection={rules['selection']['name']}: its prompts are drawn "
-            f"one by one and never scored. Set prepo.score_candidates=auto."
-        )
-    if _switch(prepo["seed_rollouts"], "prepo.seed_rollouts"):
-        check_seeds(config)
-    score_prompts = selection.needs_scores or prepo["score_candidates"] == "always"
-    if score_prompts:
-        check_scoring(config, prepo["scorer"])
-    rollouts_per_prompt = _integer(
-        value_at(config, "actor_rollout_ref.rollout.n"), "actor_rollout_ref.rollout.n", at_least=1
-    )
+    num_selected = value_at(config, "data.train_batch_size")
+    rollouts_per_prompt = value_at(config, "actor_rollout_ref.rollout.n")
     for group, rule in built.items():
-        check_rule(config, f"prepo/{group}={rules[group]['name']}", rule, num_selected, rollouts_per_prompt)
+        try:
+            rule.check_sizes(num_selected=num_selected, rollouts_per_prompt=rollouts_per_prompt)
+        except ValueError as error:
+            raise ConfigError(f"prepo/{group}={rules[group]['name']}: {error}.") from error
+    skips_prompts, always = isinstance(selection, SkippingRule), prepo["score_candidates"] == "always"
+    why = f"prepo/selection={rules['selection']['name']} draws its prompts one by one and never scores them"
+    check(config, [Need("prepo.score_candidates", not (skips_prompts and always), why, "auto")])
+    num_candidates = round(num_selected * prepo["candidate_ratio"]) if selection.uses_candidates else num_selected
     return PrepoConfig(
         rules=rules,
         num_selected=num_selected,
         num_candidates=num_candidates,
         rollouts_per_prompt=rollouts_per_prompt,
-        temperature=_temperature(value_at(config, "actor_rollout_ref.rollout.temperature")),
-        seed=seed,
-        audit=_switch(prepo["audit"], "prepo.audit"),
-        scorer=prepo["scorer"],
-        score_prompts=score_prompts,
-        skips_prompts=isinstance(selection, SkippingRule),
+        temperature=float(value_at(config, TEMPERATURE)),
+        score_prompts=selection.needs_scores or always,
+        skips_prompts=skips_prompts,
         min_prompts=selection.first_round(num_selected) if isinstance(selection, SkippingRule) else num_candidates,
-        seed_rollouts=prepo["seed_rollouts"],
-        report_every=_integer(prepo["report_every"], "prepo.report_every", at_least=0),
-        val_samples=_val_samples(prepo["val_samples"]),
-        reward_wait_limit_s=_seconds(prepo["reward_wait_limit_s"], "prepo.reward_wait_limit_s", 600),
-        grading_time_limit_s=_seconds(prepo["grading_time_limit_s"], "prepo.grading_time_limit_s", 5),
+        val_samples=dict(prepo["val_samples"] or {}),
+        reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
+        grading_time_limit_s=float(prepo["grading_time_limit_s"]),
+        **{key: prepo[key] for key in ("seed", "audit", "scorer", "seed_rollouts", "report_every")},
     )
 
 
-def remarks(prepo: PrepoConfig) -> list[str]:
-    """Lines about what runs but is seldom wanted, as the comparison in miniature showed."""
-    selection, temperature = (
-        build_rule(group, prepo.rules[group], seed=prepo.seed) for group in ("selection", "temperature")
-    )
-    assert isinstance(selection, SelectionRule) and isinstance(temperature, TemperatureRule)
-    if not (temperature.measures_target and selection.follows_progress):
-        return []
-    names = {group: f"prepo/{group}={options['name']}" for group, options in prepo.rules.items()}
-    return [
-        f"note      {names['temperature']} holds the entropy of the first steps, whose prompts {names['selection']} "
-        f"makes the surest of all, and cools the sampling for it later. Leave the temperature constant "
-        f"(prepo/temperature=constant), or set prepo.temperature.target_nats."
-    ]
+def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
+    for path, least in INTEGERS.items():
+        yield Need(path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least)
+    for path in SWITCHES:
+        yield Need(path, isinstance(value_at(config, path), bool), "it must be true or false", True, f"{path}=False")
+    for path, known in CHOICES.items():
+        yield Need(path, value_at(config, path) in known, f"it must be one of {', '.join(known)}", known[0])
+    for path, example in POSITIVE.items():
+        value = value_at(config, path)
+        ok = _is_number(value) and 0 < value < float("inf")
+        why = " so that a group's rollouts differ" if path == TEMPERATURE else ""
+        yield Need(path, ok, f"it must be a finite number above 0{why}", example)
+    ratio = value_at(config, "prepo.candidate_ratio")
+    ok = _is_number(ratio) and 1 <= ratio <= MAX_RATIO
+    why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are chosen from |B| = ratio * K candidates"
+    yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
+    samples = value_at(config, "prepo.val_samples", {})
+    ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
+    why = "it must map data sources to the samples of each prompt, integers of at least 1"
+    yield Need("prepo.val_samples", ok, why, "{aime24: 16, gsm8k: 1}", "null for val_kwargs.n everywhere")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_integer(value: Any, least: int) -> bool:
+    return _is_number(value) and isinstance(value, int) and value >= least
+
+
+def _check_keys(prepo: Any) -> None:
+    if not isinstance(prepo, Mapping):
+        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo.yaml.")
+    unknown, missing = sorted(set(prepo) - KEYS), sorted(KEYS - set(prepo))
+    if unknown or missing:
+        hints = "".join(did_you_mean(key, KEYS) for key in unknown)
+        raise ConfigError(
+            f"the prepo section has unknown keys {unknown} and lacks {missing}.{hints} See conf/prepo.yaml."
+        )
+
+
+def _rule_options(value: Any, group: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        names = ", ".join(f"prepo/{group}={name}" for name in sorted(REGISTRIES[group]))
+        raise ConfigError(f"prepo.{group}={value!r}: it must be a section. Choose a rule with a slash: {names}.")
+    return dict(value)
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
     """Refuse a training set that cannot fill one step.
 
     Raises:
-        ConfigError: fewer rows than candidates in a step.
+        ConfigError: it has fewer rows than a step has candidates.
     """
     if num_rows < prepo.min_prompts:
         what = "rolls out" if prepo.skips_prompts else "draws |B| ="
-        how = "prepo.selection.first_round_ratio" if prepo.skips_prompts else "prepo.candidate_ratio"
+        ratio = "prepo.selection.first_round_ratio" if prepo.skips_prompts else "prepo.candidate_ratio"
         raise ConfigError(
-            f"the training set has {num_rows} prompts, but each step {what} {prepo.min_prompts} candidates "
-            f"(K = {prepo.num_selected} of them are trained on), so not one step can run. Use more data "
-            f"(data.train_files), a smaller data.train_batch_size, or a smaller {how}."
+            f"the training set has {num_rows} prompts, but each step {what} {prepo.min_prompts} candidates to train on "
+            f"K = {prepo.num_selected}. Use more data (data.train_files), a smaller data.train_batch_size, or a "
+            f"smaller {ratio}."
         )
-
-
-def _check_keys(prepo: Mapping[str, Any]) -> None:
-    expected = {*OPTIONS, *REGISTRIES}
-    unknown, missing = sorted(set(prepo) - expected), sorted(expected - set(prepo))
-    if unknown or missing:
-        raise ConfigError(
-            f"the prepo section has unknown keys {unknown} and lacks {missing}; known keys: {sorted(expected)}. "
-            f"See conf/prepo.yaml."
-        )
-
-
-def _integer(value: Any, name: str, *, at_least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name}={value!r} must be an integer of at least {at_least}. Set {name}={at_least} or more.")
-    return value
-
-
-def _rule_options(value: Any, group: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        names = ", ".join(f"prepo/{group}={name}" for name in sorted(REGISTRIES[group]))
-        raise ConfigError(
-            f"prepo.{group}={value!r} must be a section with a name and its options. Choose a rule with a slash: "
-            f"{names}."
-        )
-    return dict(value)
 
 
 def check_val_samples(samples: Mapping[str, int], data_sources: Iterable[str]) -> None:
-    """Refuse a number of samples for a set that is not in the validation data.
-
-    Args:
-        samples: ``prepo.val_samples``: data source -> samples of each of its prompts.
-        data_sources: of all validation rows.
+    """Refuse ``prepo.val_samples`` (data source -> samples) for a data source that the validation data lack.
 
     Raises:
-        ConfigError: names the sets that there are.
+        ConfigError: names the data sources that exist.
     """
     known = sorted(set(data_sources))
-    unknown = sorted(set(samples) - set(known))
+    unknown = ", ".join(sorted(set(samples) - set(known)))
     if unknown:
         raise ConfigError(
-            f"prepo.val_samples names {', '.join(unknown)}, but data.val_files hold the data sources "
-            f"{', '.join(known)}. Correct prepo.val_samples, for instance 'prepo.val_samples={{{known[0]}: 16}}'."
+            f"prepo.val_samples names {unknown}, but the data sources of data.val_files are {', '.join(known)}. "
+            f"Set for instance prepo.val_samples={{{known[0]}: 16}}."
         )
-
-
-def _val_samples(value: Any) -> dict[str, int]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"prepo.val_samples={value!r} must map data sources to samples of each prompt. Set "
-            f"'prepo.val_samples={{aime24: 16, gsm8k: 1}}', or null for as many as val_kwargs.n everywhere."
-        )
-    return {str(source): _integer(n, f"prepo.val_samples.{source}", at_least=1) for source, n in value.items()}
-
-
-def _seconds(value: Any, name: str, default: int) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigError(f"{name}={value!r} must be a positive number of seconds. Set {name}={default}.")
-    return float(value)
-
-
-def _switch(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name}={value!r} must be true or false. Set {name}=true or {name}=false.")
-    return value
-
-
-def _temperature(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.temperature={value!r}: group-relative advantages need rollouts that differ, "
-            f"so the temperature must be a finite number above 0. Set actor_rollout_ref.rollout.temperature=1.0."
-        )
-    return float(value)
-
-
-def _num_candidates(ratio: Any, num_selected: int, uses_candidates: bool) -> int:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1.0 <= ratio <= MAX_RATIO:
-        raise ConfigError(
-            f"prepo.candidate_ratio={ratio!r}: |B| = ratio * K must be at least K = {num_selected} "
-            f"(data.train_batch_size), since K prompts are chosen from |B| candidates, so the ratio must be a number "
-            f"from 1 to {MAX_RATIO:g}. Set prepo.candidate_ratio=5 (the paper's 20%), or 1 to keep every candidate."
-        )
-    return round(num_selected * ratio) if uses_candidates else num_selected

@@ -22,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
-from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
+from recipe.prepo.preflight import check_all, check_device, joined_ray, refuse_old_names, set_paths
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
@@ -264,6 +264,7 @@ def main() -> None:
     """Entry point. Hydra itself rejects an unknown experiment, rule or key, and lists the known ones."""
     with readable_errors():
         set_paths()
+        refuse_old_names(sys.argv[1:])
     run()
 
 

@@ -315,10 +315,13 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
 @pytest.mark.parametrize("row", ROWS)
 def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
     """Read from the yaml files without Hydra: method, its rules' options, what method and experiment change."""
-    experiment = next(o for o in ROWS[row] if o.startswith("experiment=")).removeprefix("experiment=")
+    chosen = next(o for o in ROWS[row] if o.startswith("method=")).removeprefix("method=")
     method, miniature = (
-        yaml.safe_load((ROOT / "conf" / folder / f"{experiment}.yaml").read_text(encoding="utf-8"))
-        for folder in ("method", "experiment")
+        yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for path in (
+            ROOT / f"conf/method/{chosen}.yaml",
+            ROOT / f"conf/tuning/comparison_{chosen}.yaml",
+        )
     )
     expected = {}
     for entry in method["defaults"]:

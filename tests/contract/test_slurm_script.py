@@ -1,4 +1,4 @@
-"""scripts/slurm_*.py without a cluster: what they read and ask for. tests/e2e/test_slurm.py has a real one."""
+"""scripts/slurm_*.py with stand-ins for Slurm's commands. tests/e2e/test_slurm.py uses a real cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-
-from recipe.prepo.doctor import compose_config
+from composed import composed
+from omegaconf import DictConfig, OmegaConf
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -25,6 +26,10 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
 
+def configuration(**changes: Any) -> DictConfig:
+    return OmegaConf.create(composed(changes=changes))
+
+
 def executable(path: Path, text: str) -> None:
     path.write_text(f"#!/usr/bin/env bash\n{text}\n")
     path.chmod(0o755)
@@ -33,14 +38,15 @@ def executable(path: Path, text: str) -> None:
 def test_a_sweep_is_sized_by_its_first_run() -> None:
     from slurm_run import single
 
-    overrides = ["--multirun", "experiment=random,prepo", "prepo.seed=0,1", "trainer.logger=[file,console]", "+a.b=3"]
-    assert single(overrides) == ["experiment=random", "prepo.seed=0", "trainer.logger=[file,console]", "+a.b=3"]
+    sweep = ["--multirun", "experiment=comparison", "method=random,prepo", "prepo.seed=0,1"]
+    kept = ["trainer.logger=[file,console]", "+a.b=3"]
+    assert single(sweep + kept) == ["experiment=comparison", "method=random", "prepo.seed=0", *kept]
 
 
 def test_a_cpu_experiment_has_logical_gpus_and_a_small_object_store() -> None:
     from slurm_run import node_sizes
 
-    config = compose_config(["experiment=tiny_cpu", "trainer.n_gpus_per_node=2"])
+    config = configuration(**{"trainer.n_gpus_per_node": 2})
     assert node_sizes(config, {}) == ["--num-gpus=2", "--num-cpus=32", f"--object-store-bytes={1 << 30}"]
     assert node_sizes(config, {"PREPO_OBJECT_STORE_GIB": "0.5"})[-1] == f"--object-store-bytes={1 << 29}"
 
@@ -48,7 +54,7 @@ def test_a_cpu_experiment_has_logical_gpus_and_a_small_object_store() -> None:
 def test_separate_pools_on_the_cpu_get_the_larger_pools_share_on_each_node() -> None:
     from slurm_run import node_sizes
 
-    config = compose_config(["experiment=tiny_cpu", "actor_rollout_ref.rollout.n_gpus_per_node=3"])
+    config = configuration(**{"actor_rollout_ref.rollout.n_gpus_per_node": 3})
     assert node_sizes(config, {})[0] == "--num-gpus=3"
 
 
@@ -56,19 +62,19 @@ def test_separate_pools_on_the_cpu_get_the_larger_pools_share_on_each_node() -> 
 def test_one_node_has_the_logical_devices_of_both_pools(nodes: str, devices: int) -> None:
     from slurm_run import node_sizes
 
-    config = compose_config(["experiment=tiny_cpu", "cluster=cpu"])
+    config = OmegaConf.create(composed("experiment=tiny_cpu", "cluster=cpu"))
     assert node_sizes(config, {"SLURM_JOB_NUM_NODES": nodes})[0] == f"--num-gpus={devices}"
 
 
 def test_a_gpu_experiment_takes_the_allocations_gpus_and_a_share_of_its_memory() -> None:
     from slurm_run import node_sizes
 
-    config = compose_config(["experiment=tiny_cpu", "trainer.device=cuda", "ray_kwargs.ray_init.num_cpus=null"])
+    config = configuration(**{"trainer.device": "cuda", "ray_kwargs.ray_init.num_cpus": None})
     assert node_sizes(config, {}) == []
     assert node_sizes(config, {"SLURM_MEM_PER_NODE": "1000"}) == [f"--object-store-bytes={int(1000 * (1 << 20) * 0.3)}"]
 
 
-def test_a_node_starts_ray_with_what_slurm_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_starts_ray_with_the_resources_of_its_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     from slurm_node import ray_command, read_options
 
     options = read_options(["node", "--nodes=a,b", "--head=10.0.0.1:20000", "--addresses=a,b", "--logs=x"])
@@ -97,7 +103,7 @@ def test_the_jobs_token_goes_from_the_environment_into_a_private_file(
     assert (environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"]) == ("token", str(path))
 
 
-def test_a_private_folder_is_never_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_folder_is_never_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from slurm_node import make_private, private_folder
 
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -109,7 +115,7 @@ def test_a_private_folder_is_never_somebody_elses(tmp_path: Path, monkeypatch: p
     target = tmp_path / "target"
     target.mkdir()
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(SystemExit, match="PREPO_NODE_TMPDIR names another place"):
+    with pytest.raises(SystemExit, match="Set PREPO_NODE_TMPDIR to another place"):
         make_private(tmp_path / "link")
     make_private(target)
     assert target.stat().st_mode & 0o777 == 0o700
@@ -123,7 +129,7 @@ def test_one_node_stays_on_loopback_and_several_take_their_own_addresses() -> No
     assert own_address("192.0.2.7", ["192.0.2.8"]) == "192.0.2.7"
 
 
-def test_the_ports_that_are_taken_are_passed_over() -> None:
+def test_ports_in_use_are_skipped() -> None:
     import socket
 
     from slurm_join import PORTS_EACH, first_free_port
@@ -137,7 +143,7 @@ def test_the_ports_that_are_taken_are_passed_over() -> None:
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A keeper whose child detaches a daemon of its own and then waits, deaf to SIGTERM."""
+    """A keeper whose child starts a detached process, then waits and ignores SIGTERM."""
     script = (
         "import subprocess, sys, time\n"
         f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
@@ -158,7 +164,7 @@ def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_keeper_ends_what_its_child_detached(keeper: subprocess.Popen[str], number: signal.Signals) -> None:
+def test_a_keeper_ends_detached_processes(keeper: subprocess.Popen[str], number: signal.Signals) -> None:
     assert keeper.stdout is not None and keeper.stdout.readline() == "up\n"
     deadline = time.monotonic() + 20
     while len(below := psutil.Process(keeper.pid).children(recursive=True)) < 2:
@@ -170,7 +176,7 @@ def test_a_keeper_ends_what_its_child_detached(keeper: subprocess.Popen[str], nu
 
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
-    """A PATH with stand-ins for Slurm's commands, which note what they were asked."""
+    """A folder for PATH with stand-ins for Slurm's commands, which log their calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     executable(
@@ -239,7 +245,7 @@ def test_the_launcher_asks_for_one_task_on_each_node(stubs: Path, tmp_path: Path
     [
         ("75", "1", "RUNNING", True),
         ("75", "0", "RUNNING", False),  # within salloc
-        ("75", "1", "CANCELLED", False),  # scancel: the driver heard its SIGTERM too
+        ("75", "1", "CANCELLED", False),  # scancel: the driver received SIGTERM too
         ("9", "1", "RUNNING", False),
     ],
 )

@@ -25,7 +25,7 @@ from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.environment import VERL_VERSION
+from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.modes import (
     PrepoAgentLoopManager,
     PrepoTrainerColocateAsync,

@@ -23,7 +23,8 @@ NUM_STEPS = 24
 QUIET = ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
 # Few prompts, so that each of them comes up several times.
 PAIRED = [
-    "experiment=random",
+    "experiment=comparison",
+    "method=random",
     "data.train_max_samples=48",
     "data.train_batch_size=8",
     "actor_rollout_ref.actor.ppo_mini_batch_size=8",
@@ -53,7 +54,8 @@ def greso_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 COMBINED = [
-    "experiment=prepo_e3",
+    "experiment=comparison",
+    "method=prepo_e3",
     "data.train_batch_size=8",
     "actor_rollout_ref.actor.ppo_mini_batch_size=8",
     "prepo.budget.epoch_steps=1",
@@ -197,7 +199,8 @@ def test_resumed_combination_makes_the_same_choices(combined_run: Run, tmp_path:
 def mixed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One step whose prompts are sampled at two temperatures in turn."""
     overrides = [
-        "experiment=random",
+        "experiment=comparison",
+        "method=random",
         "data.train_batch_size=8",
         "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "prepo/temperature=entropy_target",
@@ -227,10 +230,10 @@ def test_batch_of_two_temperatures_has_one_each_for_sampling_old_and_new_log_pro
 def test_sweep_over_rows_and_seeds(tmp_path: Path) -> None:
     """Hydra's multirun in one process: a directory for each row and seed, and verl's filter accounted for."""
     small = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8", *QUIET]
-    command = [sys.executable, "-m", "recipe.prepo.main", "--multirun", "experiment=dapo", "prepo.seed=0,1", *small]
+    command = [sys.executable, "-m", "recipe.prepo.main", "--multirun", "experiment=comparison", "method=dapo"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "VERL_PLATFORM")}
     done = subprocess.run(
-        [*command, "trainer.total_training_steps=2"],
+        [*command, "prepo.seed=0,1", *small, "trainer.total_training_steps=2"],
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": str(ROOT)},
         text=True,

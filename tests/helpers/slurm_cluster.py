@@ -1,7 +1,7 @@
-"""A real Slurm cluster on one machine: munged, slurmctld and one slurmd a node, everything on loopback.
+"""A real Slurm cluster on one machine: munged, slurmctld and one slurmd for each node, on loopback addresses.
 
-It needs Debian's ``slurm-wlm`` and ``munge`` and root (munged runs as the user ``munge``). All of its files lie in one
-private folder, and its ports are free ones, so that it disturbs no other Slurm or munge of the machine.
+Needs Debian's ``slurm-wlm`` and ``munge``, and root (munged runs as the user ``munge``). All files are in one private
+folder and all ports are free ones, so it does not disturb another Slurm or munge of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scan
 SBIN = "/usr/sbin:/sbin"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
-CANCEL_TIMEOUT_S = 300  # the controller asks a node that did not answer again after minutes
+CANCEL_TIMEOUT_S = 300  # the controller retries a silent node only after minutes
 
 CONFIGURATION = """\
 ClusterName=prepotest
@@ -57,11 +57,11 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 
 def why_not() -> str | None:
-    """Why no cluster can be had here, None when one can."""
+    """Why this machine cannot run a cluster; None when it can."""
     missing = [name for name in PROGRAMS if not _which(name)]
     if missing:
         return f"no {', '.join(missing)} here (Debian: apt-get install slurm-wlm munge)"
-    return None if os.geteuid() == 0 else "a Slurm cluster of one's own needs root"
+    return None if os.geteuid() == 0 else "a private Slurm cluster needs root"
 
 
 def _which(name: str) -> str | None:
@@ -98,7 +98,7 @@ class SlurmCluster:
         }
 
     def call(self, *command: str, extra_environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-        """Run one of Slurm's commands and return what it prints; its own message when it fails."""
+        """Run one of Slurm's commands and return its output."""
         done = subprocess.run(
             command,
             cwd=cwd,
@@ -112,34 +112,34 @@ class SlurmCluster:
         return done.stdout
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What ``scontrol show job`` says about a job: JobState, ExitCode, Restarts, …"""
+        """``scontrol show job`` as a dict: JobState, ExitCode, Restarts, …"""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", job_id)))
 
     def limit_time(self, job_id: str, ahead_s: int) -> None:
-        """Give a running job a time limit that is less than ``ahead_s`` away: ``--signal=…@ahead_s`` is due at once."""
+        """Set a running job's time limit less than ``ahead_s`` away, so that ``--signal=…@ahead_s`` is due at once."""
         hours, minutes, _ = map(int, self.job(job_id)["RunTime"].split(":"))
-        limit = 60 * hours + minutes + ahead_s // 60  # of whole minutes
+        limit = 60 * hours + minutes + ahead_s // 60  # in whole minutes
         self.call("scontrol", "update", f"JobId={job_id}", f"TimeLimit={limit}")
 
     def cancel_all(self) -> None:
-        """Cancel every job that is still there, and wait until its processes have ended."""
+        """Cancel every job and wait until its processes have ended."""
         self.call("scancel", "--state=PENDING")
         self.call("scancel", "--state=RUNNING")
         deadline = time.monotonic() + CANCEL_TIMEOUT_S
         while self.call("squeue", "-h", "-o", "%i").split():
-            assert time.monotonic() < deadline, "a cancelled job does not end"
+            assert time.monotonic() < deadline, "a cancelled job did not end"
             time.sleep(0.5)
 
     def suspend(self, node: str) -> None:
-        """Let a node's daemon hang."""
+        """Stop a node's daemon with SIGSTOP."""
         self.slurmd[node].send_signal(signal.SIGSTOP)
 
     def resume(self, node: str) -> None:
-        """Let a node's daemon go on."""
+        """Continue a node's daemon."""
         self.slurmd[node].send_signal(signal.SIGCONT)
 
     def wait_until_ended(self, job_id: str, timeout_s: float) -> dict[str, str]:
-        """Wait until a job has ended for good, and hurry it through requeues, each without a time limit.
+        """Wait until a job has ended. Requeued runs start at once and have no time limit.
 
         Raises:
             AssertionError: it has not ended after ``timeout_s``.
@@ -150,7 +150,7 @@ class SlurmCluster:
             if job["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"):
                 return job
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-                # Slurm's own wait is two minutes.
+                # Slurm itself waits for two minutes.
                 self.call("scontrol", "update", f"JobId={job_id}", "StartTime=now", "TimeLimit=UNLIMITED")
             time.sleep(1)
         raise AssertionError(f"job {job_id} has not ended after {timeout_s} s: {job}")
@@ -213,11 +213,11 @@ def _stop(cluster: SlurmCluster) -> None:
 
 @contextmanager
 def slurm_cluster(*, num_nodes: int = 2, cpus_per_node: int = 2) -> Iterator[SlurmCluster]:
-    """A cluster with nodes n1, n2, …, all of them this machine; everything of it is gone afterwards.
+    """A cluster with nodes n1, n2, …, all on this machine. Leaves nothing behind.
 
     Each node has a loopback address of its own: 127.0.0.2, 127.0.0.3, …
     """
-    # munged's user must be able to enter it, so it is no folder of pytest's.
+    # The user munge must be able to enter it, so it is not one of pytest's folders.
     folder = Path(tempfile.mkdtemp(prefix="prepo-slurm-", dir="/tmp"))
     folder.chmod(0o755)
     names = tuple(f"n{index + 1}" for index in range(num_nodes))
@@ -232,7 +232,7 @@ def slurm_cluster(*, num_nodes: int = 2, cpus_per_node: int = 2) -> Iterator[Slu
         CONFIGURATION.format(
             folder=folder,
             controller_port=controller_port,
-            first_job_id=10_000 + secrets.randbelow(50_000_000),  # ids name things outside the folder too
+            first_job_id=10_000 + secrets.randbelow(50_000_000),  # job ids also name things outside the folder
             nodes="\n".join(lines),
         )
     )

@@ -1,4 +1,4 @@
-"""Configurations that cannot work: each error names the value, the reason and the override."""
+"""Values that cannot work: each error names the value, the reason and the override that fixes it."""
 
 from __future__ import annotations
 
@@ -7,131 +7,96 @@ import math
 from typing import Any
 
 import pytest
+from composed import composed
 
-from recipe.prepo.config import check_data_size, read_config
+from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples, read_config, value_at
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.requirements import value_at
+from recipe.prepo.preflight import check_config
 
-GOOD: dict[str, Any] = {
-    "prepo": {
-        "candidate_ratio": 5.0,
-        "seed": 0,
-        "audit": True,
-        "scorer": "rollout",
-        "score_candidates": "auto",
-        "seed_rollouts": False,
-        "report_every": 0,
-        "val_samples": None,
-        "reward_wait_limit_s": 600.0,
-        "grading_time_limit_s": 5.0,
-        "selection": {"name": "ppl_schedule", "progress_end": 1.0},
-        "weighting": {"name": "relative_entropy"},
-        "budget": {"name": "fixed"},
-        "temperature": {"name": "constant"},
-        "shaping": {"name": "none"},
-    },
-    "data": {"train_batch_size": 32, "must": "???"},
-    "actor_rollout_ref": {
-        "rollout": {
-            "name": "vllm",
-            "n": 8,
-            "temperature": 1.0,
-            "enable_chunked_prefill": False,
-            "agent": {
-                "default_agent_loop": "single_turn_agent",
-                "agent_loop_manager_class": "recipe.prepo.modes.PrepoAgentLoopManager",
-            },
-        },
-        "model": {"use_fused_kernels": False},
-    },
-    "algorithm": {"rollout_correction": {"bypass_mode": False}},
-    "trainer": {"device": "cpu", "use_v1": True, "v1": {"trainer_mode": "prepo_sync"}},
-}
+ROLLOUT = "actor_rollout_ref.rollout"
+MANAGER = f"{ROLLOUT}.agent.agent_loop_manager_class"
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    config = copy.deepcopy(GOOD)
-    node = config
-    *parents, last = path.split(".")
-    for key in parents:
-        node = node[key]
-    node[last] = value
-    return config
+def checked(**changes: Any) -> PrepoConfig:
+    """Read and check the CPU experiment with these changes."""
+    config = composed(changes=changes)
+    prepo = read_config(config)
+    check_config(config, prepo)
+    return prepo
 
 
-def test_good_configuration_is_read() -> None:
-    found = read_config(GOOD)
-    assert (found.num_selected, found.num_candidates, found.rollouts_per_prompt) == (32, 160, 8)
+def test_a_good_configuration_is_read_and_not_changed() -> None:
+    config = composed()
+    before = copy.deepcopy(config)
+    found = read_config(config)
+    assert (found.num_selected, found.num_candidates, found.rollouts_per_prompt, found.min_prompts) == (16, 80, 8, 80)
     assert (found.score_prompts, found.seed, found.audit, found.scorer) == (True, 0, True, "rollout")
-    assert found.rules["selection"] == {"name": "ppl_schedule", "progress_end": 1.0}
+    assert (found.reward_wait_limit_s, found.grading_time_limit_s) == (600.0, 5.0)
+    assert found.rules["weighting"] == {"name": "relative_entropy"}
+    assert config == before
 
 
 @pytest.mark.parametrize(
     ("ratio", "num_selected", "num_candidates"), [(1, 7, 7), (1.0, 7, 7), (1.5, 4, 6), (5, 1, 5), (2.25, 4, 9)]
 )
 def test_number_of_candidates(ratio: float, num_selected: int, num_candidates: int) -> None:
-    config = changed("prepo.candidate_ratio", ratio)
-    config["data"]["train_batch_size"] = num_selected
-    assert read_config(config).num_candidates == num_candidates
+    found = checked(**{"prepo.candidate_ratio": ratio, "data.train_batch_size": num_selected})
+    assert found.num_candidates == num_candidates
 
 
 def test_rules_that_take_every_prompt_draw_no_candidates_and_need_no_scores() -> None:
-    found = read_config(changed("prepo.selection", {"name": "all"}))
-    assert (found.num_candidates, found.score_prompts) == (32, False)
+    found = checked(**{"prepo/selection": "all"})
+    assert (found.num_candidates, found.score_prompts) == (16, False)
 
 
-def test_scores_for_a_rule_that_reads_none_when_asked_for() -> None:
-    config = changed("prepo.selection", {"name": "uniform"})
-    assert not read_config(config).score_prompts
-    config["prepo"]["score_candidates"] = "always"
-    assert read_config(config).score_prompts
+def test_scores_are_made_on_request_for_a_rule_that_reads_none() -> None:
+    assert not checked(**{"prepo/selection": "uniform"}).score_prompts
+    assert checked(**{"prepo/selection": "uniform", "prepo.score_candidates": "always"}).score_prompts
 
 
-# Path, value, and the parts that the message must hold: the value, and the override that mends it.
-BAD: list[tuple[str, Any, str, str]] = [
-    ("prepo.candidate_ratio", 0.5, "0.5", "prepo.candidate_ratio=5"),
-    ("prepo.candidate_ratio", math.nan, "nan", "prepo.candidate_ratio=5"),
-    ("prepo.candidate_ratio", math.inf, "inf", "prepo.candidate_ratio=5"),
-    ("prepo.candidate_ratio", 1e308, "1e+308", "prepo.candidate_ratio"),
-    ("prepo.candidate_ratio", "5", "'5'", "prepo.candidate_ratio=5"),
-    ("prepo.candidate_ratio", True, "True", "prepo.candidate_ratio=5"),
-    ("prepo.candidate_ratio", None, "None", "prepo.candidate_ratio=5"),
-    ("prepo.seed", -1, "-1", "prepo.seed=0"),
-    ("prepo.seed", 1.5, "1.5", "prepo.seed=0"),
-    ("prepo.seed", True, "True", "prepo.seed=0"),
-    ("prepo.audit", "off", "off", "prepo.audit="),
-    ("prepo.seed_rollouts", "no", "no", "prepo.seed_rollouts="),
+# Key, value, and what the message must name: the value and an override that fixes it.
+VALUES: list[tuple[str, Any, str, str]] = [
+    *(
+        ("prepo.candidate_ratio", ratio, repr(ratio), "prepo.candidate_ratio=5")
+        for ratio in (0.5, math.nan, math.inf, 1e308, "5", True, None)
+    ),
+    *(("prepo.seed", seed, repr(seed), "prepo.seed=0") for seed in (-1, 1.5, True)),
+    ("prepo.audit", "off", "'off'", "prepo.audit=True"),
+    ("prepo.seed_rollouts", "no", "'no'", "prepo.seed_rollouts=False"),
     ("prepo.report_every", -1, "-1", "prepo.report_every=0"),
     ("prepo.val_samples", 16, "16", "prepo.val_samples={"),
-    ("prepo.reward_wait_limit_s", 0, "0", "prepo.reward_wait_limit_s=600"),
-    ("prepo.reward_wait_limit_s", float("inf"), "inf", "prepo.reward_wait_limit_s=600"),
-    ("prepo.reward_wait_limit_s", "soon", "soon", "prepo.reward_wait_limit_s=600"),
-    ("prepo.grading_time_limit_s", -1.0, "-1.0", "prepo.grading_time_limit_s=5"),
-    ("prepo.val_samples", {"aime24": 0}, "0", "prepo.val_samples.aime24=1"),
-    ("prepo.scorer", "teacher", "teacher", "rollout, actor"),
+    ("prepo.val_samples", {"aime24": 0}, "{'aime24': 0}", "prepo.val_samples={"),
+    ("prepo.scorer", "teacher", "'teacher'", "rollout, actor"),
     ("prepo.score_candidates", True, "True", "auto, always"),
-    ("prepo.selection", "uniform", "uniform", "prepo/selection=uniform"),
+    *(
+        (key, limit, repr(limit), f"{key}={example}")
+        for key, example in (("prepo.reward_wait_limit_s", 600.0), ("prepo.grading_time_limit_s", 5.0))
+        for limit in (0, -1.0, math.inf, math.nan, "5", None, True)
+    ),
+    ("prepo.selection", "uniform", "'uniform'", "prepo/selection=uniform"),
     ("prepo.selection", None, "None", "prepo/selection="),
     ("prepo.selection.name", "ppl_shedule", "ppl_shedule", "prepo/selection=<name>"),
     ("prepo.selection.width", 3, "width", "progress_end"),
     ("prepo.selection.progress_end", 2.0, "2.0", "prepo.selection"),
-    ("prepo.candidate_ration", 5, "candidate_ration", "candidate_ratio"),
-    ("prepo", None, "None", "prepo"),
+    ("prepo.candidate_ration", 5, "candidate_ration", "Did you mean candidate_ratio?"),
+    ("prepo", None, "None", "conf/prepo.yaml"),
     ("data.train_batch_size", 0, "0", "data.train_batch_size=1"),
     ("data.train_batch_size", 2.5, "2.5", "data.train_batch_size=1"),
     ("data.train_batch_size", "???", "data.train_batch_size", "data.train_batch_size=<value>"),
-    ("actor_rollout_ref.rollout.n", 0, "0", "actor_rollout_ref.rollout.n=1"),
-    ("actor_rollout_ref.rollout.temperature", 0.0, "0.0", "actor_rollout_ref.rollout.temperature=1.0"),
-    ("actor_rollout_ref.rollout.temperature", math.nan, "nan", "actor_rollout_ref.rollout.temperature=1.0"),
-    ("actor_rollout_ref.rollout.temperature", math.inf, "inf", "actor_rollout_ref.rollout.temperature=1.0"),
-    ("actor_rollout_ref.rollout.temperature", "hot", "hot", "actor_rollout_ref.rollout.temperature=1.0"),
-    ("actor_rollout_ref.rollout.temperature", None, "None", "actor_rollout_ref.rollout.temperature=1.0"),
-    ("actor_rollout_ref.rollout", {"name": "vllm", "n": 8}, "temperature", "actor_rollout_ref.rollout.temperature"),
-    ("actor_rollout_ref.rollout.name", "sglang", "'sglang'", "prepo.scorer=actor"),
-    ("actor_rollout_ref.rollout.agent.default_agent_loop", "tool_agent", "'tool_agent'", "prepo/selection=uniform"),
-    ("actor_rollout_ref.model.use_fused_kernels", True, "True", "use_fused_kernels=False"),
-    ("algorithm.rollout_correction.bypass_mode", True, "True", "bypass_mode=False"),
+    (f"{ROLLOUT}.n", 0, "0", f"{ROLLOUT}.n=1"),
+    *(
+        (f"{ROLLOUT}.temperature", value, repr(value), f"{ROLLOUT}.temperature=1.0")
+        for value in (0.0, math.nan, math.inf, "hot", None)
+    ),
+    (ROLLOUT, {"name": "vllm", "n": 8}, "temperature", f"{ROLLOUT}.temperature"),
+    (f"{ROLLOUT}.name", "sglang", "'sglang'", "prepo.scorer=actor"),
+    (f"{ROLLOUT}.agent.default_agent_loop", "tool_agent", "'tool_agent'", "prepo/selection=uniform"),
+    (f"{ROLLOUT}.enable_chunked_prefill", True, "True", "enable_chunked_prefill=False, or prepo.seed_rollouts=False"),
+    (MANAGER, None, "seeds of prepo.seed_rollouts=True", "recipe.prepo.modes.PrepoAgentLoopManager"),
+    ("actor_rollout_ref.model.use_fused_kernels", True, "True", "use_fused_kernels=False, or prepo/weighting=none"),
+    ("algorithm.rollout_correction.bypass_mode", True, "True", "bypass_mode=False, or prepo/weighting=none"),
     ("trainer.v1.trainer_mode", "sync", "'sync'", "trainer.v1.trainer_mode=prepo_sync"),
+    ("trainer.v1.trainer_mode", "prepo_colocate_async", "prepo_colocate_async", "prepo.seed_rollouts=False"),
     ("trainer.logger", ["console", "wandbb"], "wandbb", "wandb"),
     ("trainer.logger", "trackio", "package trackio", "trainer.logger"),
     ("trainer.use_v1", False, "False", "trainer.use_v1=True"),
@@ -139,103 +104,128 @@ BAD: list[tuple[str, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "named", "mend"), BAD, ids=[f"{path}={value}" for path, value, _, _ in BAD])
-def test_bad_value_is_refused_with_value_and_mend(path: str, value: Any, named: str, mend: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "named", "fix"), VALUES, ids=[f"{path}={value}" for path, value, *_ in VALUES]
+)
+def test_a_bad_value_is_refused(path: str, value: Any, named: str, fix: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read_config(changed(path, value))
+        checked(**{path: value})
     assert named in str(error.value)
-    assert mend in str(error.value)
+    assert fix in str(error.value)
+
+
+GRESO, TEMPERATURES = {"prepo/selection": "greso"}, {"prepo/weighting": "none", "prepo/temperature": "entropy_target"}
+BUDGET, FILTERS = {"prepo/budget": "difficulty"}, {"enable": True, "metric": "acc"}
+SAMPLER = "trainer.v1.sampler.custom_sampler.path"
+# Changes, and what the message must name.
+TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    (
+        {**TEMPERATURES, "algorithm.rollout_correction.bypass_mode": True},
+        ("bypass_mode=False", "prepo/temperature=entropy_target", "prepo/temperature=constant"),
+    ),
+    (
+        {**TEMPERATURES, "actor_rollout_ref.model.use_fused_kernels": True},
+        ("use_fused_kernels=False", "prepo/temperature=constant"),
+    ),
+    (
+        {**TEMPERATURES, "actor_rollout_ref.actor.strategy": "megatron"},
+        ("strategy='megatron'", "strategy=fsdp2", "prepo/temperature=constant"),
+    ),
+    (
+        {**TEMPERATURES, "prepo.seed_rollouts": False, MANAGER: "verl.experimental.agent_loop.AgentLoopManager"},
+        ("temperatures of prepo/temperature=entropy_target", "recipe.prepo.modes.PrepoAgentLoopManager"),
+    ),
+    ({**BUDGET, f"{ROLLOUT}.n": 16}, ("rollout.n=16", "prepo.budget.highest=12", "prepo.budget.lowest")),
+    ({**BUDGET, "prepo.budget.lowest": 13}, ("lowest=13", "highest=12")),
+    ({**BUDGET, "prepo.budget.allocation": "greedy"}, ("allocation='greedy'", "clip", "published")),
+    ({**GRESO, "algorithm.filter_groups": FILTERS}, ("metric='acc'", "metric=reward", "enable=False")),
+    ({**GRESO, SAMPLER: "mine.py"}, ("mine.py", "custom_sampler.path=null", "prepo/selection=uniform")),
+    (
+        {**GRESO, "reward.reward_model.enable": True},
+        ("enable=True", "enable_resource_pool=True", "prepo/selection=uniform"),
+    ),
+    ({**GRESO, "prepo.selection.explore": 0}, ("explore=0", "0.01")),
+    ({**GRESO, "prepo.score_candidates": "always"}, ("'always'", "prepo/selection=greso", "score_candidates=auto")),
+    ({"prepo/shaping": "length_bias", "prepo.shaping.mu": 0}, ("mu=0",)),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), TOGETHER, ids=lambda value: " ".join(value))
+def test_values_that_do_not_fit_together_are_refused(changes: dict[str, Any], named: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as error:
+        checked(**changes)
+    assert [text for text in named if text not in str(error.value)] == []
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("actor_rollout_ref.model.use_fused_kernels", True),
-        ("algorithm.rollout_correction.bypass_mode", True),
-    ],
+    "path", ["actor_rollout_ref.model.use_fused_kernels", "algorithm.rollout_correction.bypass_mode"]
 )
-def test_what_only_entropies_forbid_is_allowed_without_them(path: str, value: Any) -> None:
-    config = changed(path, value)
-    config["prepo"]["weighting"] = {"name": "none"}
-    assert read_config(config).rules["weighting"] == {"name": "none"}
+def test_what_only_entropies_forbid_is_allowed_without_them(path: str) -> None:
+    assert checked(**{path: True, "prepo/weighting": "none"}).rules["weighting"] == {"name": "none"}
 
 
-def separate(path: str = "data.must", value: Any = None) -> dict[str, Any]:
-    """A configuration of two pools, with one value changed."""
-    config = changed("trainer.v1", {"trainer_mode": "prepo_separate_async"})
-    config["trainer"]["v1"]["separate_async"] = {"parameter_sync_step": 2}
-    config["trainer"]["device"] = "cuda"
-    config["actor_rollout_ref"]["actor"] = {"ppo_mini_batch_size": 16}
-    config["actor_rollout_ref"]["rollout"] |= {
-        "nnodes": 1,
-        "n_gpus_per_node": 8,
-        "checkpoint_engine": {"backend": "nccl"},
-    }
-    config["reward"] = {"reward_model": {"enable": False}}
-    *parents, last = path.split(".")
-    node = config
-    for key in parents:
-        node = node[key]
-    node[last] = value
-    return config
+def test_sections_of_verl_may_be_null() -> None:
+    assert checked(**{"algorithm.rollout_correction": None, "reward.reward_model": None}).num_selected == 16
 
 
-def test_separate_pools_are_read() -> None:
-    assert read_config(separate()).num_selected == 32
-
-
+SEPARATE = {
+    "prepo.seed_rollouts": False,
+    "trainer.v1.trainer_mode": "prepo_separate_async",
+    "trainer.v1.separate_async.parameter_sync_step": 2,
+    "trainer.device": "cuda",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 8,
+    f"{ROLLOUT}.nnodes": 1,
+    f"{ROLLOUT}.n_gpus_per_node": 8,
+    f"{ROLLOUT}.checkpoint_engine.backend": "nccl",
+}
 POOLS: list[tuple[str, Any, str, str]] = [
-    ("actor_rollout_ref.rollout.nnodes", 0, "nnodes=0", "cluster=separate"),
-    ("actor_rollout_ref.rollout.n_gpus_per_node", None, "n_gpus_per_node=None", "cluster=separate"),
-    ("actor_rollout_ref.rollout.checkpoint_engine", {"backend": "naive"}, "'naive'", "backend=nccl"),
-    ("actor_rollout_ref.rollout.checkpoint_engine", None, "None", "backend=nccl"),
-    ("actor_rollout_ref.rollout.checkpoint_engine", {"backend": "gloo"}, "'gloo'", "backend=nccl"),
+    (f"{ROLLOUT}.nnodes", 0, "nnodes=0", "cluster=separate"),
+    (f"{ROLLOUT}.n_gpus_per_node", None, "n_gpus_per_node=None", "cluster=separate"),
+    (f"{ROLLOUT}.checkpoint_engine", {"backend": "naive"}, "'naive'", "backend=nccl"),
+    (f"{ROLLOUT}.checkpoint_engine", None, "None", "backend=nccl"),
+    (f"{ROLLOUT}.checkpoint_engine", {"backend": "gloo"}, "'gloo'", "backend=nccl"),
     ("trainer.device", "cpu", "'nccl'", "backend=gloo"),
-    ("actor_rollout_ref.actor.ppo_mini_batch_size", 32, "=32", "data.train_batch_size=32"),
-    ("trainer.v1.separate_async.parameter_sync_step", 4, "=4", "parameter_sync_step=4"),
-    (
-        "reward.reward_model",
-        {"enable": True, "enable_resource_pool": False},
-        "enable=True",
-        "enable_resource_pool=True",
-    ),
+    ("actor_rollout_ref.actor.ppo_mini_batch_size", 16, "ppo_mini_batch_size=16", "data.train_batch_size=32"),
+    ("trainer.v1.separate_async.parameter_sync_step", 4, "parameter_sync_step=4", "data.train_batch_size=32"),
+    ("reward.reward_model", {"enable": True, "enable_resource_pool": False}, "enable=True", "resource_pool=True"),
     ("prepo.seed_rollouts", True, "prepo_separate_async", "prepo.seed_rollouts=False"),
     ("prepo.scorer", "actor", "prepo_separate_async", "prepo.scorer=rollout"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "value", "named", "mend"), POOLS, ids=[f"{path}={value}" for path, value, *_ in POOLS]
-)
-def test_pools_that_cannot_work_are_refused(path: str, value: Any, named: str, mend: str) -> None:
+def test_separate_pools_are_accepted() -> None:
+    assert checked(**SEPARATE).num_selected == 16
+
+
+@pytest.mark.parametrize(("path", "value", "named", "fix"), POOLS, ids=[f"{path}={value}" for path, value, *_ in POOLS])
+def test_pools_that_cannot_work_are_refused(path: str, value: Any, named: str, fix: str) -> None:
     with pytest.raises(ConfigError) as error:
-        read_config(separate(path, value))
+        checked(**{**SEPARATE, path: value})
     assert named in str(error.value)
-    assert mend in str(error.value)
-
-
-def test_rollout_correction_may_be_null() -> None:
-    assert read_config(changed("algorithm.rollout_correction", None)).num_selected == 32
+    assert fix in str(error.value)
 
 
 def test_values_at_paths() -> None:
-    assert value_at(GOOD, "prepo.seed") == 0
-    with pytest.raises(ConfigError, match=r"data\.must must be set: add data\.must=<value>"):
-        value_at(GOOD, "data.must")
-    with pytest.raises(ConfigError, match=r"data\.none is not in the configuration"):
-        value_at(GOOD, "data.none")
-    with pytest.raises(ConfigError, match=r"prepo\.seed\.deeper"):
-        value_at(GOOD, "prepo.seed.deeper")
+    config = {"a": {"b": 0, "must": "???", "empty": None}}
+    assert (value_at(config, "a.b"), value_at(config, "a.empty"), value_at(config, "a.empty", 3)) == (0, None, 3)
+    assert value_at(config, "a.b.deeper", 3) == 3
+    with pytest.raises(ConfigError, match=r"a\.must must be set. Add a\.must=<value>"):
+        value_at(config, "a.must")
+    with pytest.raises(ConfigError, match=r"a\.b\.deeper is not in the configuration"):
+        value_at(config, "a.b.deeper")
 
 
-def test_training_set_must_fill_one_step() -> None:
-    prepo = read_config(GOOD)
-    check_data_size(160, prepo)
-    with pytest.raises(ConfigError, match=r"159 prompts.*\|B\| = 160.*K = 32.*prepo\.candidate_ratio"):
-        check_data_size(159, prepo)
+def test_the_training_set_must_fill_one_step() -> None:
+    prepo = read_config(composed())
+    check_data_size(80, prepo)
+    with pytest.raises(ConfigError, match=r"79 prompts.*\|B\| = 80.*K = 16.*prepo\.candidate_ratio"):
+        check_data_size(79, prepo)
+    skipping = read_config(composed(changes=GRESO))
+    with pytest.raises(ConfigError, match=r"23 prompts.*rolls out 24.*first_round_ratio"):
+        check_data_size(23, skipping)
 
 
-def test_reading_changes_nothing() -> None:
-    config = copy.deepcopy(GOOD)
-    read_config(config)
-    assert config == GOOD
+def test_samples_of_a_missing_data_source_are_refused() -> None:
+    check_val_samples({"gsm8k": 2}, ["gsm8k", "aime24"])
+    with pytest.raises(ConfigError, match=r"names aime25.*aime24, gsm8k.*prepo\.val_samples=\{aime24: 16\}"):
+        check_val_samples({"aime25": 2}, ["gsm8k", "aime24"])

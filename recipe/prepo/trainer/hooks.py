@@ -26,6 +26,7 @@ from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples,
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.prompt_index import PromptIndex
+from recipe.prepo.preflight import check_config
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.run.logs import RunLogs, RunTracker
@@ -72,6 +73,7 @@ class PrepoHooks(_Trainer):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         self._user_config = plain
         self.prepo: PrepoConfig = read_config(plain)
+        check_config(plain, self.prepo)
         self.supervisor = self.supervisor_class(self)
         self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
         self._updates: list[_Update] = []

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.environment import has_gpu
+from recipe.prepo.preflight import has_gpu
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"

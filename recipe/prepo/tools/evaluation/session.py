@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.prepo.environment import check_verl_version
+from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.maths.rng import rollout_seed
 from recipe.prepo.reward.extract import after_hashes

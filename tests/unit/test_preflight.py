@@ -1,4 +1,4 @@
-"""What surrounds a run: versions, devices, data and model folders."""
+"""What surrounds a run: versions, devices, data, model folders and names of earlier versions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from composed import composed
 
-from recipe.prepo.config import PrepoConfig
+from recipe.prepo.config import read_config
 from recipe.prepo.cpu import cpu_environment, is_cpu_platform
-from recipe.prepo.environment import (
+from recipe.prepo.errors import ConfigError, DataError
+from recipe.prepo.preflight import (
+    Findings,
     check_all,
     check_device,
     check_model,
@@ -21,26 +24,11 @@ from recipe.prepo.environment import (
     has_gpu,
     joined_ray,
     project_root,
+    refuse_old_names,
 )
-from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.rows import build_row
 
-PREPO = PrepoConfig(
-    rules={"selection": {"name": "uniform"}, "temperature": {"name": "constant"}},
-    num_selected=2,
-    num_candidates=10,
-    rollouts_per_prompt=8,
-    temperature=1.0,
-    seed=0,
-    audit=True,
-    scorer="rollout",
-    score_prompts=True,
-    skips_prompts=False,
-    min_prompts=10,
-    seed_rollouts=False,
-    report_every=0,
-    val_samples={},
-)
+CONF = {"trainer.total_epochs": 3, "trainer.total_training_steps": None, "data.train_batch_size": 2}
 
 
 def rows_file(folder: Path, name: str, size: int) -> str:
@@ -55,16 +43,11 @@ def rows_file(folder: Path, name: str, size: int) -> str:
     return str(path)
 
 
-def config_for(folder: Path, num_rows: int, **data: Any) -> dict[str, Any]:
-    model = folder / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}", encoding="utf-8")
-    files = {"train_files": rows_file(folder, "train", num_rows), "val_files": [rows_file(folder, "val", 1)]}
-    return {
-        "data": {**files, **data},
-        "actor_rollout_ref": {"model": {"path": str(model)}},
-        "trainer": {"total_epochs": 3, "total_training_steps": None},
-    }
+def findings(folder: Path, num_rows: int, **changes: Any) -> Findings:
+    """Check a configuration with this many training rows and 10 candidates in a step."""
+    files = {"data.train_files": rows_file(folder, "train", num_rows), "data.val_files": [rows_file(folder, "val", 1)]}
+    config = composed(changes={**CONF, **files, **changes})
+    return check_all(config, read_config(config))
 
 
 def tool(folder: Path, text: str) -> None:
@@ -73,7 +56,7 @@ def tool(folder: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_other_verl_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_verl_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "verl-0.10.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0\n", encoding="utf-8")
@@ -84,7 +67,7 @@ def test_other_verl_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("text", "expected"), [("exit 0", True), ("exit 9", False)])
-def test_gpu_is_what_the_vendors_tool_sees(
+def test_the_vendors_tool_decides_about_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
 ) -> None:
     tool(tmp_path, text)
@@ -92,7 +75,7 @@ def test_gpu_is_what_the_vendors_tool_sees(
     assert has_gpu() is expected
 
 
-def test_hanging_vendor_tool_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_vendor_tool_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(command: list[str], **_options: Any) -> None:
         raise subprocess.TimeoutExpired(command, 30)
 
@@ -150,48 +133,70 @@ def test_model_folder_and_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("path", ["/not/there", "./model", "~/model", "../a/b", "model", "a/b/c", "", None])
-def test_model_path_that_is_not_there(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_path_is_refused(path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=r"actor_rollout_ref\.model\.path="):
         check_model(model_config(path))
 
 
-def test_model_folder_without_a_model(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config\.json"):
         check_model(model_config(str(tmp_path)))
 
 
 def test_steps_are_counted_in_candidates(tmp_path: Path) -> None:
-    config = config_for(tmp_path, 25)
-    assert check_all(config, PREPO).total_steps == 6
-    config["trainer"]["total_training_steps"] = 4
-    assert check_all(config, PREPO).total_steps == 4
+    assert findings(tmp_path, 25).total_steps == 6
+    assert findings(tmp_path, 25, **{"trainer.total_training_steps": 4}).total_steps == 4
+
+
+def test_steps_that_the_epochs_cut_off_are_reported(tmp_path: Path) -> None:
+    found = findings(tmp_path, 25, **{"trainer.total_training_steps": 1000})
+    assert found.total_steps == 6
+    assert found.lines[-1].startswith("steps     6 (not trainer.total_training_steps=1000")
 
 
 def test_steps_are_those_of_the_rows_that_are_used(tmp_path: Path) -> None:
-    found = check_all(config_for(tmp_path, 25, train_max_samples=12), PREPO)
+    found = findings(tmp_path, 25, **{"data.train_max_samples": 12})
     assert found.total_steps == 3
     assert "12 training prompts, 1 steps an epoch" in found.lines[-2]
 
 
 def test_too_few_rows_for_a_step(tmp_path: Path) -> None:
-    config = config_for(tmp_path, 25, train_max_samples=9)
     with pytest.raises(ConfigError, match=r"9 prompts.*\|B\| = 10"):
-        check_all(config, PREPO)
+        findings(tmp_path, 25, **{"data.train_max_samples": 9})
 
 
 @pytest.mark.parametrize("name", ["train_files", "val_files"])
-@pytest.mark.parametrize("value", [None, []])
-def test_no_data_files(tmp_path: Path, name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{name}"):
-        check_all(config_for(tmp_path, 10, **{name: value}), PREPO)
-
-
-@pytest.mark.parametrize("name", ["train_files", "val_files"])
-def test_missing_data_file_is_named(tmp_path: Path, name: str) -> None:
+def test_missing_data_files_are_named(tmp_path: Path, name: str) -> None:
+    for value in (None, []):
+        with pytest.raises(ConfigError, match=rf"data\.{name}={'None' if value is None else '.*'}.*data_prep"):
+            findings(tmp_path, 10, **{f"data.{name}": value})
     with pytest.raises(DataError, match=r"nowhere\.parquet"):
-        check_all(config_for(tmp_path, 10, **{name: ["nowhere.parquet"]}), PREPO)
+        findings(tmp_path, 10, **{f"data.{name}": ["nowhere.parquet"]})
+
+
+def test_samples_of_a_missing_data_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"aime24.*prepo\.val_samples=\{d: 16\}"):
+        findings(tmp_path, 10, **{"prepo.val_samples": {"aime24": 16}})
+
+
+@pytest.mark.parametrize("value", ["0", "600"])
+def test_old_variables_are_refused_with_their_keys(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    for variable, key in (
+        ("PREPO_REWARD_WAIT_LIMIT_S", "prepo.reward_wait_limit_s"),
+        ("PREPO_REWARD_TIME_LIMIT_S", "prepo.grading_time_limit_s"),
+    ):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(ConfigError, match=f"{variable}={value}.*{key}={value}"):
+            refuse_old_names([])
+        monkeypatch.delenv(variable)
+
+
+def test_a_methods_old_experiment_is_refused_with_the_new_command() -> None:
+    refuse_old_names(["experiment=comparison,tiny_cpu", "method=prepo"])
+    with pytest.raises(ConfigError, match="Use experiment=comparison method=random,prepo"):
+        refuse_old_names(["prepo.seed=0,1", "experiment=random,prepo"])
 
 
 def test_cpu_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,11 +211,3 @@ def test_cpu_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_project_root_holds_the_assets() -> None:
     assert (project_root() / "assets" / "mini-math-qwen2" / "config.json").is_file()
-
-
-def test_steps_that_the_epochs_cut_off_are_told(tmp_path: Path) -> None:
-    config = config_for(tmp_path, 25)
-    config["trainer"]["total_training_steps"] = 1000
-    found = check_all(config, PREPO)
-    assert "not trainer.total_training_steps=1000" in found.lines[-1]
-    assert found.lines[-1].startswith(f"steps     {found.total_steps} ")
