@@ -6,7 +6,7 @@ ragged), ``_T`` tokens. ``group_R`` maps each rollout to the index of its group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,3 +191,20 @@ class RunFacts:
     rollouts_per_prompt: int
     total_steps: int
     steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure of the report over training steps that a rule declares.
+
+    Attributes:
+        title: heading of the figure.
+        caption: what it shows and how to read it.
+        series: metric name -> legend label.
+        y_label: label and unit of the vertical axis.
+    """
+
+    title: str
+    caption: str
+    series: Mapping[str, str]
+    y_label: str

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": {*PURE, "config", "cpu", "run", "supervise"},
     "supervise": {"config", "errors", "run"},
     "modes": {"trainer", "supervise"},
-    "tools": {"cpu", "environment", "errors", "maths", "reward", "rows", "run", "trainer"},
+    "tools": {"cpu", "environment", "errors", "maths", "reward", "rows", "rules", "run", "trainer", "types"},
     "report": {"tools"},
     "evaluate": {"tools"},
     "analyze": {"tools"},

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipe.prepo.maths.skipping import Refill
-from recipe.prepo.types import Candidates, FloatArray, IntArray, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.types import Candidates, FloatArray, IntArray, Panel, RolloutBatch, RunFacts, Selection, StepOutcome
 
 
 def require_positive_integers(config: Any, *names: str) -> None:
@@ -65,6 +65,9 @@ class Rule:
 
     needs_entropy: ClassVar[bool] = False
     """Whether the rule reads entropies of rollouts, so that the old-log-prob pass must have computed them."""
+
+    panels: ClassVar[tuple[Panel, ...]] = ()
+    """Figures that the report draws of the rule's metrics."""
 
     @dataclass(frozen=True)
     class Config:

@@ -1,0 +1,32 @@
+"""Files that are replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+
+def write_atomically(path: Path, content: str | Callable[[IO[bytes]], Any]) -> None:
+    """Replace a file so that a reader sees the old content or the new, never a part.
+
+    Args:
+        content: text, or a function that writes to the open binary file.
+
+    Raises:
+        OSError: the file could not be written (for example on a full disk); the old content is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            if isinstance(content, str):
+                file.write(content.encode())
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
