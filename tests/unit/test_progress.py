@@ -43,7 +43,9 @@ def test_lines_have_the_seconds_of_the_step_and_the_time_left(
         log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
         log.append([{"step": 0, "data": {"val-core/s/acc/mean@1": 0.5}}])
         log.append([{"step": 1, "data": {"critic/score/mean": 0.5, "timing_s/step": 30.0}}])
-        log.append([{"step": 2, "data": {"timing_s/step": 20.0, "timing_s/testing": 60.0, "timing_s/save_checkpoint": 10}}])
+        log.append(
+            [{"step": 2, "data": {"timing_s/step": 20.0, "timing_s/testing": 60.0, "timing_s/save_checkpoint": 10}}]
+        )
         log.close()
     assert capsys.readouterr().out.splitlines() == [
         "step 0/100: held-out 0.500",

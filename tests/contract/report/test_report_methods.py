@@ -157,7 +157,7 @@ def test_target_of_the_table_is_the_baselines_final_score(
     final = 0.25 + 6 * 0.025
     assert table.level == pytest.approx(final)
     assert '"random"' in table.title
-    cells = {line[0]: dict(zip(table.head, line, strict=True)) for line in table.lines}
+    cells = {line[0]: dict(zip(table.columns[0], line, strict=True)) for line in table.columns}
     prepo, random = (by_hand(run_dirs[name], final, ROLLOUTS) for name in ("prepo", "random"))
     assert (prepo, random) == (64, 96)
     assert cells["prepo"]["rollouts"] == "64"
@@ -169,14 +169,14 @@ def test_target_of_the_table_is_the_baselines_final_score(
 def test_never_reached_is_reported(methods: list[Method]) -> None:
     table = target_table(methods, [NAME], 0.45, find_baseline(methods, "random"))
     assert table is not None
-    cells = {line[0]: dict(zip(table.head, line, strict=True)) for line in table.lines}
+    cells = {line[0]: dict(zip(table.columns[0], line, strict=True)) for line in table.columns}
     assert cells["random"]["reached at step"] == "never in 6 steps (best 0.4000)"
     assert cells["random"]["rollouts"] == "never"
     assert cells["prepo"]["rollouts, baseline / method"].startswith("only this method")
     table = target_table(methods, [NAME], 0.9, find_baseline(methods, "random"))
     assert table is not None
-    assert {line[1].split(" in ")[0] for line in table.lines} == {"never"}
-    assert table.lines[0][3] == "n/a"
+    assert {line[1].split(" in ")[0] for line in table.columns[1:]} == {"never"}
+    assert table.columns[1][3] == "n/a"
 
 
 def made(score: list[list[float]], *, seeds: tuple[int | None, ...] | None = None, cost: float = 10.0) -> Evaluations:
@@ -253,7 +253,7 @@ def test_page_of_seeds_has_methods_spread_and_each_seed(
     assert target["method"] == ["prepo", "random"]
     assert target["reached at step"] == ["4", "6"]
     assert target["rollouts"] == ["64", "96"]
-    assert "2 methods compared, 6 runs" in page.text
+    assert "2 methods, 6 runs" in page.text
     assert "prepo-seed0, by itself" in page.text
 
 
@@ -277,8 +277,8 @@ def test_baseline_by_name_by_run_and_by_directory(
     ("rules", "baseline"),
     [
         ({"plain": {}, "length_bias": {"shaping": "length_bias"}}, "plain"),
-        ({"weights": {"weighting": "relative_entropy"}, "both": {"weighting": "relative_entropy", "selection": "greso"}},
-         "weights"),
+        ({"w": {"weighting": "relative_entropy"}, "both": {"weighting": "relative_entropy", "selection": "all",
+                                                           "budget": "difficulty"}}, "w"),
         ({"plain": {}, "stock": {"selection": "all"}}, "plain"),
         ({"stock": {"selection": "all"}, "e3": {"selection": "all", "budget": "difficulty"}}, "stock"),
         ({"mopps": {"selection": "mopps"}, "prepo": {"selection": "ppl_schedule"}}, None),

@@ -66,14 +66,14 @@ def test_never_chosen_prompts_agree_with_the_audit_lines(finished_run: Path, rea
 
 def test_prompts_that_were_all_chosen_are_no_table(tmp_path: Path, make_run: MakeRun) -> None:
     run = load_run(make_run(tmp_path / "run", candidates=4, chosen=4))
-    assert "never_chosen" not in [name for name, *_ in run_tables(run, whole=False)]
+    assert "never_chosen" not in [name for name, *_ in run_tables(run)]
     assert "Never chosen (hatched): 0 of " in choices(run)[1]
 
 
 def test_choices_of_many_times_fall_into_bins(finished_run: Path) -> None:
     run = load_run(finished_run)
     assert run.chosen is not None
-    often = pd.DataFrame({"step": [1] * 95, "prompt": [len(run.prompt_ids)] * 95, "ppl": [2.0] * 95})
+    often = pd.DataFrame({"step": [1] * 95, "prompt": [len(run.codes)] * 95, "ppl": [2.0] * 95})
     run.chosen = pd.concat([run.chosen, often])
     assert "at most 95. Each bar but the first is 4 counts wide" in choices(run)[1]
 

@@ -82,11 +82,7 @@ def write_report(
 
 
 def _distinct_names(runs: list[Run]) -> list[Run]:
-    """Tell runs whose directories have the same name apart by the parent directory, or by a number."""
+    """Tell runs whose directories have the same name apart by the parent directory."""
     counts = Counter(run.name for run in runs)
-    named = [f"{run.path.resolve().parent.name}/{run.name}" if counts[run.name] > 1 else run.name for run in runs]
-    again = Counter(named)
-    return [
-        replace(run, name=f"{name} ({index})" if again[name] > 1 else name)
-        for index, (run, name) in enumerate(zip(runs, named, strict=True), start=1)
-    ]
+    parents = [f"{run.path.resolve().parent.name}/" if counts[run.name] > 1 else "" for run in runs]
+    return [replace(run, name=f"{parent}{run.name}") for run, parent in zip(runs, parents, strict=True)]

@@ -10,25 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from recipe.prepo.run.metric_names import (
-    REWARD,
-    ROLLOUTS,
-    SECONDS_OUTSIDE_STEP,
-    STEP_SECONDS,
-    TOKENS,
-    ZERO_ADVANTAGE,
-    held_out_set,
-)
+from recipe.prepo.run import metric_names
+from recipe.prepo.run.metric_names import REWARD, ROLLOUTS, STEP_SECONDS, TOKENS
 from recipe.prepo.tools.rank_correlation import spearman, spearman_interval
-from recipe.prepo.tools.report.compare import (
-    SECONDS,
-    Method,
-    all_runs,
-    common_held_out,
-    curve,
-    held_out,
-    rule_panels,
-)
+from recipe.prepo.tools.report.compare import SECONDS, Method, all_runs, common_held_out, curve, held_out, rule_panels
 from recipe.prepo.tools.report.load import ROLLOUTS_FILE, SELECTION_FILE, Run
 from recipe.prepo.tools.report.style import figure, legend, line, log_scale, plain_numbers, spread, to_png
 from recipe.prepo.types import Panel
@@ -36,6 +21,7 @@ from recipe.prepo.types import Panel
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# (part of the figure's name, cumulative counter, unit)
 COSTS = (
     ("rollouts", ROLLOUTS, "rollouts"),
     ("tokens", TOKENS, "response tokens"),
@@ -47,45 +33,27 @@ PANELS = {
     "zero_advantage": Panel(
         "Groups without an advantage",
         "Share of all groups that were rolled out, discarded ones included. Equal rewards give no gradient.",
-        {
-            ZERO_ADVANTAGE: "zero advantage",
-            "prepo/all_correct_frac/mean": "all correct",
-            "prepo/all_wrong_frac/mean": "all incorrect",
-        },
-        "share of groups",
-    ),
+        {metric_names.ZERO_ADVANTAGE: "zero advantage", "prepo/all_correct_frac/mean": "all correct",
+         "prepo/all_wrong_frac/mean": "all incorrect"},
+        "share of groups"),
     "entropy": Panel(
         "Entropy",
         "Mean over the step's rollouts of their mean token entropy, under the policy that generated them.",
-        {"prepo/entropy_nats/mean": "entropy"},
-        "nats per token",
-    ),
+        {"prepo/entropy_nats/mean": "entropy"}, "nats per token"),
     "staleness": Panel(
         "Staleness of the rollouts",
         "Weight versions between the one that generated a rollout and the one it trains; 0 is on-policy.",
-        {
-            f"{STALENESS}/mean": "mean",
-            f"{STALENESS}/max": "stalest",
-            f"{STALENESS}_worst/max": "stalest, by its oldest token",
-        },
-        "weight versions behind",
-    ),
+        {f"{STALENESS}/mean": "mean", f"{STALENESS}/max": "stalest", f"{STALENESS}_worst/max": "stalest token"},
+        "weight versions behind"),
     "skipped": Panel(
-        "Candidates that were not rolled out",
-        "Share of the step's candidates that were skipped or not chosen.",
-        {"prepo/skipped_frac/mean": "skipped or not chosen"},
-        "share of candidates",
-    ),
+        "Candidates that were not rolled out", "Share of the step's candidates that were skipped or not chosen.",
+        {"prepo/skipped_frac/mean": "skipped or not chosen"}, "share of candidates"),
     "rollouts": Panel(
-        "Rollouts per step",
-        "Responses generated for training, and those discarded before the update.",
-        {"prepo/rollouts/sum": "generated", "prepo/discarded_rollouts/sum": "discarded"},
-        "rollouts",
-    ),
+        "Rollouts per step", "Responses generated for training, and those discarded before the update.",
+        {"prepo/rollouts/sum": "generated", "prepo/discarded_rollouts/sum": "discarded"}, "rollouts"),
     "temperature": Panel(
-        "Sampling temperature", "Mean over the step.", {"prepo/temperature/mean": "temperature"}, "temperature"
-    ),
-}
+        "Sampling temperature", "Mean over the step.", {"prepo/temperature/mean": "temperature"}, "temperature"),
+}  # fmt: skip
 # These say nothing while their values stay the same.
 ONLY_IF_VARYING = ("staleness", "skipped", "rollouts", "temperature")
 BANDS = ((0.05, 0.95, "#e3e3e3"), (0.25, 0.75, "#bcbcbc"))
@@ -147,14 +115,12 @@ def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Dra
     for panel in rule_panels(methods):
         name = f"rule_{re.sub(r'[^a-z0-9]+', '_', panel.title.lower()).strip('_')}"
         panels[name if name not in panels else f"{name}_{len(panels)}"] = panel
-    return [
-        *(
-            drawing(f"accuracy_{name}", f"Held-out score and training reward against {unit}",
-                    accuracy, methods, counter, unit, target)
-            for name, counter, unit in COSTS
-        ),
-        *(drawing(name, panel.title, over_steps, name, panel, methods) for name, panel in panels.items()),
-    ]  # fmt: skip
+    title = "Held-out score and training reward against"
+    drawings = [
+        drawing(f"accuracy_{name}", f"{title} {unit}", accuracy, methods, counter, unit, target)
+        for name, counter, unit in COSTS
+    ]
+    return drawings + [drawing(name, panel.title, over_steps, name, panel, methods) for name, panel in panels.items()]
 
 
 def run_drawings(run: Run, suffix: str = "") -> list[Drawing]:
@@ -171,8 +137,10 @@ class Plot:
     heading: str = ""
 
 
-def draw_plots(plots: Sequence[Plot], x_label: str, *, target: float | None = None) -> tuple[Figure, str]:
-    """Draw plots one above the other.
+def draw_plots(
+    plots: Sequence[Plot], x_label: str, *, target: float | None = None, from_zero: bool = True
+) -> tuple[Figure, str]:
+    """Draw plots one above the other; with `from_zero` their axes begin at 0 if that hides nothing.
 
     Returns:
         The figure, and how to read its bands and smoothed lines.
@@ -187,7 +155,7 @@ def draw_plots(plots: Sequence[Plot], x_label: str, *, target: float | None = No
         low, high = each.dataLim.intervaly
         if plot.y_label.startswith("share"):
             each.set_ylim(-0.03, 1.03)
-        elif 0 <= low < 0.6 * high:
+        elif from_zero and 0 <= low < 0.6 * high:
             each.set_ylim(bottom=-0.02 * high)
     if target is not None:
         axes[0].axhline(target, color="#000000", linestyle=(0, (1, 2)), linewidth=1.0, label=f"target {target:.4g}")
@@ -248,7 +216,7 @@ def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float |
     if not is_counted and counter != ROLLOUTS:
         raise NoData(f"{missing}.")
     against, names = (counter if is_counted else None), common_held_out(runs)
-    sets = [(held_out_set(name) or name, [name]) for name in names] if single else []
+    sets = [(metric_names.held_out_set(name) or name, [name]) for name in names] if single else []
     sets = sets if len(sets) == 1 else [("mean over the sets", names), *sets]
     scores = []
     for look, (text, part) in enumerate(sets):
@@ -259,15 +227,8 @@ def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float |
     plots = [Plot(*plot) for plot in (("held-out score", scores), ("training reward", rewards)) if plot[1]]
     if not plots:
         raise NoData(f"Neither val-core/…/mean@n nor {REWARD} is logged.")
-    if counter == SECONDS:
-        longest = max(found["x"].max() for plot in plots for *_, found in plot.lines)
-        scale, word = (3600, "hours") if longest >= 10800 else (60, "minutes") if longest >= 180 else (1, "seconds")
-        unit = unit.replace("seconds", word)
-        for plot in plots:
-            for *_, found in plot.lines:
-                found["x"] /= scale
     x_label = f"cumulative {unit}" if is_counted else "training step"
-    drawn, notes = draw_plots(plots, x_label, target=target if scores else None)
+    drawn, notes = draw_plots(plots, x_label, target=target if scores else None, from_zero=False)
     caption = "The point at 0 is the validation before training."
     if not scores:
         caption = "No validation is logged." if single else "The runs share no held-out score."
@@ -330,7 +291,7 @@ def pass_rates(run: Run) -> tuple[pd.DataFrame, int]:
 
 
 def perplexity_pass_rate(run: Run) -> tuple[Figure, str]:
-    """Scatter of perplexity and pass rate with the rank correlation; a schedule over perplexity needs a negative one."""
+    """Scatter of perplexity and pass rate, with the rank correlation."""
     pairs, num_unmatched = pass_rates(run)
     if pairs.empty:
         raise NoData(f"No trained prompt has a perplexity in {SELECTION_FILE}.")
@@ -419,7 +380,7 @@ def phase_seconds(run: Run) -> tuple[pd.DataFrame, bool]:
     if times[WAIT].notna().any():
         times["timing_s/prompt_scoring"] = 0.0
     times = times.fillna(0.0)
-    inside = times.drop(columns=list(SECONDS_OUTSIDE_STEP))
+    inside = times.drop(columns=list(metric_names.SECONDS_OUTSIDE_STEP))
     small = [name for name in inside if inside[name].sum() <= 0.005 * whole.sum()]
     unnamed = whole - inside.sum(axis=1)
     times[REST] = unnamed.clip(lower=0) + inside[small].sum(axis=1)

@@ -7,7 +7,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,7 @@ import yaml
 from recipe.prepo.errors import DataError
 from recipe.prepo.run.metric_names import held_out_set
 
-CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.jsonl"
 SELECTION_FILE, ROLLOUTS_FILE = "audit/selection.jsonl", "audit/rollouts.jsonl"
-RUN_FILES = (CONFIG_FILE, METRICS_FILE, SELECTION_FILE, ROLLOUTS_FILE)
 
 
 @dataclass
@@ -33,21 +31,21 @@ class Run:
         candidates: columns step, prompt, ppl (NaN when not scored): one row per candidate. None without the file.
         chosen: the same columns for the prompts that were chosen among them.
         rollouts: columns step, prompt, reward, weight: one row per rollout. None without the file.
-        prompt_ids: id of each prompt code in the columns `prompt`.
+        codes: prompt id -> its number in the columns `prompt`, in ascending order.
         skip_reasons: how often candidates were skipped, by reason.
         warnings: what is missing or damaged.
     """
 
     name: str
     path: Path
-    config: Mapping[str, Any]
-    metrics: pd.DataFrame
-    candidates: pd.DataFrame | None
-    chosen: pd.DataFrame | None
-    rollouts: pd.DataFrame | None
-    prompt_ids: list[str]
-    skip_reasons: Counter[str]
-    warnings: list[str]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    candidates: pd.DataFrame | None = None
+    chosen: pd.DataFrame | None = None
+    rollouts: pd.DataFrame | None = None
+    codes: dict[str, int] = field(default_factory=dict)
+    skip_reasons: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
 
     def series(self, metric: str) -> pd.Series:
         """The metric's finite values, indexed by step; empty when it is not logged."""
@@ -99,21 +97,18 @@ def load_run(run_dir: Path) -> Run:
     hint = "pass the directory that a training run wrote (outputs/<name>)"
     if not run_dir.is_dir():
         raise DataError(f"{run_dir} is not a directory: {hint}")
-    present = [name for name in RUN_FILES if (run_dir / name).is_file()]
-    if not present:
-        raise DataError(f"{run_dir} is not a run directory, it contains none of {', '.join(RUN_FILES)}: {hint}")
-    warnings = [f"{name} is missing" for name in RUN_FILES if name not in present]
-    config = _load_config(run_dir / CONFIG_FILE, warnings) if CONFIG_FILE in present else {}
-    metrics = _load_metrics(run_dir / METRICS_FILE, warnings) if METRICS_FILE in present else pd.DataFrame()
-    codes: dict[str, int] = {}
-    skip_reasons: Counter[str] = Counter()
-    candidates = chosen = rollouts = None
-    if SELECTION_FILE in present:
-        candidates, chosen = _load_selection(run_dir / SELECTION_FILE, codes, skip_reasons, warnings)
-    if ROLLOUTS_FILE in present:
-        rollouts = _load_rollouts(run_dir / ROLLOUTS_FILE, codes, warnings)
-    name = run_dir.resolve().name
-    return Run(name, run_dir, config, metrics, candidates, chosen, rollouts, list(codes), skip_reasons, warnings)
+    if not any((run_dir / name).is_file() for name in READERS):
+        raise DataError(f"{run_dir} is not a run directory, it contains none of {', '.join(READERS)}: {hint}")
+    run = Run(run_dir.resolve().name, run_dir)
+    for name, read in READERS.items():
+        if (run_dir / name).is_file():
+            read(run, name)
+        else:
+            run.warnings.append(f"{name} is missing")
+    if run.is_unfinished:
+        done = f"{run.steps_done} of {run.steps_planned} steps are logged"
+        run.warnings.append(f"{done}: the run is still going, or was stopped")
+    return run
 
 
 def finite(value: object) -> float:
@@ -126,31 +121,34 @@ def finite(value: object) -> float:
     return math.nan
 
 
-def _load_config(path: Path, warnings: list[str]) -> Mapping[str, Any]:
+@cache
+def _metric_name(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()  # pandas cannot store lone surrogates
+
+
+def _read_config(run: Run, name: str) -> None:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        config = yaml.load(path.read_text(encoding="utf-8", errors="replace"), Loader=loader)
+        config = yaml.load((run.path / name).read_text(encoding="utf-8", errors="replace"), Loader=loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        warnings.append(f"config.yaml is not valid YAML ({str(error).splitlines()[0]})")
-        return {}
-    if not isinstance(config, dict):
-        warnings.append("config.yaml contains no settings")
-        return {}
-    return config
+        run.warnings.append(f"{name} is not valid YAML ({str(error).splitlines()[0]})")
+        return
+    if isinstance(config, dict):
+        run.config = config
+    else:
+        run.warnings.append(f"{name} contains no settings")
 
 
-def _records(path: Path, label: str, warnings: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, object) of each intact line; the damaged ones are counted in `warnings`."""
+def _records(run: Run, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, object) of each intact line; the damaged ones are counted in a warning."""
     damaged: list[int] = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with (run.path / name).open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
                 if not line.endswith("\n"):
-                    warnings.append(
-                        f"{label}: the last line is incomplete and was skipped (the run goes on or stopped)"
-                    )
+                    run.warnings.append(f"{name}: the last line is incomplete and was skipped")
                     continue
                 record = {}
             step = finite(record.get("step")) if isinstance(record, dict) else math.nan
@@ -159,69 +157,59 @@ def _records(path: Path, label: str, warnings: list[str]) -> Iterator[tuple[int,
             elif record is not None:
                 damaged.append(number)
     if damaged:
-        warnings.append(f"{label}: {len(damaged)} damaged lines were skipped, the first is line {damaged[0]}")
+        run.warnings.append(f"{name}: {len(damaged)} damaged lines were skipped, the first is line {damaged[0]}")
 
 
-@cache
-def _metric_name(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()  # pandas cannot store lone surrogates
-
-
-def _load_metrics(path: Path, warnings: list[str]) -> pd.DataFrame:
+def _read_metrics(run: Run, name: str) -> None:
     values: dict[int, dict[str, float]] = {}
     not_finite: Counter[str] = Counter()
     repeated: set[int] = set()
-    for step, record in _records(path, METRICS_FILE, warnings):
+    for step, record in _records(run, name):
         data = record.get("data")
         row = values.setdefault(step, {})
-        for name, value in data.items() if isinstance(data, dict) else ():
-            number, name = finite(value), _metric_name(name)
+        for metric, value in data.items() if isinstance(data, dict) else ():
+            number, metric = finite(value), _metric_name(metric)
             if math.isnan(number):
-                not_finite[name] += 1
-            elif row.setdefault(name, number) != number:
+                not_finite[metric] += 1
+            elif row.setdefault(metric, number) != number:
                 repeated.add(step)
-                row[name] = number
-    if not values:
-        warnings.append("metrics.jsonl contains no step yet")
+                row[metric] = number
+    run.metrics = pd.DataFrame.from_dict(values, orient="index", dtype=float).sort_index()
     if not_finite:
-        listed = ", ".join(f"{name} ({count} times)" for name, count in not_finite.most_common(5))
+        listed = ", ".join(f"{metric} ({count} times)" for metric, count in not_finite.most_common(5))
         more = f" and {len(not_finite) - 5} more metrics" if len(not_finite) > 5 else ""
-        warnings.append(f"metrics.jsonl: values that are not finite numbers were skipped: {listed}{more}")
+        run.warnings.append(f"{name}: values that are not finite numbers were skipped: {listed}{more}")
     if repeated:
-        warnings.append(
-            f"metrics.jsonl: {len(repeated)} steps were logged twice with different values; the last is used"
-        )
-    return pd.DataFrame.from_dict(values, orient="index", dtype=float).sort_index()
+        text = "steps were logged twice with different values; the last counts"
+        run.warnings.append(f"{name}: {len(repeated)} {text}")
 
 
-def _load_selection(
-    path: Path, codes: dict[str, int], skip_reasons: Counter[str], warnings: list[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _read_selection(run: Run, name: str) -> None:
     candidates, chosen = array("d"), array("d")
-    for step, record in _records(path, SELECTION_FILE, warnings):
+    for step, record in _records(run, name):
         ppl_of: dict[int, float] = {}
         for candidate in _objects(record.get("candidates")):
-            prompt, ppl = _code(candidate.get("prompt_id"), codes), finite(candidate.get("ppl"))
+            prompt, ppl = _code(run, candidate.get("prompt_id")), finite(candidate.get("ppl"))
             ppl_of[prompt] = ppl if ppl > 0 else math.nan
             candidates.extend((step, prompt, ppl_of[prompt]))
         selected = record.get("selected")
         for prompt_id in selected if isinstance(selected, list) else ():
-            prompt = _code(prompt_id, codes)
+            prompt = _code(run, prompt_id)
             chosen.extend((step, prompt, ppl_of.get(prompt, math.nan)))
-        skip_reasons.update(str(skip.get("reason")) for skip in _objects(record.get("skipped")))
-    return _frame(candidates, "step", "prompt", "ppl"), _frame(chosen, "step", "prompt", "ppl")
+        run.skip_reasons.update(str(skip.get("reason")) for skip in _objects(record.get("skipped")))
+    run.candidates, run.chosen = (_frame(values, "step", "prompt", "ppl") for values in (candidates, chosen))
 
 
-def _load_rollouts(path: Path, codes: dict[str, int], warnings: list[str]) -> pd.DataFrame:
+def _read_rollouts(run: Run, name: str) -> None:
     rollouts = array("d")
-    for step, record in _records(path, ROLLOUTS_FILE, warnings):
-        prompt = _code(record.get("prompt_id"), codes)
+    for step, record in _records(run, name):
+        prompt = _code(run, record.get("prompt_id"))
         rollouts.extend((step, prompt, finite(record.get("reward")), finite(record.get("weight"))))
-    return _frame(rollouts, "step", "prompt", "reward", "weight")
+    run.rollouts = _frame(rollouts, "step", "prompt", "reward", "weight")
 
 
-def _code(prompt_id: object, codes: dict[str, int]) -> int:
-    return codes.setdefault(prompt_id if type(prompt_id) is str else str(prompt_id), len(codes))
+def _code(run: Run, prompt_id: object) -> int:
+    return run.codes.setdefault(prompt_id if type(prompt_id) is str else str(prompt_id), len(run.codes))
 
 
 def _frame(values: array[float], *columns: str) -> pd.DataFrame:
@@ -231,3 +219,11 @@ def _frame(values: array[float], *columns: str) -> pd.DataFrame:
 
 def _objects(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+READERS = {
+    "config.yaml": _read_config,
+    "metrics.jsonl": _read_metrics,
+    SELECTION_FILE: _read_selection,
+    ROLLOUTS_FILE: _read_rollouts,
+}

@@ -58,7 +58,6 @@ def never_chosen(run: Run, names: Sequence[str]) -> float | None:
 
 # (label, number of a run given the held-out scores in common, format)
 NUMBERS: tuple[tuple[str, Number, str], ...] = (
-    ("final held-out score", scored(last), ",.4f"),
     ("gain", scored(lambda values: values.iloc[-1] - values.iloc[0]), "+,.4f"),
     ("rollouts", logged(ROLLOUTS, last), ",.0f"),
     ("response tokens", logged(TOKENS, last), ",.0f"),
@@ -90,45 +89,28 @@ def spread_text(values: Sequence[float | None], form: str) -> str:
 
 
 def summary_columns(methods: Sequence[Method], names: Sequence[str]) -> list[list[str]]:
-    """The lines of the summary: a label, and a cell for each method."""
-    columns = [["method", "seed", *REGISTRIES, "steps", *(label for label, *_ in NUMBERS)]]
+    """The labels, and then a list of cells for each method; `names` are the held-out scores in common."""
+    sets: list[tuple[str, Number, str]] = [
+        (f"final {held_out_set(name)}", lambda run, _, name=name: scored(last)(run, [name]), ",.4f") for name in names
+    ]
+    numbers = [("final held-out score", scored(last), ",.4f"), *(sets if len(names) > 1 else []), *NUMBERS]
+    columns = [["method", "seed", *REGISTRIES, "steps", *(label for label, *_ in numbers)]]
     for method in methods:
         rules = [setting_text(method.runs[0].setting(f"prepo.{group}.name")) for group in REGISTRIES]
         steps = "; ".join(dict.fromkeys(f"{run.steps_done} of {run.steps_planned or '?'}" for run in method.runs))
-        numbers = [spread_text([value(run, names) for run in method.runs], form) for _, value, form in NUMBERS]
-        columns.append([method.name, ", ".join(map(setting_text, method.seeds)), *rules, steps, *numbers])
-    return [list(line) for line in zip(*columns, strict=True)]
+        cells = [spread_text([value(run, names) for run in method.runs], form) for _, value, form in numbers]
+        columns.append([method.name, ", ".join(map(setting_text, method.seeds)), *rules, steps, *cells])
+    return columns
 
 
-def seed_lines(methods: Sequence[Method], names: Sequence[str]) -> list[list[str]]:
-    """One line per run, the head first."""
-    lines = [["run", "seed", "steps", *(label for label, *_ in NUMBERS)]]
-    for run in all_runs(methods):
-        numbers = [spread_text([value(run, names)], form) for _, value, form in NUMBERS]
-        lines.append([run.name, setting_text(run.seed), str(run.steps_done), *numbers])
-    return lines
-
-
-def score_lines(run: Run) -> list[list[str]]:
-    """First and last held-out score of each set and, with several sets, of their mean."""
-    names = run.held_out_names
-    sets = [(held_out_set(name) or name, [name]) for name in names]
-    sets += [("mean over the sets", names)] if len(names) > 1 else []
-    found = [(text, held_out(run, part)) for text, part in sets]
-    return [
-        [text, f"{score.iloc[0]:.4f}", f"{score.iloc[-1]:.4f}", f"{score.iloc[-1] - score.iloc[0]:+.4f}",
-         f"{score.index[0]} → {score.index[-1]}"]
-        for text, score in found if len(score)
-    ]  # fmt: skip
-
-
-def run_tables(run: Run, *, whole: bool) -> list[tuple[str, str, Sequence[str], list[list[str]]]]:
-    """(name, heading, head, lines) of the folded tables of one run; with `whole`, the last value of every metric."""
+def run_tables(run: Run) -> list[tuple[str, str, Sequence[str], list[list[str]]]]:
+    """(name, heading, head, lines) of the folded tables of one run."""
+    prompt_ids = list(run.codes)
     tables: list[tuple[str, str, Sequence[str], list[list[str]]]] = []
 
     def prompt_lines(frame: pd.DataFrame) -> list[list[str]]:
-        lines = frame.head(MAX_PROMPTS).fillna({"ppl": float("nan")}).itertuples()
-        return [[run.prompt_ids[prompt], *map(_number, values)] for prompt, *values in lines]
+        lines = frame.head(MAX_PROMPTS).itertuples()
+        return [[prompt_ids[prompt], *map(_number, values)] for prompt, *values in lines]
 
     chosen = prompts(run)
     if chosen is not None and (chosen["chosen"] == 0).any():
@@ -145,19 +127,15 @@ def run_tables(run: Run, *, whole: bool) -> list[tuple[str, str, Sequence[str], 
         head = ("prompt", "steps", "rollouts", "mean reward", "last perplexity")
         lines = prompt_lines(spent.sort_values("rollouts", ascending=False, kind="stable"))
         tables.append(("prompts", heading, head, lines))
-    settings = [
-        ["run directory", str(run.path)],
-        *([text, setting_text(run.setting(name))] for text, name in SETTINGS.items()),
-    ]
+    settings = [["run directory", str(run.path)]]
+    settings += [[text, setting_text(run.setting(name))] for text, name in SETTINGS.items()]
     if run.skip_reasons:
         reasons = ", ".join(f"{reason}: {count:,}" for reason, count in run.skip_reasons.most_common(5))
         settings.append(["candidates skipped", reasons])
     tables.append(("settings", "Settings", (), settings))
-    if whole:
-        values = [(name, run.series(name)) for name in sorted(run.metrics)]
-        lines = [[name, f"{series.iloc[-1]:.6g}", str(series.index[-1])] for name, series in values if len(series)]
-        tables.append(("metrics", "Last value of every metric", ("metric", "value", "step"), lines))
-    return tables
+    values = [(name, run.series(name)) for name in sorted(run.metrics)]
+    lines = [[name, f"{series.iloc[-1]:.6g}", str(series.index[-1])] for name, series in values]
+    return [*tables, ("metrics", "Last value of every metric", ("metric", "value", "step"), lines)]
 
 
 def _number(value: float) -> str:
@@ -182,41 +160,21 @@ def make_page(
     """
     runs = all_runs(methods)
     names, single = common_held_out(runs), len(runs) == 1
-    warnings = comparison_warnings(methods)
-    for run in runs:
-        unfinished = [
-            f"{run.steps_done} of {run.steps_planned} steps are logged: the run is still going, or was stopped"
-        ]
-        prefix = "" if single else f"{run.name}: "
-        warnings += [prefix + text for text in [*run.warnings, *(unfinished if run.is_unfinished else [])]]
-    without = [run.name for run in runs if not run.held_out_names]
-    if names:
-        basis = f"Held-out score: plain mean over {', '.join(held_out_set(name) or name for name in names)}."
-    else:
-        basis = "No validation is logged." if single else "The runs share no held-out score (same set and statistic)."
-    basis += f" No validation is logged in {', '.join(without)}." if without and names else ""
-    basis += (
-        " Several seeds: the mean, with the lowest and the highest in brackets." if len(runs) > len(methods) else ""
-    )
-    if single:
-        title = f"Run {runs[0].name}"
-    elif len(methods) == 1:
-        title = f"{methods[0].name}, {len(runs)} seeds"
-    else:
-        title = f"{len(methods)} methods compared" + (f", {len(runs)} runs" if len(runs) > len(methods) else "")
+    warnings = [f"{'' if single else f'{run.name}: '}{text}" for run in runs for text in run.warnings]
+    each_run = [Method(run.name, (run,)) for run in runs]
     return environment().get_template("page.html").render(
-        title=title,
+        title=f"Run {runs[0].name}" if single else f"{len(methods)} methods, {len(runs)} runs",
         refresh_s=refresh_s,
-        warnings=warnings,
+        warnings=[*comparison_warnings(methods), *warnings],
         summary=summary_columns(methods, names),
-        basis=basis,
-        scores=score_lines(runs[0]) if single else [],
+        runs=runs,
+        names=[held_out_set(name) for name in names],
+        without=[run.name for run in runs if not run.held_out_names],
         target=target,
-        columns=list(zip(target.head, *target.lines, strict=True)) if target else [],
         shared=shared,
-        seeds=seed_lines(methods, names) if len(runs) > len(methods) else [],
+        seeds=summary_columns(each_run, names) if len(runs) > len(methods) else [],
         parts=[
-            {"run": run, "suffix": suffix, "drawings": drawings, "tables": run_tables(run, whole=single),
+            {"run": run, "suffix": suffix, "drawings": drawings, "tables": run_tables(run),
              "samples": find_samples(run)}
             for run, suffix, drawings in own
         ],
@@ -234,6 +192,7 @@ def environment() -> Environment:
     )
     found.filters |= {
         "shorten": shorten,
+        "transposed": lambda columns: list(zip(*columns, strict=True)),
         "cell": lambda value: shorten(str(value), MAX_CELL),
         "pixels": lambda png, at: int.from_bytes(png[at : at + 4], "big"),
         "base64": lambda png: Markup(base64.b64encode(png).decode("ascii")),

@@ -22,59 +22,31 @@ if TYPE_CHECKING:
 
 WIDTH_IN, LEGEND_LINE_IN, DPI, MAX_LABEL = 5.2, 0.2, 150, 42
 # Okabe and Ito's colours, ordered so that neighbours differ in lightness too, and sixteen more.
-COLORS = [
-    "#000000",
-    "#D55E00",
-    "#0072B2",
-    "#009E73",
-    "#CC79A7",
-    "#8C6D00",
-    "#56B4E9",
-    "#666666",
-    "#7A0019",
-    "#4B3F9E",
-    "#8F8F00",
-    "#00A3A3",
-    "#C2185B",
-    "#F0A500",
-    "#1B5E20",
-    "#A0522D",
-    "#1F3A93",
-    "#FF6F91",
-    "#4E8A00",
-    "#7B1FE0",
-    "#A30000",
-    "#00609C",
-    "#9E7B9B",
-    "#2E8B57",
-]
+COLORS = (
+    "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#8C6D00", "#56B4E9", "#666666", "#7A0019", "#4B3F9E",
+    "#8F8F00", "#00A3A3", "#C2185B", "#F0A500", "#1B5E20", "#A0522D", "#1F3A93", "#FF6F91", "#4E8A00", "#7B1FE0",
+    "#A30000", "#00609C", "#9E7B9B", "#2E8B57",
+)  # fmt: skip
 LineStyle = str | tuple[int, tuple[int, ...]]
 DASHES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (9, 3)))
 LOOKS: tuple[tuple[str, LineStyle, str], ...] = tuple(zip(COLORS, cycle(DASHES), cycle("osD^vPX*<>ph8"), strict=False))
 LOG_SCALE_FROM = 8.0
 
 
+SETTINGS = {
+    "font.size": 10, "axes.titlesize": 10, "axes.grid": True, "grid.color": "#dddddd", "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.fontsize": 9, "legend.frameon": False,
+    "text.parse_math": False,  # `$` in a run's name is text, not a formula
+    "figure.constrained_layout.use": True, "hatch.linewidth": 0.6,
+}  # fmt: skip
+
+
 @contextmanager
 def look() -> Iterator[None]:
-    """Settings for all figures; `$` in a run's names is text, not a formula."""
+    """Settings for all figures."""
     import matplotlib
 
-    with matplotlib.rc_context(
-        {
-            "font.size": 10,
-            "axes.titlesize": 10,
-            "axes.grid": True,
-            "grid.color": "#dddddd",
-            "axes.axisbelow": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "legend.fontsize": 9,
-            "legend.frameon": False,
-            "text.parse_math": False,
-            "figure.constrained_layout.use": True,
-            "hatch.linewidth": 0.6,
-        }
-    ):
+    with matplotlib.rc_context(SETTINGS):
         yield
 
 

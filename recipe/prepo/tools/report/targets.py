@@ -69,13 +69,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """Cells of the table, one list per method; `level` is the target score, None when there is none."""
+    """Cells of the table, the head first and then a list per method; `level` is the target score if there is one."""
 
     title: str
-    level: float | None
-    head: Sequence[str]
-    lines: Sequence[Sequence[str]]
-    notes: Sequence[str]
+    level: float | None = None
+    columns: Sequence[Sequence[str]] = ()
+    has_ratios: bool = False
+    has_common_steps: bool = True
 
 
 def evaluations(method: Method, names: Sequence[str]) -> Evaluations | None:
@@ -150,17 +150,18 @@ def target_table(
         return None
     found = {method.name: evaluations(method, names) for method in methods}
     base = found[baseline.name] if baseline else None
-    head = ["method", "reached at step"]
     if target is not None:
-        level, origin = target, "as given"
+        level, title = target, f"Cost to reach a held-out score of {target:g}, as given"
     elif base is not None and baseline is not None:
-        level, origin = float(base.score.mean(axis=0)[-1]), f'the final score of the baseline "{baseline.name}"'
+        level = float(base.score.mean(axis=0)[-1])
+        title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
     else:
-        return TargetTable("Cost to reach a target", None, head, [], ["The baseline has no held-out score."])
+        return TargetTable("Cost to reach a target: the baseline has no held-out score")
     base = base if len(methods) > 1 else None
+    head = ["method", "reached at step"]
     for _, unit in COSTS:
         head += [unit, f"{unit}, baseline / method"] if base else [unit]
-    lines = []
+    columns = [head]
     for method in methods:
         own = found[method.name]
         at = own.reached_at(level) if own else None
@@ -174,28 +175,7 @@ def target_table(
             cost = own.cost_to(level, counter) if own else np.nan
             cells.append("never" if cost is None else f"{cost:,.0f}" if np.isfinite(cost) else MISSING)
             if base is not None:
-                is_base = baseline is not None and method.name == baseline.name
-                cells.append("baseline" if is_base else str(ratio(base, own, target, counter)) if own else MISSING)
-        lines.append([method.name, *cells])
-    number = f"{level:g}" if target is not None else f"{level:.4f}"
-    title = f"Cost to reach a held-out score of {number}, {origin}"
-    return TargetTable(title, level, head, lines, _notes([one for one in found.values() if one], base is not None))
-
-
-def _notes(found: Sequence[Evaluations], has_ratios: bool) -> list[str]:
-    notes = [
-        "Counted at the first evaluation at or above the target, without interpolation. With several seeds: the first "
-        "evaluation whose mean score is. Rare evaluations overstate the cost: use one trainer.test_freq for all."
-    ]
-    if has_ratios:
-        text = "Above 1: the method needed less than the baseline. "
-        text += (
-            f"In brackets: {CONFIDENCE:.0%} bootstrap interval over the seeds, in pairs when both methods have the "
-            "same seeds. It is too narrow with fewer than 5 seeds."
-            if any(len(one.score) > 1 for one in found)
-            else "With one seed per method there is no interval, and the difference may be chance."
-        )
-        notes.append(text)
-    if len({tuple(one.steps.tolist()) for one in found}) > 1:
-        notes.append("The methods were not evaluated at the same steps.")
-    return notes
+                cells.append("baseline" if own is base else str(ratio(base, own, target, counter)) if own else MISSING)
+        columns.append([method.name, *cells])
+    steps = {tuple(one.steps.tolist()) for one in found.values() if one}
+    return TargetTable(title, level, columns, base is not None, len(steps) < 2)
