@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "supervise": {"config", "errors", "run"},
     "modes": {"trainer", "supervise"},
     "tools": {"cpu", "environment", "errors", "maths", "reward", "rows", "rules", "run", "trainer", "types"},
-    "report": {"tools"},
+    "report": {"errors", "tools"},
     "evaluate": {"tools"},
     "analyze": {"tools"},
     "plugin": {"cpu", "import_hooks", "modes", "trainer"},

@@ -18,7 +18,7 @@ from recipe.prepo.report import main
 from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
 from recipe.prepo.tools.report import write_report
 from recipe.prepo.tools.report.charts import PANELS, accuracy, over_steps
-from recipe.prepo.tools.report.compare import SECONDS, Method, curve, find_baseline, group_methods, held_out
+from recipe.prepo.tools.report.compare import SECONDS, Method, curve, find_baseline, group_methods
 from recipe.prepo.tools.report.load import load_run
 from recipe.prepo.tools.report.targets import Evaluations, Ratio, evaluations, ratio, target_table
 
@@ -107,7 +107,7 @@ def test_runs_without_a_config_are_methods_of_their_own(tmp_path: Path, make_run
 
 
 def test_curve_is_the_mean_with_the_lowest_and_the_highest_seed(methods: list[Method]) -> None:
-    found = curve(methods[0], lambda run: held_out(run, [NAME]), SECONDS)
+    found = curve(methods[0], [NAME], SECONDS)
     assert found.index.tolist() == [0, 1, 2, 3, 4, 5, 6]
     end = found.iloc[-1]
     assert end["num_runs"] == 3
@@ -120,9 +120,9 @@ def test_curve_keeps_the_steps_that_all_seeds_logged(methods: list[Method]) -> N
     runs = [replace(run, metrics=run.metrics.copy()) for run in methods[0].runs]
     runs[1].metrics.loc[4] = math.nan
     method = Method("cut", tuple(runs))
-    assert curve(method, lambda run: run.series(ROLLOUTS)).index.tolist() == [1, 2, 3, 5, 6]
+    assert curve(method, [ROLLOUTS]).index.tolist() == [1, 2, 3, 5, 6]
     runs[2].metrics.loc[:] = math.nan
-    assert set(curve(method, lambda run: run.series(ROLLOUTS))["num_runs"]) == {2}
+    assert set(curve(method, [ROLLOUTS])["num_runs"]) == {2}
 
 
 def test_spread_is_drawn_and_explained(methods: list[Method]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.run.files import write_atomically
@@ -75,10 +77,14 @@ def write_report(
         if png is None:
             picture.unlink(missing_ok=True)
         else:
-            write_atomically(picture, lambda file, png=png: file.write(png))
+            write_atomically(picture, partial(_write, png))
     index = folder / "index.html"
     write_atomically(index, html)
     return index
+
+
+def _write(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def _distinct_names(runs: list[Run]) -> list[Run]:

@@ -13,7 +13,7 @@ import pandas as pd
 from recipe.prepo.run import metric_names
 from recipe.prepo.run.metric_names import REWARD, ROLLOUTS, STEP_SECONDS, TOKENS
 from recipe.prepo.tools.rank_correlation import spearman, spearman_interval
-from recipe.prepo.tools.report.compare import SECONDS, Method, all_runs, common_held_out, curve, held_out, rule_panels
+from recipe.prepo.tools.report.compare import SECONDS, Method, all_runs, common_held_out, curve, rule_panels
 from recipe.prepo.tools.report.load import ROLLOUTS_FILE, SELECTION_FILE, Run
 from recipe.prepo.tools.report.style import figure, legend, line, log_scale, plain_numbers, spread, to_png
 from recipe.prepo.types import Panel
@@ -54,10 +54,10 @@ PANELS = {
     "temperature": Panel(
         "Sampling temperature", "Mean over the step.", {"prepo/temperature/mean": "temperature"}, "temperature"),
 }  # fmt: skip
-# These say nothing while their values stay the same.
+# These say nothing while all values are the same.
 ONLY_IF_VARYING = ("staleness", "skipped", "rollouts", "temperature")
 BANDS = ((0.05, 0.95, "#e3e3e3"), (0.25, 0.75, "#bcbcbc"))
-BARS = {"color": "#bcbcbc", "edgecolor": "#444444", "linewidth": 0.5}
+BARS: dict[str, Any] = {"color": "#bcbcbc", "edgecolor": "#444444", "linewidth": 0.5}
 NUM_BINS, MAX_CHOICE_BARS, MAX_TIME_BARS = 10, 30, 40
 # (up to this many points, opacity, area in square points)
 POINTS = ((200, 0.8, 18.0), (10_000, 0.3, 18.0), (np.inf, 0.06, 6.0))
@@ -172,12 +172,12 @@ def smoothing_note(width: int) -> str:
 
 
 def method_lines(
-    methods: Sequence[Method], values: Callable[[Run], pd.Series], counter: str | None = None
+    methods: Sequence[Method], names: Sequence[str], counter: str | None = None
 ) -> list[tuple[int, str, pd.DataFrame]]:
     """A line for each method that has the quantity."""
     lines = []
     for index, method in enumerate(methods):
-        found = curve(method, values, counter)
+        found = curve(method, names, counter)
         if len(found):
             seeds = f" ({found['num_runs'].max()} seeds)" if len(method.runs) > 1 else ""
             lines.append((index, method.name + seeds, found))
@@ -191,10 +191,10 @@ def over_steps(name: str, panel: Panel, methods: Sequence[Method]) -> tuple[Figu
     if not logged:
         raise NoData(f"{', '.join(panel.series)} not logged.")
     if name in ONLY_IF_VARYING:
-        logged = [metric for metric in logged if any(run.series(metric).nunique() > 1 for run in runs)]
+        logged = [metric for metric in logged if pd.concat([run.series(metric) for run in runs]).nunique() > 1]
     if not logged:
-        raise NoData("The same at every step.")
-    lines = {metric: method_lines(methods, lambda run, metric=metric: run.series(metric)) for metric in logged}
+        raise NoData("The same at every step of every run.")
+    lines = {metric: method_lines(methods, [metric]) for metric in logged}
     if len(runs) == 1:
         looks = [(look, panel.series[metric], lines[metric][0][2]) for look, metric in enumerate(logged)]
         plots = [Plot(panel.y_label, looks)]
@@ -220,9 +220,9 @@ def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float |
     sets = sets if len(sets) == 1 else [("mean over the sets", names), *sets]
     scores = []
     for look, (text, part) in enumerate(sets):
-        found = method_lines(methods, lambda run, part=part: held_out(run, part), against)
+        found = method_lines(methods, part, against)
         scores += [(look, text, line[2]) for line in found] if single else found
-    rewards = method_lines(methods, lambda run: run.series(REWARD), against)
+    rewards = method_lines(methods, [REWARD], against)
     rewards = [(len(sets), "training reward", found) for *_, found in rewards] if single else rewards
     plots = [Plot(*plot) for plot in (("held-out score", scores), ("training reward", rewards)) if plot[1]]
     if not plots:

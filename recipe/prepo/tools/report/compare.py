@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,10 +141,8 @@ def find_baseline(methods: Sequence[Method], wanted: str | None) -> Method | Non
     """
     if wanted is not None:
         for method in methods:
-            if wanted.rstrip("/") in {
-                method.name,
-                *(name for run in method.runs for name in (run.name, str(run.path))),
-            }:
+            names = [method.name, *(run.name for run in method.runs), *(str(run.path) for run in method.runs)]
+            if wanted.rstrip("/") in names:
                 return method
         known = ", ".join(method.name for method in methods)
         raise DataError(f"--baseline {wanted}: no such method; the methods are {known}. Name one, or a run directory.")
@@ -164,8 +162,8 @@ def common_held_out(runs: Sequence[Run]) -> list[str]:
     return sorted(set.intersection(*found)) if found else []
 
 
-def held_out(run: Run, names: Sequence[str]) -> pd.Series:
-    """Plain mean over the sets `names`, by step, where all of them were measured."""
+def mean_of(run: Run, names: Sequence[str]) -> pd.Series:
+    """Plain mean over the metrics `names`, by step, where all of them are logged."""
     present = bool(names) and set(names) <= set(run.metrics)
     return run.metrics[list(names)].dropna().mean(axis=1) if present else pd.Series(dtype=float)
 
@@ -183,17 +181,17 @@ def common_steps(series: Sequence[pd.Series]) -> pd.DataFrame:
     return pd.concat(found, axis=1, join="inner") if found else pd.DataFrame()
 
 
-def curve(method: Method, values: Callable[[Run], pd.Series], counter: str | None = None) -> pd.DataFrame:
+def curve(method: Method, names: Sequence[str], counter: str | None = None) -> pd.DataFrame:
     """The mean of a quantity over a method's runs, at the steps that all of them logged.
 
     Args:
-        values: the quantity of one run by step; runs without any value are left out.
+        names: metrics whose mean is the quantity; runs without any value are left out.
         counter: the cumulative cost to draw against; None for the step.
 
     Returns:
         Columns x (mean cost or step), mean, low, high (over the runs) and num_runs, indexed by step.
     """
-    table = common_steps([values(run) for run in method.runs])
+    table = common_steps([mean_of(run, names) for run in method.runs])
     x = table.index.to_series().astype(float)
     if counter is not None:
         costs = [cumulative(method.runs[at], counter).reindex(table.index) for at in table]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.metric_names import ROLLOUTS, STEP_SECONDS, TOKENS, ZERO_ADVANTAGE, held_out_set
 from recipe.prepo.tools.report.charts import Drawing, NoData, times_chosen
-from recipe.prepo.tools.report.compare import Method, all_runs, common_held_out, comparison_warnings, held_out
+from recipe.prepo.tools.report.compare import Method, all_runs, common_held_out, comparison_warnings, mean_of
 from recipe.prepo.tools.report.load import Run
 from recipe.prepo.tools.report.samples import find_samples, shorten
 from recipe.prepo.tools.report.targets import MISSING, TargetTable
@@ -37,7 +37,7 @@ def logged(metric: str, of: Callable[[pd.Series], float]) -> Number:
 
 def scored(of: Callable[[pd.Series], float]) -> Number:
     """`of` the held-out scores over the sets in common; None without any."""
-    return lambda run, names: of(values) if len(values := held_out(run, names)) else None
+    return lambda run, names: of(values) if len(values := mean_of(run, names)) else None
 
 
 def last(values: pd.Series) -> float:
@@ -91,7 +91,7 @@ def spread_text(values: Sequence[float | None], form: str) -> str:
 def summary_columns(methods: Sequence[Method], names: Sequence[str]) -> list[list[str]]:
     """The labels, and then a list of cells for each method; `names` are the held-out scores in common."""
     sets: list[tuple[str, Number, str]] = [
-        (f"final {held_out_set(name)}", lambda run, _, name=name: scored(last)(run, [name]), ",.4f") for name in names
+        (f"final {held_out_set(name)}", logged(name, last), ",.4f") for name in names
     ]
     numbers = [("final held-out score", scored(last), ",.4f"), *(sets if len(names) > 1 else []), *NUMBERS]
     columns = [["method", "seed", *REGISTRIES, "steps", *(label for label, *_ in numbers)]]
@@ -107,6 +107,7 @@ def run_tables(run: Run) -> list[tuple[str, str, Sequence[str], list[list[str]]]
     """(name, heading, head, lines) of the folded tables of one run."""
     prompt_ids = list(run.codes)
     tables: list[tuple[str, str, Sequence[str], list[list[str]]]] = []
+    head: tuple[str, ...]
 
     def prompt_lines(frame: pd.DataFrame) -> list[list[str]]:
         lines = frame.head(MAX_PROMPTS).itertuples()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
-from recipe.prepo.tools.report.compare import SECONDS, Method, common_steps, cumulative, held_out
+from recipe.prepo.tools.report.compare import SECONDS, Method, common_steps, cumulative, mean_of
 from recipe.prepo.types import FloatArray
 
 COSTS = ((ROLLOUTS, "rollouts"), (TOKENS, "response tokens"), (SECONDS, "seconds in steps"))
@@ -80,7 +80,7 @@ class TargetTable:
 
 def evaluations(method: Method, names: Sequence[str]) -> Evaluations | None:
     """Held-out scores over the sets `names`, of the runs that have any; None when the runs share no evaluation."""
-    table = common_steps([held_out(run, names) for run in method.runs])
+    table = common_steps([mean_of(run, names) for run in method.runs])
     if table.empty:
         return None
     runs = [method.runs[at] for at in table]
