@@ -13,7 +13,7 @@ from benchmarks.mini_math.rows import ROWS
 from benchmarks.mini_math.runs import differing_options, options_of
 from benchmarks.mini_math.summary import Comparison
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 
 TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES, "train_entropy_nats", "temperature")
 """Of each step, what the summary is made of."""

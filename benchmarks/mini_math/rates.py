@@ -19,7 +19,7 @@ from benchmarks.mini_math.options import SETTINGS
 from benchmarks.mini_math.report import estimate_text, spread_text
 from benchmarks.mini_math.runs import gather, options_of, read_options
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 
 
 def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:

@@ -27,7 +27,7 @@ from benchmarks.mini_math.numbers import (
 )
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.runs import ORACLE_NOTE
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 
 INTERVALS = (
     "Differences have Student's 95% intervals over paired seeds, ratios of five seeds or more 95% bootstrap "

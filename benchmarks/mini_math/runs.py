@@ -19,7 +19,7 @@ from benchmarks.mini_math.options import SETTINGS, Options, digest, flag
 from benchmarks.mini_math.provenance import made_by
 from benchmarks.mini_math.rows import ROWS, Row, read_row
 from recipe.prepo.errors import ConfigError, PrepoError
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 
 ORACLE_NOTE = "a reference, not a method: the samples that measure its pass rates are not counted as rollouts or tokens"
 # One thread for every library; and no returning of each large buffer to the system, which costs a fifth of the time.

@@ -37,7 +37,7 @@ from data_prep.mini_math.pretrain import (
 from data_prep.mini_math.task import CorpusStyle, Problem, Task, sample_pool, sample_problem, split_of
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 from recipe.prepo.types import FloatArray, IntArray
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"

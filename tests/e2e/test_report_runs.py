@@ -15,13 +15,13 @@ from recipe.prepo.run.console import describe_step
 pytestmark = pytest.mark.e2e
 
 OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy"}
-# The weights of the uniform row are all 1, and it scores no candidate.
+# The weights of the uniform run are all 1, and it scores no candidate.
 OWN = {"window_1", "perplexity_pass_rate_1", "weights_1", "choices_1", "step_time_1", "choices_2", "step_time_2"}
 
 
 @pytest.fixture(scope="module")
 def uniform_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The uniform row beside `straight_run`, evaluated after each step, its generations kept."""
+    """A uniform run beside `straight_run`, evaluated after each step, with its generations kept."""
     directory = tmp_path_factory.mktemp("uniform")
     overrides = [
         *SMALL, "prepo/selection=uniform", "prepo/weighting=none", "trainer.total_training_steps=4",
@@ -70,13 +70,13 @@ def test_rollouts_to_the_baselines_score_agree_with_a_computation_by_hand(
     assert final is not None
     rows = cells(html, "target")
     names = [straight_run.directory.name, uniform_run.directory.name]
-    assert rows["row"] == names
+    assert rows["method"] == names
     expected = [by_hand(run, final) for run in (straight_run, uniform_run)]
     assert expected[1] is not None
     assert rows["rollouts"] == ["never" if spent is None else f"{spent:,}" for spent in expected]
-    assert rows["rollouts, baseline / row"][1] == "baseline"
+    assert rows["rollouts, baseline / method"][1] == "baseline"
     if expected[0] and expected[1]:
-        assert float(rows["rollouts, baseline / row"][0]) == pytest.approx(expected[1] / expected[0], abs=5e-3)
+        assert float(rows["rollouts, baseline / method"][0]) == pytest.approx(expected[1] / expected[0], abs=5e-3)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.0, 1.1])
@@ -95,7 +95,7 @@ def test_rollouts_to_a_stated_score_agree_with_a_computation_by_hand(
 
 def test_generations_that_verl_keeps_are_shown(html: str, uniform_run: Run) -> None:
     assert "Training rollouts" in html
-    assert "Validation answers" in html
+    assert "Validation generations" in html
     assert html.count("<article") >= 8
     dumped = (uniform_run.directory / "rollouts" / "4.jsonl").read_text(encoding="utf-8")
     assert dumped.count("\n") == 32
@@ -103,7 +103,7 @@ def test_generations_that_verl_keeps_are_shown(html: str, uniform_run: Run) -> N
 
 
 def test_page_names_the_rules_and_what_was_measured(html: str, straight_run: Run) -> None:
-    rows = cells(html, "comparison")
+    rows = cells(html, "summary")
     assert rows["selection"] == ["ppl_schedule", "uniform"]
     assert rows["steps"] == ["4 of 4", "4 of 4"]
     assert "rollouts 128" in describe_step(straight_run.steps[4])

@@ -35,6 +35,25 @@ def test_step_in_words() -> None:
     assert describe_step(failed) == "rollouts 32, 2 of them failed"
 
 
+def test_lines_have_the_seconds_of_the_step_and_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time left counts validations and checkpoints, which are outside of a step's own time."""
+    with progress_bar(tmp_path, 100):
+        log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
+        log.append([{"step": 0, "data": {"val-core/s/acc/mean@1": 0.5}}])
+        log.append([{"step": 1, "data": {"critic/score/mean": 0.5, "timing_s/step": 30.0}}])
+        log.append(
+            [{"step": 2, "data": {"timing_s/step": 20.0, "timing_s/testing": 60.0, "timing_s/save_checkpoint": 10}}]
+        )
+        log.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "step 0/100: held-out 0.500",
+        "step 1/100: reward 0.500, 30.0 s/step, 49:30 left",
+        "step 2/100: 20.0 s/step, 1:38:00 left",
+    ]
+
+
 def test_every_step_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar(tmp_path, 3):
         log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recipe.prepo.run.jsonl import read_lines
-from recipe.prepo.tools.summary import closing_summary, validation_accuracies
+from recipe.prepo.tools.summary import closing_summary, held_out_curves
 
 ACC = "val-core/mini_math/acc/mean@2"
 LINES: list[dict[str, Any]] = [
@@ -48,10 +48,10 @@ def test_line_torn_inside_a_letter_is_left_out(tmp_path: Path) -> None:
 
 def test_validation_curves_hold_each_mean_and_skip_nulls() -> None:
     lines = [*LINES, {"step": 3, "data": {ACC: None}}]
-    assert validation_accuracies(lines) == {ACC: [(0, 0.25), (2, 0.5)]}
+    assert held_out_curves(lines) == {ACC: [(0, 0.25), (2, 0.5)]}
 
 
-def test_a_run_that_was_stopped_draws_nothing_and_says_how(tmp_path: Path) -> None:
+def test_a_stopped_run_draws_nothing_and_names_the_command(tmp_path: Path) -> None:
     write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES))
     assert closing_summary(tmp_path, draws=False).endswith(f"python -m recipe.prepo.report {tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

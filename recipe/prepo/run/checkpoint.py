@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.files import write_atomically as write_atomically
+from recipe.prepo.run.files import write_atomically
 
 FILE_NAME = "prepo_state.json"
 LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, with the step to resume from

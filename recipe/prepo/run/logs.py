@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 from recipe.prepo.run.jsonl import StepLog
 
 logger = logging.getLogger(__name__)

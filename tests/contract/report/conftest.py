@@ -1,4 +1,4 @@
-"""Synthetic run directories after the run directory's contract, and a reader of the report's page."""
+"""Synthetic run directories that follow the run directory's contract, and a reader of the report's page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLLOUT_N = 4
 
 
 class Page(HTMLParser):
-    """Tables by id as lists of rows, figures by id, all text outside of <style>, and every tag met."""
+    """Tables by id as lists of rows, figures (drawn or not) by id, all text outside of <style>, and every tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Page(HTMLParser):
         elif tag in ("td", "th"):
             self.tables[self._table][-1].append("")
             self._in_cell = True
-        elif tag == "figure":
+        elif tag in ("figure", "li") and "id" in values:
             self._figure = values["id"] or ""
             self.figures[self._figure] = ""
         elif tag == "img":
@@ -57,7 +57,7 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._in_cell = False
-        elif tag == "figure":
+        elif tag in ("figure", "li"):
             self._figure = ""
         elif tag == "style":
             self._in_style = False
@@ -86,11 +86,11 @@ def make_run(
     rule: str = "ppl_schedule", sets: tuple[str, ...] = ("openai/gsm8k",), scored: bool = True, lift: float = 0.05,
     seconds: float = 9.0,
 ) -> Path:  # fmt: skip
-    """A run directory after the contract: pass rate falls with perplexity, accuracy rises by `lift` a validation."""
+    """A run directory that follows the contract: pass rate falls with perplexity, accuracy rises by `lift` a step."""
     generator = np.random.default_rng(seed)
     config = {
         "prepo": {"seed": seed, "selection": {"name": rule}, "weighting": {"name": "relative_entropy"},
-                  "budget": {"name": "fixed"}, "temperature": {"name": "constant"}},
+                  "budget": {"name": "fixed"}, "temperature": {"name": "constant"}, "shaping": {"name": "none"}},
         "actor_rollout_ref": {"model": {"path": "some/model"}},
         "data": {"train_files": ["train.parquet"], "val_files": ["test.parquet"]},
         "trainer": {"total_training_steps": planned, "v1": {"trainer_mode": "prepo_sync"}},

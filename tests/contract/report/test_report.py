@@ -1,4 +1,4 @@
-"""The report of a finished run, and of several: the numbers on the page, the pictures, what the commands answer."""
+"""The report of one finished run and of several: numbers on the page, pictures, the command's answers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from recipe.prepo.errors import DataError
+from recipe.prepo.report import main
+from recipe.prepo.rules.registry import SELECTION
 from recipe.prepo.tools.report import write_report
-from recipe.prepo.tools.report.audit_figures import pass_rates, perplexity_pass_rate
-from recipe.prepo.tools.report.command import main
-from recipe.prepo.tools.report.decision_figures import decisions
+from recipe.prepo.tools.report.charts import PANELS, NoData, over_steps, pass_rates, perplexity_pass_rate, phase_seconds
+from recipe.prepo.tools.report.compare import Method, group_methods
 from recipe.prepo.tools.report.load import load_run
-from recipe.prepo.tools.report.page import RunPart, compare_page, run_page
-from recipe.prepo.tools.report.rows import Row, group_rows
-from recipe.prepo.tools.report.time_figures import phase_seconds
+from recipe.prepo.tools.report.page import make_page
+from recipe.prepo.types import Panel
 
-OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "decisions"}
+SHARED = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "temperature"}
 OWN = {"window", "perplexity_pass_rate", "weights", "choices", "step_time"}
-SINGLE = OVERLAID | OWN
+EMPTY = {"staleness", "skipped", "rollouts"}
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
 
@@ -40,7 +40,8 @@ def page(report_dir: Path, read_page: ReadPage) -> Any:
 
 
 def test_page_holds_every_figure_inside_and_beside(report_dir: Path, page: Any) -> None:
-    assert set(page.figures) == set(page.images) == SINGLE
+    assert set(page.figures) - set(page.images) == EMPTY, "named in the list of figures without data"
+    assert set(page.images) == SHARED | OWN
     for name, data in page.images.items():
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         assert data == (report_dir / f"{name}.png").read_bytes()
@@ -64,25 +65,24 @@ def test_hostile_prompt_id_is_shown_as_text(page: Any, hostile_id: str) -> None:
     assert "&lt;script&gt;" in page.html
 
 
-def test_head_table_holds_the_numbers_of_the_run(page: Any) -> None:
+def test_summary_and_settings_hold_the_numbers_of_the_run(page: Any) -> None:
     rows = page.cells("summary")
-    assert rows["Selection rule"] == ["ppl_schedule"]
-    assert rows["Weighting rule"] == ["relative_entropy"]
-    assert rows["Model"] == ["some/model"]
-    assert rows["Training data"] == ["train.parquet"]
-    assert rows["Steps done"] == ["6 of 6"]
-    assert rows["Rollouts generated"] == ["96"]
-    assert rows["Response tokens generated"] == ["1,920"]
-    assert rows["Seconds in training steps"] == ["54.0"]
-    assert rows["Seconds in validation after step 0"] == ["18.0"]
-    assert rows["Zero-advantage share, mean over steps"] == ["0.4930"]
-    assert rows["Candidates skipped"] == ["solved twice: 6"]
+    expected = {
+        "selection": "ppl_schedule", "weighting": "relative_entropy", "shaping": "none", "steps": "6 of 6",
+        "final held-out score": "0.5500", "gain": "+0.3000", "rollouts": "96", "response tokens": "1,920",
+        "seconds in steps": "54.0", "seconds in validation": "18.0", "zero-advantage share": "0.4930",
+    }  # fmt: skip
+    assert {name: rows[name] for name in expected} == {name: [value] for name, value in expected.items()}
+    settings = page.cells("settings")
+    assert settings["model"] == ["some/model"]
+    assert settings["training data"] == ["train.parquet"]
+    assert settings["candidates skipped"] == ["solved twice: 6"]
 
 
-def test_held_out_table_holds_first_last_and_gain_of_each_set(page: Any) -> None:
-    rows = page.cells("held_out")
-    assert set(rows) == {"held-out score", "math500/acc/mean@2", "openai/gsm8k/acc/mean@2", "mean over the sets"}
-    assert rows["math500/acc/mean@2"] == ["0.2500", "0.5500", "+0.3000", "0 → 6"]
+def test_summary_holds_the_score_of_each_set_and_their_mean(page: Any) -> None:
+    rows = page.cells("summary")
+    assert rows["final math500/acc/mean@2"] == rows["final openai/gsm8k/acc/mean@2"] == ["0.5500"]
+    assert "plain mean over math500/acc/mean@2, openai/gsm8k/acc/mean@2." in page.text
 
 
 def test_last_values_list_every_metric(finished_run: Path, page: Any) -> None:
@@ -102,12 +102,13 @@ def test_prompts_table_counts_rollouts_and_rewards(finished_run: Path, page: Any
 
 def test_pass_rates_join_the_two_audit_files(finished_run: Path) -> None:
     run = load_run(finished_run)
-    pairs = pass_rates(run.selections, run.rollouts)
-    assert (len(pairs.ppl), pairs.num_unmatched) == (24, 0)
+    pairs, num_unmatched = pass_rates(run)
+    assert (len(pairs), num_unmatched) == (24, 0)
     line = json.loads((finished_run / "audit" / "selection.jsonl").read_text().splitlines()[2])
     ppl_of = {entry["prompt_id"]: entry["ppl"] for entry in line["candidates"]}
-    in_step = {name: ppl for name, ppl, step in zip(pairs.prompt_ids, pairs.ppl, pairs.step, strict=True) if step == 3}
-    assert in_step == {name: ppl_of[name] for name in line["selected"]}
+    third = pairs[pairs["step"] == 3].to_dict("records")
+    found = {list(run.codes)[pair["prompt"]]: pair["ppl"] for pair in third}
+    assert found == {name: ppl_of[name] for name in line["selected"]}
 
 
 def test_a_prompt_trained_later_keeps_the_perplexity_it_was_chosen_with(
@@ -123,14 +124,13 @@ def test_a_prompt_trained_later_keeps_the_perplexity_it_was_chosen_with(
     trained = [(3, "a"), (4, "a"), (5, "b")]
     rollouts = [{"step": step, "prompt_id": name, "reward": 1.0, "weight": 1.0} for step, name in trained]
     write_lines(run_dir / "audit" / "rollouts.jsonl", rollouts)
-    run = load_run(run_dir)
-    pairs = pass_rates(run.selections, run.rollouts)
-    assert pairs.ppl.tolist() == [3.0, 5.0]
-    assert pairs.num_unmatched == 1
+    pairs, num_unmatched = pass_rates(load_run(run_dir))
+    assert pairs["ppl"].tolist() == [3.0, 5.0]
+    assert num_unmatched == 1
 
 
 def test_correlation_in_the_caption_is_negative_and_inside_its_interval(tmp_path: Path, make_run: MakeRun) -> None:
-    caption = perplexity_pass_rate(load_run(make_run(tmp_path / "big", steps=20, planned=20, chosen=8))).caption
+    caption = perplexity_pass_rate(load_run(make_run(tmp_path / "big", steps=20, planned=20, chosen=8)))[1]
     words = caption.split("rho = ")[1].replace(",", "").split()
     rho, low, high = (float(words[at]) for at in (0, 3, 5))
     assert low < rho < high < 0
@@ -139,29 +139,28 @@ def test_correlation_in_the_caption_is_negative_and_inside_its_interval(tmp_path
 
 def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(finished_run: Path) -> None:
     run = load_run(finished_run)
-    seconds, overlap = phase_seconds(run, run.series("timing_s/step")[0])
-    assert sum(values[0] for values in seconds.values()) == pytest.approx(9.0 + 0.7 + 3.0)
-    assert seconds[""][0] == pytest.approx(9.0 - 8.0)
+    seconds, overlap = phase_seconds(run)
+    assert seconds.iloc[0].sum() == pytest.approx(9.0 + 0.7 + 3.0)
+    assert seconds["rest"].iloc[0] == pytest.approx(9.0 - 8.0)
     assert not overlap
 
 
 def test_scoring_beside_the_update_counts_as_the_wait_for_it(finished_run: Path) -> None:
     run = load_run(finished_run)
-    steps = run.series("timing_s/step")[0]
-    for step in steps:
-        run.metrics[int(step)] |= {"timing_s/prompt_scoring": 20.0, "timing_s/dispatch_wait": 0.5}
-    seconds, overlap = phase_seconds(run, steps)
-    assert "prompt_scoring" not in seconds
-    assert seconds["dispatch_wait"].tolist() == [0.5] * len(steps)
+    trained = run.metrics["timing_s/step"].notna()
+    run.metrics.loc[trained, ["timing_s/prompt_scoring", "timing_s/dispatch_wait"]] = (20.0, 0.5)
+    seconds, overlap = phase_seconds(run)
+    assert "timing_s/prompt_scoring" not in seconds
+    assert seconds["timing_s/dispatch_wait"].tolist() == [0.5] * 6
     assert not overlap
 
 
-def test_overlapping_phases_leave_no_negative_rest_and_are_told(finished_run: Path) -> None:
+def test_overlapping_phases_leave_no_negative_rest_and_are_reported(finished_run: Path) -> None:
     run = load_run(finished_run)
-    run.metrics[2]["timing_s/gen"] = 30.0
-    seconds, overlap = phase_seconds(run, run.series("timing_s/step")[0])
+    run.metrics.loc[2, "timing_s/gen"] = 40.0
+    seconds, overlap = phase_seconds(run)
     assert overlap
-    assert min(seconds[""]) == 0.0
+    assert seconds["rest"].min() == 0
 
 
 def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
@@ -170,9 +169,9 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, re
     index = write_report([first, second], tmp_path / "out")
     assert index == tmp_path / "out" / "index.html"
     page = read_page(index.read_text(encoding="utf-8"))
-    assert set(page.images) == OVERLAID | {f"{name}_{index}" for name in OWN for index in (1, 2)}
-    rows = page.cells("comparison")
-    assert rows["row"] == ["first", "second"]
+    assert set(page.images) == SHARED | {f"{name}_{index}" for name in OWN for index in (1, 2)}
+    rows = page.cells("summary")
+    assert rows["method"] == ["first", "second"]
     assert rows["selection"] == ["ppl_schedule", "uniform"]
     assert rows["final held-out score"] == ["0.5500", "0.2900"]
     assert rows["gain"] == ["+0.3000", "+0.0400"]
@@ -189,8 +188,8 @@ def test_comparison_of_runs_without_a_shared_score_says_so(
     tmp_path: Path, make_run: MakeRun, read_page: ReadPage
 ) -> None:
     runs = [load_run(make_run(tmp_path / name, sets=(name,), rule=name)) for name in ("a", "b")]
-    page = read_page(compare_page(group_rows(runs), [], []))
-    assert page.cells("comparison")["gain"] == ["n/a", "n/a"]
+    page = read_page(make_page(group_methods(runs), [], [], None))
+    assert page.cells("summary")["gain"] == ["n/a", "n/a"]
     assert "The runs share no held-out score" in page.text
 
 
@@ -201,12 +200,12 @@ def test_comparison_goes_to_outputs_and_tells_runs_of_one_name_apart(
     monkeypatch.chdir(tmp_path)
     index = write_report(runs)
     assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
-    assert read_page(index.read_text(encoding="utf-8")).cells("comparison")["row"] == ["a/run", "b/run"]
+    assert read_page(index.read_text(encoding="utf-8")).cells("summary")["method"] == ["a/run", "b/run"]
 
 
 def test_no_run_directory_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    for path, reason in ((tmp_path / "absent", "is not a directory"), (tmp_path / "empty", "is no run directory")):
+    for path, reason in ((tmp_path / "absent", "is not a directory"), (tmp_path / "empty", "is not a run directory")):
         with pytest.raises(DataError, match=reason):
             write_report([path])
         assert main([str(path)]) == 2
@@ -214,7 +213,7 @@ def test_no_run_directory_is_one_clear_error(tmp_path: Path, capsys: pytest.Capt
         assert message.startswith(f"error: {path} {reason}")
         assert message.count("\n") == 1
         assert not (path / "report").exists()
-    with pytest.raises(DataError, match="no run directory is given"):
+    with pytest.raises(DataError, match="no run directory: pass one or more"):
         write_report([])
 
 
@@ -230,8 +229,9 @@ def test_command_prints_the_path_of_the_page(
 
 
 def test_details_are_closed_until_opened(finished_run: Path) -> None:
-    html = run_page(RunPart(load_run(finished_run), []), [])
-    assert html.count("<details>") == 3
+    run = load_run(finished_run)
+    html = make_page([Method("run", (run,))], [], [(run, "", [])], None)
+    assert html.count("<details>") == 4
     assert "<details open" not in html
 
 
@@ -241,15 +241,28 @@ def test_importing_the_report_loads_neither_matplotlib_nor_the_trainer() -> None
     assert found.stdout.strip() == "[]"
 
 
-def test_decisions_show_only_what_changed(tmp_path: Path, make_run: MakeRun) -> None:
-    run = load_run(make_run(tmp_path / "run"))
-    row, pair = Row("one", (run,)), Row("two", (run, run))
-    assert decisions([row]).png is not None
-    for data in run.metrics.values():
-        data["prepo/temperature/mean"] = 1.0
-    same = decisions([row])
-    assert same.png is None
-    assert "same temperature" in same.caption
-    for step, data in run.metrics.items():
-        data["prepo/rollouts_per_prompt/max"] = 8.0 + step % 3
-    assert decisions([row, pair]).png is not None
+def test_a_metric_that_never_changes_takes_no_room(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    methods = [Method("one", (run,)), Method("two", (run, run))]
+    assert over_steps("temperature", PANELS["temperature"], methods[:1])
+    run.metrics["prepo/temperature/mean"] = 1.0
+    with pytest.raises(NoData, match="The same at every step"):
+        over_steps("temperature", PANELS["temperature"], methods)
+
+
+def test_a_rule_adds_its_own_panels_and_unknown_rules_none(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Toy(SELECTION["uniform"]):  # type: ignore[misc,name-defined]
+        panels = (Panel("Toy share", "What the toy did.", {"prepo/toy/mean": "toy", "absent": "absent"}, "share"),)
+
+    monkeypatch.setitem(SELECTION, "toy", Toy)
+    runs = [make_run(tmp_path / name, steps=2, rule=name) for name in ("toy", "of_another_release")]
+    for run_dir in runs:
+        with (run_dir / "metrics.jsonl").open("a") as metrics:
+            metrics.write('{"step": 1, "data": {"prepo/toy/mean": 0.5}}\n')
+    page = read_page(write_report(runs[:1], tmp_path / "one").read_text(encoding="utf-8"))
+    assert "What the toy did." in page.figures["rule_toy_share"]
+    assert "rule_toy_share" in page.images
+    page = read_page(write_report(runs[1:], tmp_path / "two").read_text(encoding="utf-8"))
+    assert "rule_toy_share" not in page.figures

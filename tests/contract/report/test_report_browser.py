@@ -1,7 +1,7 @@
 """The report in a real browser (chromium, headless), driven through its DevTools protocol.
 
-`PREPO_CHROMIUM` names the browser; else `chromium`, `chromium-browser` or `google-chrome` on the PATH is taken. With
-`PREPO_SCREENSHOTS=DIR` the pictures are kept there, to be looked at.
+`PREPO_CHROMIUM` names the browser; otherwise `chromium`, `chromium-browser` or `google-chrome` on the PATH is used.
+`PREPO_SCREENSHOTS=DIR` keeps the screenshots.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import pytest
 
 from recipe.prepo.tools.report import write_report
 
+pytestmark = pytest.mark.slow
+
 MakeRun = Callable[..., Path]
 PHONE, DESKTOP = (375, 800), (1280, 900)
 PATIENCE_S = 60.0
@@ -35,7 +37,7 @@ LONG = "a-prompt-id-without-any-place-to-break-" * 8
 
 
 class Browser:
-    """One tab: loads a file at a size, evaluates expressions, and records what it asks for and complains about."""
+    """One tab: loads a file at a size, evaluates expressions, and records requests and console messages."""
 
     def __init__(self, socket: Any) -> None:
         self._socket, self._next = socket, 0
@@ -79,7 +81,7 @@ class Browser:
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def picture(self, name: str, width: int) -> np.ndarray:
-        """The whole page as an array (height, width, 3); kept as a file where PREPO_SCREENSHOTS says."""
+        """The whole page as an array (height, width, 3); kept in the directory PREPO_SCREENSHOTS."""
         from PIL import Image
 
         height = min(16_000, self.value("document.documentElement.scrollHeight"))
@@ -97,8 +99,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     names = (os.environ.get("PREPO_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     command = next((found for name in names if name and (found := shutil.which(name))), None)
     if command is None:
-        pytest.skip("no chromium (PREPO_CHROMIUM, or chromium on the PATH): the report is NOT TESTED in a browser")
-    client = pytest.importorskip("websockets.sync.client", reason="no websockets: NOT TESTED in a browser")
+        pytest.skip("no chromium on the PATH or in PREPO_CHROMIUM: the report is not tested in a browser")
+    client = pytest.importorskip(
+        "websockets.sync.client", reason="no websockets package: the report is not tested in a browser"
+    )
     profile = tmp_path_factory.mktemp("profile")
     process = subprocess.Popen(
         [command, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
@@ -144,7 +148,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, write_lin
 @pytest.mark.parametrize("kind", ["single", "comparison"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_page_fits_shows_its_pictures_and_asks_for_nothing(
+def test_page_fits_shows_its_pictures_and_requests_nothing(
     browser: Browser, pages: dict[str, Path], kind: str, scheme: str, size: tuple[int, int]
 ) -> None:
     browser.load(pages[kind], size, scheme=scheme)
@@ -155,7 +159,7 @@ def test_page_fits_shows_its_pictures_and_asks_for_nothing(
     wide += f"part.getBoundingClientRect().right > {width} + 1).map(part => part.outerHTML.slice(0, 80))"
     assert browser.value(wide) == []
     images = browser.value("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt.length])")
-    assert len(images) == (11 if kind == "single" else 6 + 2 * 5)
+    assert len(images) == 6 + 5 * (1 if kind == "single" else 2)
     assert all(complete and natural > 500 and alt > 20 for complete, natural, alt in images)
     back = browser.picture(f"{kind}-{scheme}-{width}", width)[5, 3]
     assert (back.max() < 64) if scheme == "dark" else (back.min() > 240)
@@ -202,7 +206,7 @@ def test_lines_are_told_apart_without_colour(browser: Browser, pages: dict[str, 
 
     _, (axes,) = style.figure()
     for index in range(len(style.LOOKS)):
-        style.line(axes, np.arange(3.0), np.arange(3.0), index, f"row {index}")
+        style.line(axes, np.arange(3.0), np.arange(3.0), index, f"line {index}")
     looks = {(str(line._unscaled_dash_pattern), line.get_marker()) for line in axes.lines}
     assert len(looks) == len(style.LOOKS)
     browser.load(pages["comparison"], DESKTOP)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.checkpoint import write_atomically
+from recipe.prepo.run.files import write_atomically
 
 SETTINGS, GENERATIONS, PROMPTS = "settings.json", "generations.jsonl", "prompts.jsonl"
 

@@ -1,92 +1,58 @@
-"""Reads a run directory: what is damaged or missing becomes a note, never a stop.
-
-Files are data only: JSON lines and YAML through its safe loader; nothing in them is evaluated.
-"""
+"""Read a run directory. Damaged or missing files become warnings; nothing in them is executed."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from array import array
-from bisect import bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 import yaml
 
 from recipe.prepo.errors import DataError
+from recipe.prepo.run.metric_names import held_out_set
 
-FloatArray = npt.NDArray[np.float64]
-RUN_FILES = ("config.yaml", "metrics.jsonl", "audit/selection.jsonl", "audit/rollouts.jsonl")
-
-
-def _doubles() -> array[float]:
-    return array("d")
-
-
-@dataclass
-class Selections:
-    """Perplexities of the candidates and of the prompts chosen from them, step by step (calls of a step pooled).
-
-    `history` maps a prompt to its choices, (step, ppl) each, in order of steps. `times_drawn` and `times_chosen` count
-    how often a prompt was a candidate, and was chosen; `last_ppl` is its perplexity when it was a candidate last.
-    """
-
-    candidate_ppl: defaultdict[int, array[float]] = field(default_factory=lambda: defaultdict(_doubles))
-    selected_ppl: defaultdict[int, array[float]] = field(default_factory=lambda: defaultdict(_doubles))
-    num_candidates: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    times_drawn: Counter[str] = field(default_factory=Counter)
-    times_chosen: Counter[str] = field(default_factory=Counter)
-    last_ppl: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def num_scored(self) -> int:
-        return sum(len(values) for values in self.candidate_ppl.values())
-
-    def ppl_at(self, prompt_id: str, step: int) -> float | None:
-        """Perplexity when the prompt was last chosen at or before `step` (earlier, in the asynchronous modes)."""
-        choices = self.history.get(prompt_id, [])
-        place = bisect_right(choices, (step, math.inf))
-        return choices[place - 1][1] if place else None
-
-
-@dataclass
-class Rollouts:
-    """Rewards by (step, prompt), and every rollout's weight."""
-
-    reward_sum: dict[tuple[int, str], float] = field(default_factory=dict)
-    count: dict[tuple[int, str], int] = field(default_factory=dict)
-    weights: array[float] = field(default_factory=lambda: array("d"))
-    all_zero_one: bool = True
+SELECTION_FILE, ROLLOUTS_FILE = "audit/selection.jsonl", "audit/rollouts.jsonl"
 
 
 @dataclass
 class Run:
-    """One run directory in memory; `metrics` maps a step to its finite numbers, in order of steps."""
+    """One run directory in memory.
+
+    Attributes:
+        metrics: one row per step in ascending order, one column per metric; NaN where it is not logged or not finite.
+        candidates: columns step, prompt, ppl (NaN when not scored): one row per candidate. None without the file.
+        chosen: the same columns for the prompts that were chosen among them.
+        rollouts: columns step, prompt, reward, weight: one row per rollout. None without the file.
+        codes: prompt id -> its number in the columns `prompt`, in ascending order.
+        skip_reasons: how often candidates were skipped, by reason.
+        warnings: what is missing or damaged.
+    """
 
     name: str
     path: Path
-    config: Mapping[str, Any]
-    metrics: dict[int, dict[str, float]]
-    selections: Selections | None
-    rollouts: Rollouts | None
-    notes: list[str]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    candidates: pd.DataFrame | None = None
+    chosen: pd.DataFrame | None = None
+    rollouts: pd.DataFrame | None = None
+    codes: dict[str, int] = field(default_factory=dict)
+    skip_reasons: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
 
-    def series(self, name: str) -> tuple[FloatArray, FloatArray]:
-        """Steps and values (two arrays of one length) of a metric, where it is there and finite."""
-        points = [(step, data[name]) for step, data in self.metrics.items() if name in data]
-        return np.array([step for step, _ in points], float), np.array([value for _, value in points], float)
+    def series(self, metric: str) -> pd.Series:
+        """The metric's finite values, indexed by step; empty when it is not logged."""
+        return self.metrics[metric].dropna() if metric in self.metrics else pd.Series(dtype=float)
 
     def setting(self, dotted: str) -> Any:
-        """A value of config.yaml by its dotted name; None where it is not there."""
+        """A value of config.yaml; None when it is not there."""
         value: Any = self.config
         for key in dotted.split("."):
             if not isinstance(value, Mapping) or key not in value:
@@ -94,149 +60,170 @@ class Run:
             value = value[key]
         return value
 
+    @property
+    def seed(self) -> int | None:
+        seed = self.setting("prepo.seed")
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+    @property
+    def held_out_names(self) -> list[str]:
+        return sorted(name for name in self.metrics if held_out_set(name))
+
+    @property
+    def steps_done(self) -> int:
+        """The last step that logged anything but a validation."""
+        trained = self.metrics[[name for name in self.metrics if not name.startswith("val-")]].dropna(how="all")
+        return int(trained.index.max()) if len(trained) else 0
+
+    @property
+    def steps_planned(self) -> int | None:
+        for name in ("trainer.total_training_steps", "actor_rollout_ref.actor.optim.total_training_steps"):
+            planned = self.setting(name)
+            if isinstance(planned, int) and planned > 0:
+                return planned
+        return None
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.steps_planned is not None and self.steps_done < self.steps_planned
+
 
 def load_run(run_dir: Path) -> Run:
-    """Reads one run directory.
+    """Read one run directory.
 
     Raises:
-        DataError: `run_dir` is no directory, or holds none of a run's files.
+        DataError: `run_dir` is not a directory, or contains none of a run's files.
     """
+    hint = "pass the directory that a training run wrote (outputs/<name>)"
     if not run_dir.is_dir():
-        raise DataError(f"{run_dir} is not a directory: give the folder that a training run wrote (outputs/<name>)")
-    present = [name for name in RUN_FILES if (run_dir / name).is_file()]
-    if not present:
-        raise DataError(
-            f"{run_dir} is no run directory, it holds none of {', '.join(RUN_FILES)}: "
-            "give the folder that a training run wrote (outputs/<name>)"
-        )
-    notes = [f"{name} is missing" for name in RUN_FILES if name not in present]
-    config = _load_config(run_dir / "config.yaml", notes) if "config.yaml" in present else {}
-    metrics = _load_metrics(run_dir / "metrics.jsonl", notes) if "metrics.jsonl" in present else {}
-    selections = _load_selections(run_dir / RUN_FILES[2], notes) if RUN_FILES[2] in present else None
-    rollouts = _load_rollouts(run_dir / RUN_FILES[3], notes) if RUN_FILES[3] in present else None
-    return Run(run_dir.resolve().name, run_dir, config, metrics, selections, rollouts, notes)
+        raise DataError(f"{run_dir} is not a directory: {hint}")
+    if not any((run_dir / name).is_file() for name in READERS):
+        raise DataError(f"{run_dir} is not a run directory, it contains none of {', '.join(READERS)}: {hint}")
+    run = Run(run_dir.resolve().name, run_dir)
+    for name, read in READERS.items():
+        if (run_dir / name).is_file():
+            read(run, name)
+        else:
+            run.warnings.append(f"{name} is missing")
+    if run.is_unfinished:
+        done = f"{run.steps_done} of {run.steps_planned} steps are logged"
+        run.warnings.append(f"{done}: the run is still going, or was stopped")
+    return run
 
 
-def finite(value: object) -> float | None:
-    """The number as a float; None for anything else: NaN, an infinity, null, a bool, text."""
-    if type(value) is float:  # nearly all of them, and there are millions
-        return value if math.isfinite(value) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+def finite(value: object) -> float:
+    """The number as a float; NaN for an infinity, null, a bool, text and anything else."""
+    if type(value) is float or type(value) is int:
+        try:
+            return float(value) if math.isfinite(value) else math.nan
+        except OverflowError:  # an integer of more than 300 digits
+            pass
+    return math.nan
 
 
-def _load_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
+@cache
+def _metric_name(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()  # pandas cannot store lone surrogates
+
+
+def _read_config(run: Run, name: str) -> None:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        config = yaml.load(path.read_text(encoding="utf-8", errors="replace"), Loader=loader)
+        config = yaml.load((run.path / name).read_text(encoding="utf-8", errors="replace"), Loader=loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        notes.append(f"config.yaml is not readable as YAML ({str(error).splitlines()[0]})")
-        return {}
-    if not isinstance(config, dict):
-        notes.append("config.yaml holds no settings")
-        return {}
-    return config
+        run.warnings.append(f"{name} is not valid YAML ({str(error).splitlines()[0]})")
+        return
+    if isinstance(config, dict):
+        run.config = config
+    else:
+        run.warnings.append(f"{name} contains no settings")
 
 
-def _json_lines(path: Path, label: str, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(step, object) of each good line; the bad ones are counted into `notes`."""
-    bad: list[int] = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
+def _records(run: Run, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(step, object) of each intact line; the damaged ones are counted in a warning."""
+    damaged: list[int] = []
+    with (run.path / name).open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
             try:
-                record = json.loads(line)
+                record = json.loads(line) if line.strip() else None
             except (ValueError, RecursionError):
-                if line.endswith("\n"):
-                    bad.append(number)
-                else:
-                    notes.append(f"{label}: the last line is cut off (the run goes on, or was stopped); it is left out")
-                continue
-            step = finite(record.get("step")) if isinstance(record, dict) else None
-            if step is None or step < 0 or step != int(step):
-                bad.append(number)
-                continue
-            yield int(step), record
-    if bad:
-        notes.append(f"{label}: damaged lines left out: {len(bad)}, the first is line {bad[0]}")
+                if not line.endswith("\n"):
+                    run.warnings.append(f"{name}: the last line is incomplete and was skipped")
+                    continue
+                record = {}
+            step = finite(record.get("step")) if isinstance(record, dict) else math.nan
+            if isinstance(record, dict) and step >= 0 and step == int(step):
+                yield int(step), record
+            elif record is not None:
+                damaged.append(number)
+    if damaged:
+        run.warnings.append(f"{name}: {len(damaged)} damaged lines were skipped, the first is line {damaged[0]}")
 
 
-def _load_metrics(path: Path, notes: list[str]) -> dict[int, dict[str, float]]:
-    metrics: dict[int, dict[str, float]] = {}
+def _read_metrics(run: Run, name: str) -> None:
+    values: dict[int, dict[str, float]] = {}
     not_finite: Counter[str] = Counter()
     repeated: set[int] = set()
-    for step, record in _json_lines(path, "metrics.jsonl", notes):
+    for step, record in _records(run, name):
         data = record.get("data")
-        row = metrics.setdefault(step, {})
-        for name, value in data.items() if isinstance(data, dict) else ():
-            number = finite(value)
-            if number is None:
-                not_finite[name] += 1
-                continue
-            if name in row and row[name] != number:
+        row = values.setdefault(step, {})
+        for metric, value in data.items() if isinstance(data, dict) else ():
+            number, metric = finite(value), _metric_name(metric)
+            if math.isnan(number):
+                not_finite[metric] += 1
+            elif row.setdefault(metric, number) != number:
                 repeated.add(step)
-            row[name] = number
-    if not metrics:
-        notes.append("metrics.jsonl holds no step yet")
+                row[metric] = number
+    run.metrics = pd.DataFrame.from_dict(values, orient="index", dtype=float).sort_index()
     if not_finite:
-        listed = ", ".join(f"{name} ({count} times)" for name, count in not_finite.most_common(5))
-        more = f" and {len(not_finite) - 5} more names" if len(not_finite) > 5 else ""
-        notes.append(f"metrics.jsonl: values that are no finite number are left out: {listed}{more}")
+        listed = ", ".join(f"{metric} ({count} times)" for metric, count in not_finite.most_common(5))
+        more = f" and {len(not_finite) - 5} more metrics" if len(not_finite) > 5 else ""
+        run.warnings.append(f"{name}: values that are not finite numbers were skipped: {listed}{more}")
     if repeated:
-        notes.append(f"metrics.jsonl: steps logged twice with unlike values (the later line is taken): {len(repeated)}")
-    return dict(sorted(metrics.items()))
+        text = "steps were logged twice with different values; the last counts"
+        run.warnings.append(f"{name}: {len(repeated)} {text}")
 
 
-def _load_selections(path: Path, notes: list[str]) -> Selections:
-    found = Selections()
-    for step, record in _json_lines(path, "audit/selection.jsonl", notes):
-        drawn: list[str] = []
-        ppl_of: dict[str, float] = {}
-        for candidate in _records(record.get("candidates")):
-            prompt_id, ppl = _interned(candidate.get("prompt_id")), finite(candidate.get("ppl"))
-            drawn.append(prompt_id)
-            if ppl is not None and ppl > 0:
-                ppl_of[prompt_id] = ppl
-        found.num_candidates += len(drawn)
-        found.times_drawn.update(drawn)
-        found.last_ppl.update(ppl_of)
-        found.candidate_ppl[step].extend(ppl_of.values())
-        chosen = record.get("selected")
-        for prompt_id in map(_interned, chosen if isinstance(chosen, list) else ()):
-            found.times_chosen[prompt_id] += 1
-            if prompt_id in ppl_of:
-                found.selected_ppl[step].append(ppl_of[prompt_id])
-                found.history.setdefault(prompt_id, []).append((step, ppl_of[prompt_id]))
-        found.skipped.update(_interned(skip.get("reason")) for skip in _records(record.get("skipped")))
-    for choices in found.history.values():
-        choices.sort()
-    return found
+def _read_selection(run: Run, name: str) -> None:
+    candidates, chosen = array("d"), array("d")
+    for step, record in _records(run, name):
+        ppl_of: dict[int, float] = {}
+        for candidate in _objects(record.get("candidates")):
+            prompt, ppl = _code(run, candidate.get("prompt_id")), finite(candidate.get("ppl"))
+            ppl_of[prompt] = ppl if ppl > 0 else math.nan
+            candidates.extend((step, prompt, ppl_of[prompt]))
+        selected = record.get("selected")
+        for prompt_id in selected if isinstance(selected, list) else ():
+            prompt = _code(run, prompt_id)
+            chosen.extend((step, prompt, ppl_of.get(prompt, math.nan)))
+        run.skip_reasons.update(str(skip.get("reason")) for skip in _objects(record.get("skipped")))
+    run.candidates, run.chosen = (_frame(values, "step", "prompt", "ppl") for values in (candidates, chosen))
 
 
-def _load_rollouts(path: Path, notes: list[str]) -> Rollouts:
-    found = Rollouts()
-    for step, record in _json_lines(path, "audit/rollouts.jsonl", notes):
-        weight, reward = finite(record.get("weight")), finite(record.get("reward"))
-        if weight is not None:
-            found.weights.append(weight)
-        if reward is not None:
-            key = (step, _interned(record.get("prompt_id")))
-            found.reward_sum[key] = found.reward_sum.get(key, 0.0) + reward
-            found.count[key] = found.count.get(key, 0) + 1
-            found.all_zero_one = found.all_zero_one and reward in (0.0, 1.0)
-    return found
+def _read_rollouts(run: Run, name: str) -> None:
+    rollouts = array("d")
+    for step, record in _records(run, name):
+        prompt = _code(run, record.get("prompt_id"))
+        rollouts.extend((step, prompt, finite(record.get("reward")), finite(record.get("weight"))))
+    run.rollouts = _frame(rollouts, "step", "prompt", "reward", "weight")
 
 
-def _interned(value: object) -> str:
-    """One object for each text, however often it is read: a run has few prompts and millions of lines."""
-    return sys.intern(value) if type(value) is str else str(value)
+def _code(run: Run, prompt_id: object) -> int:
+    return run.codes.setdefault(prompt_id if type(prompt_id) is str else str(prompt_id), len(run.codes))
 
 
-def _records(value: object) -> list[dict[str, Any]]:
+def _frame(values: array[float], *columns: str) -> pd.DataFrame:
+    frame = pd.DataFrame(np.array(values).reshape(-1, len(columns)), columns=list(columns))
+    return frame.astype({"step": int, "prompt": int})
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+READERS = {
+    "config.yaml": _read_config,
+    "metrics.jsonl": _read_metrics,
+    SELECTION_FILE: _read_selection,
+    ROLLOUTS_FILE: _read_rollouts,
+}

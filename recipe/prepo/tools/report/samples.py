@@ -1,29 +1,29 @@
-"""Sample generations out of verl's dumps (`trainer.rollout_data_dir`, `trainer.validation_data_dir`), shown as text.
+"""Sample generations from verl's dumps, and text from a run's files made fit for a page.
 
-verl writes one file a step, `<step>.jsonl`, one object a generation with `input`, `output`, `gts` and `score`.
+verl writes one file per step, `<step>.jsonl`, one object per generation with `input`, `output`, `gts` and `score`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import os
+import unicodedata
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from recipe.prepo.tools.report.load import Run, finite
-from recipe.prepo.tools.report.markup import details
-from recipe.prepo.tools.report.text import safe
 
-# (setting, folder in the run directory that is tried too, heading)
+# (setting, directory in the run directory that is tried first, heading)
 SOURCES = (
     ("trainer.rollout_data_dir", "rollouts", "Training rollouts"),
-    ("trainer.validation_data_dir", "validation", "Validation answers"),
+    ("trainer.validation_data_dir", "validation", "Validation generations"),
 )
-MAX_LINES = 4096
-MAX_LINE_BYTES = 16 * 1024 * 1024
-PER_KIND = 2
-MAX_INPUT, MAX_OUTPUT, MAX_GOLD = 600, 900, 120
+MAX_LINES, MAX_LINE_BYTES, PER_KIND = 4096, 16 * 1024 * 1024, 2
+# Control, format (direction overrides, zero-width marks), surrogate, private and unassigned code points.
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+MAX_MARKS = 2
 
 
 @dataclass(frozen=True)
@@ -37,83 +37,67 @@ class Sample:
     score: float
 
 
-def samples_html(run: Run, suffix: str = "") -> str:
-    """A few right and wrong generations of the first and of the last dumped step; else, which override writes them."""
-    parts = []
-    for setting, folder, heading in SOURCES:
-        found = _samples(_dump_dir(run, setting, folder))
-        if found:
-            parts.append(details(heading, "\n".join(map(_sample_html, found))))
-    if not parts:
-        parts.append(
-            "<p>No generations are kept. "
-            f"<code>{SOURCES[0][0]}=RUN_DIR/{SOURCES[0][1]}</code> keeps the training rollouts of each step, "
-            f"<code>{SOURCES[1][0]}=RUN_DIR/{SOURCES[1][1]}</code> the answers of each validation.</p>"
-        )
-    return f'<section id="samples{suffix}"><h3>Sample generations</h3>{"".join(parts)}</section>'
-
-
-def _dump_dir(run: Run, setting: str, folder: str) -> Path | None:
-    """The configured folder, or the usual one in the run directory (which may have been moved since)."""
-    configured = run.setting(setting)
-    tried = [run.path / folder, *([Path(configured)] if isinstance(configured, str) and configured else [])]
-    return next((path for path in tried if _is_dir(path)), None)
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no file system takes
-        return False
-
-
-def _samples(folder: Path | None) -> list[Sample]:
-    if folder is None:
-        return []
-    steps = sorted(int(path.stem) for path in folder.glob("*.jsonl") if path.stem.isascii() and path.stem.isdigit())
-    found: list[Sample] = []
-    for step in dict.fromkeys([*steps[:1], *steps[-1:]]):
-        found += _right_and_wrong(folder / f"{step}.jsonl", step)
+def find_samples(run: Run) -> list[tuple[str, list[Sample]]]:
+    """(heading, samples): a few correct and incorrect generations of the first and the last dumped step."""
+    found = []
+    for setting, default, heading in SOURCES:
+        configured = run.setting(setting)
+        folders = [run.path / default, *([Path(configured)] if isinstance(configured, str) and configured else [])]
+        folder = next((folder for folder in folders if os.path.isdir(folder)), None)
+        files = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()} if folder else {}
+        ends = sorted({min(files), max(files)}) if files else []
+        samples = [sample for step in ends for sample in _correct_and_incorrect(files[step], step)]
+        found += [(heading, samples)] if samples else []
     return found
 
 
-def _right_and_wrong(path: Path, step: int) -> list[Sample]:
-    """The first few generations with a positive score and the first few without, of different prompts if possible."""
+def _correct_and_incorrect(path: Path, step: int) -> list[Sample]:
+    """The first generations with a positive score and the first without, of different prompts if possible."""
     kinds: dict[bool, dict[str, Sample]] = {True: {}, False: {}}
-    for entry in _entries(path):
-        score = finite(entry.get("score"))
-        if score is None:
-            continue
-        texts = [entry.get(name) for name in ("input", "output", "gts")]
-        prompt, output, gold = ("" if text is None else str(text) for text in texts)
-        kind = kinds[score > 0]
-        if len(kind) < PER_KIND:
+    with path.open("rb") as file:
+        for line in islice(iter(lambda: file.readline(MAX_LINE_BYTES), b""), MAX_LINES):
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):  # damaged, or too long
+                continue
+            score = finite(entry.get("score")) if isinstance(entry, dict) else math.nan
+            kind = kinds[score > 0]
+            if math.isnan(score) or len(kind) >= PER_KIND:
+                continue
+            texts = [entry.get(name) for name in ("input", "output", "gts")]
+            prompt, output, gold = ("" if text is None else str(text) for text in texts)
             kind.setdefault(prompt, Sample(step, prompt, output, gold, score))
-        if all(len(kind) == PER_KIND for kind in kinds.values()):
-            break
+            if all(len(kind) == PER_KIND for kind in kinds.values()):
+                break
     return [*kinds[True].values(), *kinds[False].values()]
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of the first lines; damaged ones, and ones too long to be read, are passed over."""
-    with path.open("rb") as file:
-        for _ in range(MAX_LINES):
-            line = file.readline(MAX_LINE_BYTES)
-            if not line:
-                return
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(entry, dict):
-                yield entry
+def shorten(text: str, limit: int) -> str:
+    """Text of about `limit` characters, fit for a page: see :func:`visible`.
+
+    >>> shorten("0123456789" * 10, 30)
+    '01234567890123456789 […70 characters…] 0123456789'
+    """
+    if len(text) > limit:
+        head = 2 * limit // 3
+        text = f"{text[:head]} […{len(text) - limit:,} characters…] {text[head - limit :]}"
+    return visible(text)
 
 
-def _sample_html(sample: Sample) -> str:
-    mark = "right" if sample.score > 0 else "wrong"
-    return (
-        f'<article class="sample"><p><b>Step {sample.step}, {mark}</b>, score {sample.score:g}, '
-        f"gold answer <code>{safe(sample.gold, MAX_GOLD)}</code></p>"
-        f'<pre dir="ltr">{safe(sample.prompt.strip(), MAX_INPUT)}</pre>'
-        f'<pre dir="ltr" class="output">{safe(sample.output.strip(), MAX_OUTPUT)}</pre></article>'
-    )
+def visible(text: str) -> str:
+    """Spell out code points that cannot be seen or that reverse the text, and leave out stacked combining marks.
+
+    >>> visible("a\\x00b\\u202ec")
+    'a<U+0000>b<U+202E>c'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    parts, marks = [], 0
+    for char in text:
+        category = unicodedata.category(char)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if category in INVISIBLE and char not in "\n\t":
+            parts.append(f"<U+{ord(char):04X}>")
+        elif marks <= MAX_MARKS:
+            parts.append(char)
+    return "".join(parts)

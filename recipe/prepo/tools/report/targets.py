@@ -1,8 +1,8 @@
-"""Rollouts (tokens, seconds) to reach a held-out score, and the factor saved against a baseline row.
+"""The cost to reach a held-out score, and the factor saved against a baseline.
 
-The rule: a row reaches the target at the first evaluation at which its held-out score, averaged over its seeds, is at
-or above the target. What it had spent by then, averaged over the seeds, is its cost. Nothing is interpolated between
-evaluations, so that every figure stands in `metrics.jsonl`.
+A method reaches the target at the first evaluation whose held-out score, averaged over its seeds, is at or above it.
+Its cost is what it had spent by then, averaged over its seeds. Nothing is interpolated between evaluations, so each
+number can be checked in `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -12,133 +12,124 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recipe.prepo.tools.report.load import FloatArray
-from recipe.prepo.tools.report.rows import Row
-from recipe.prepo.tools.report.summary import MISSING, ROLLOUTS, SECONDS, TOKENS, cumulative, held_out, number
+from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
+from recipe.prepo.tools.report.compare import SECONDS, Method, common_steps, cumulative, mean_of
+from recipe.prepo.types import FloatArray
 
 COSTS = ((ROLLOUTS, "rollouts"), (TOKENS, "response tokens"), (SECONDS, "seconds in steps"))
+MISSING = "n/a"
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
-# Scores are means of many numbers: one that is the target on paper may miss it by a rounding.
+# Scores are means of many numbers: rounding may put one that equals the target just below it.
 SLACK = 1e-9
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Held-out scores (S seeds by E evaluations, at the steps common to all seeds) and the costs up to each."""
+    """Held-out scores [seeds, evaluations] at the steps that all seeds have, and the costs up to each by counter."""
 
     steps: FloatArray
     score: FloatArray
     cost: dict[str, FloatArray]
     seeds: tuple[int | None, ...]
 
+    def reached_at(self, target: float) -> int | None:
+        """Index of the first evaluation whose mean score is at or above the target."""
+        above = np.flatnonzero(self.score.mean(axis=0) >= target - SLACK)
+        return int(above[0]) if above.size else None
+
+    def cost_to(self, target: float, counter: str) -> float | None:
+        """Mean cost to the target; None if it is never reached, NaN if the cost is not logged."""
+        at = self.reached_at(target)
+        return None if at is None else float(self.cost[counter][:, at].mean())
+
 
 @dataclass(frozen=True)
 class Ratio:
-    """Baseline's cost divided by the row's; `low` and `high` are None without an interval (one seed on a side).
+    """The baseline's cost divided by the method's, with its interval (None with a single seed on either side).
 
-    0 stands for a row that never reached the target, infinity for a baseline that never did, NaN for undefined (both
-    never did, or the target was reached before any training).
+    0: the method never reached the target. Infinity: the baseline never did. NaN: neither did, or the target was
+    reached before training.
     """
 
     value: float
-    low: float | None
-    high: float | None
-    paired: bool
+    low: float | None = None
+    high: float | None = None
+    paired: bool = False
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return MISSING
+        text = {0.0: "never", np.inf: "only this method"}.get(self.value, f"{self.value:.2f}")
+        if self.low is None or self.high is None:
+            return text
+        ends = [{0.0: "never", np.inf: "∞"}.get(end, f"{end:.2f}") for end in (self.low, self.high)]
+        return f"{text} [{', '.join(ends)}]"
 
 
 @dataclass(frozen=True)
 class TargetTable:
-    """What it took each row to reach the target, as text; `level` is the held-out score, None where there is none."""
+    """Cells of the table, the head first and then a list per method; `level` is the target score if there is one."""
 
     title: str
-    level: float | None
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
+    level: float | None = None
+    columns: Sequence[Sequence[str]] = ()
+    has_ratios: bool = False
+    has_common_steps: bool = True
 
 
-def evaluations(row: Row, names: Sequence[str]) -> Evaluations | None:
-    """The row's held-out scores (plain mean over the sets `names`), of the runs that have any.
-
-    Returns:
-        None where no run has one, or the runs share no evaluation.
-    """
-    found = [(run, seed, *held_out(run, names)) for run, seed in zip(row.runs, row.seeds, strict=True)]
-    found = [entry for entry in found if entry[2].size]
-    common = found[0][2] if found else np.zeros(0)
-    for _, _, steps, _ in found[1:]:
-        common = np.intersect1d(common, steps)
-    if not common.size:
+def evaluations(method: Method, names: Sequence[str]) -> Evaluations | None:
+    """Held-out scores over the sets `names`, of the runs that have any; None when the runs share no evaluation."""
+    table = common_steps([mean_of(run, names) for run in method.runs])
+    if table.empty:
         return None
-    score = np.array([values[np.isin(steps, common)] for _, _, steps, values in found])
-    cost = {counter: np.array([cumulative(run, common, counter) for run, *_ in found]) for counter, _ in COSTS}
-    return Evaluations(common, score, cost, tuple(seed for _, seed, *_ in found))
+    runs = [method.runs[at] for at in table]
+    cost = {
+        counter: np.array([cumulative(run, counter).reindex(table.index).to_numpy() for run in runs])
+        for counter, _ in COSTS
+    }
+    return Evaluations(table.index.to_numpy(float), table.to_numpy().T, cost, tuple(run.seed for run in runs))
 
 
-def reached_at(score_E: FloatArray, target: float) -> int | None:
-    """Index of the first evaluation at or above the target.
+def ratio(baseline: Evaluations, method: Evaluations, target: float | None, counter: str, *, seed: int = 0) -> Ratio:
+    """Ratio of the costs to the target, with a percentile bootstrap interval over the seeds.
 
-    >>> reached_at(np.array([0.2, 0.5, 0.4]), 0.45), reached_at(np.array([0.2]), 0.45)
-    (1, None)
-    """
-    above = np.flatnonzero(score_E >= target - SLACK)
-    return int(above[0]) if above.size else None
-
-
-def cost_to_target(found: Evaluations, target: float, counter: str) -> float | None:
-    """Mean cost when the mean score over the seeds first is at or above the target; None if never, NaN if unknown."""
-    at = reached_at(found.score.mean(axis=0), target)
-    return None if at is None else float(found.cost[counter][:, at].mean())
-
-
-def ratio(baseline: Evaluations, row: Evaluations, target: float | None, counter: str, *, seed: int = 0) -> Ratio:
-    """Baseline's cost to the target divided by the row's, with a percentile bootstrap interval over the seeds.
-
-    Seeds are drawn in pairs where both rows have the same ones, else in each row by itself (Efron & Tibshirani 1993).
+    Seeds are drawn in pairs when both methods have the same seeds, else in each method by itself (Efron & Tibshirani
+    1993).
 
     Args:
-        target: a stated score; None takes the baseline's final one, anew in each resample.
+        target: a fixed score; None takes the baseline's final score, computed again in each resample.
     """
-    ones = [np.full((1, len(found.score)), 1 / len(found.score)) for found in (baseline, row)]
-    value = float(_ratios(baseline, row, target, counter, *ones)[0])
-    paired = baseline.seeds == row.seeds and None not in row.seeds and len({*row.seeds}) == len(row.seeds)
-    if min(len(baseline.score), len(row.score)) < 2:
-        return Ratio(value, None, None, paired)
+    num_seeds = (len(baseline.score), len(method.score))
+    value = float(_ratios(baseline, method, target, counter, *(np.full((1, n), 1 / n) for n in num_seeds))[0])
+    paired = baseline.seeds == method.seeds and None not in method.seeds and len({*method.seeds}) == len(method.seeds)
+    if min(num_seeds) < 2:
+        return Ratio(value, paired=paired)
     generator = np.random.default_rng(seed)
-    baseline_share = _resample(generator, len(baseline.score))
-    row_share = baseline_share if paired else _resample(generator, len(row.score))
-    drawn = _ratios(baseline, row, target, counter, baseline_share, row_share)
+    baseline_share, method_share = (generator.multinomial(n, [1 / n] * n, size=NUM_RESAMPLES) / n for n in num_seeds)
+    drawn = _ratios(baseline, method, target, counter, baseline_share, baseline_share if paired else method_share)
     drawn = np.sort(drawn[~np.isnan(drawn)])
     if not drawn.size:
-        return Ratio(value, None, None, paired)
+        return Ratio(value, paired=paired)
     tail = (1 - CONFIDENCE) / 2
-    low, high = (float(np.quantile(drawn, end, method="inverted_cdf")) for end in (tail, 1 - tail))
-    return Ratio(value, low, high, paired)
-
-
-def _resample(generator: np.random.Generator, num_seeds: int) -> FloatArray:
-    """Each resample's share of each seed: `NUM_RESAMPLES` by `num_seeds`."""
-    return generator.multinomial(num_seeds, [1 / num_seeds] * num_seeds, size=NUM_RESAMPLES) / num_seeds
+    low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
+    return Ratio(value, float(low), float(high), paired)
 
 
 def _ratios(
     baseline: Evaluations,
-    row: Evaluations,
+    method: Evaluations,
     target: float | None,
     counter: str,
     baseline_share: FloatArray,
-    row_share: FloatArray,
+    method_share: FloatArray,
 ) -> FloatArray:
-    """The ratio in each resample; infinite costs stand for «never»."""
+    """The ratio in each resample, given the share of each seed in it; "never" is an infinite cost."""
     baseline_score = baseline_share @ baseline.score
     wanted = baseline_score[:, -1] if target is None else np.full(len(baseline_score), target)
     spent = []
-    for found, share, score in (
-        (baseline, baseline_share, baseline_score),
-        (row, row_share, row_share @ row.score),
-    ):
-        above = score >= wanted[:, None] - SLACK
+    for found, share in ((baseline, baseline_share), (method, method_share)):
+        above = share @ found.score >= wanted[:, None] - SLACK
         cost = np.take_along_axis(share @ found.cost[counter], above.argmax(axis=1)[:, None], axis=1)[:, 0]
         spent.append(np.where(above.any(axis=1), cost, np.inf))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -147,97 +138,44 @@ def _ratios(
 
 
 def target_table(
-    rows: Sequence[Row], names: Sequence[str], target: float | None, baseline: Row | None
+    methods: Sequence[Method], names: Sequence[str], target: float | None, baseline: Method | None
 ) -> TargetTable | None:
-    """The table of costs to the target and, with a baseline, of the factors saved.
+    """The costs to the target and, with a baseline, the factors saved; None with neither a target nor a baseline.
 
     Args:
         names: the held-out scores that all runs have.
-        target: a stated score; None takes the final score of the baseline (mean over its seeds).
-
-    Returns:
-        None where neither a target nor a baseline is there.
+        target: a score; None takes the final score of the baseline (mean over its seeds).
     """
     if target is None and baseline is None:
         return None
-    found = {row.name: evaluations(row, names) for row in rows}
-    base = found.get(baseline.name) if baseline else None
-    level = target
-    if level is None and base is not None:
+    found = {method.name: evaluations(method, names) for method in methods}
+    base = found[baseline.name] if baseline else None
+    if target is not None:
+        level, title = target, f"Cost to reach a held-out score of {target:g}, as given"
+    elif base is not None and baseline is not None:
         level = float(base.score.mean(axis=0)[-1])
-    others = base is not None and len(rows) > 1
-    head = ["row", "reached at step"]
-    for _, text in COSTS:
-        head += [text, f"{text}, baseline / row"] if others else [text]
-    if level is None:
-        return TargetTable("Cost to reach a target", None, head, [], ["The baseline has no held-out score."])
-    lines = []
-    for row in rows:
-        own = found[row.name]
-        lines.append([row.name, *_row_cells(own, base if others else None, baseline, row, target, level)])
-    kind = f"{target:g}, as stated" if target is not None else f"{level:.4f}, the final one of the baseline"
-    kind += f" «{baseline.name}»" if baseline and target is None else ""
-    return TargetTable(f"Cost to reach a held-out score of {kind}", level, head, lines, _table_notes(found, others))
-
-
-def _row_cells(
-    own: Evaluations | None,
-    base: Evaluations | None,
-    baseline: Row | None,
-    row: Row,
-    target: float | None,
-    level: float,
-) -> list[str]:
-    at = reached_at(own.score.mean(axis=0), level) if own else None
-    if own is None:
-        cells = ["not evaluated"]
-    elif at is None:
-        cells = [f"never in {own.steps[-1]:g} steps (best {own.score.mean(axis=0).max():.4f})"]
+        title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
     else:
-        cells = [f"{own.steps[at]:g}"]
-    for counter, _ in COSTS:
-        cost = cost_to_target(own, level, counter) if own else None
-        cells.append("never" if own and cost is None else number(cost if cost is None or np.isfinite(cost) else None))
-        if base is not None and row is baseline:
-            cells.append("baseline")
-        elif base is not None:
-            cells.append(ratio_text(ratio(base, own, target, counter)) if own else MISSING)
-    return cells
-
-
-def ratio_text(found: Ratio) -> str:
-    """«2.72 [1.90, 4.10]»; 0 is written as never (the row), infinity as that the baseline never did.
-
-    >>> ratio_text(Ratio(2.72, 0.0, 4.1, True)), ratio_text(Ratio(float("inf"), None, None, False))
-    ('2.72 [never, 4.10]', 'only the row did')
-    """
-    if np.isnan(found.value):
-        return MISSING
-    words = {0.0: "never", np.inf: "only the row did"}
-    text = words.get(found.value, f"{found.value:.2f}")
-    if found.low is None or found.high is None:
-        return text
-    ends = ({0.0: "never", np.inf: "∞"}.get(end, f"{end:.2f}") for end in (found.low, found.high))
-    return f"{text} [{', '.join(ends)}]"
-
-
-def _table_notes(found: dict[str, Evaluations | None], others: bool) -> list[str]:
-    notes = [
-        "Counted at the first evaluation at or above the target, without interpolation; of several seeds, where their "
-        "mean score first is. A row that is evaluated seldom looks dearer than it is: compare rows with one "
-        "trainer.test_freq."
-    ]
-    known = [entry for entry in found.values() if entry]
-    if others:
-        text = "Above 1: the row took less than the baseline."
-        if any(len(entry.score) > 1 for entry in known):
-            text += (
-                f" In brackets: {100 * CONFIDENCE:.0f}% bootstrap interval over the seeds, in pairs where both rows "
-                "have the same ones; with fewer than 5 seeds it is too narrow."
-            )
+        return TargetTable("Cost to reach a target: the baseline has no held-out score")
+    base = base if len(methods) > 1 else None
+    head = ["method", "reached at step"]
+    for _, unit in COSTS:
+        head += [unit, f"{unit}, baseline / method"] if base else [unit]
+    columns = [head]
+    for method in methods:
+        own = found[method.name]
+        at = own.reached_at(level) if own else None
+        if own is None:
+            cells = ["not evaluated"]
+        elif at is None:
+            cells = [f"never in {own.steps[-1]:g} steps (best {own.score.mean(axis=0).max():.4f})"]
         else:
-            text += " One seed a row: no interval, and the difference may be chance."
-        notes.append(text)
-    if len({tuple(entry.steps.tolist()) for entry in known}) > 1:
-        notes.append("The rows were not evaluated at the same steps.")
-    return notes
+            cells = [f"{own.steps[at]:g}"]
+        for counter, _ in COSTS:
+            cost = own.cost_to(level, counter) if own else np.nan
+            cells.append("never" if cost is None else f"{cost:,.0f}" if np.isfinite(cost) else MISSING)
+            if base is not None:
+                cells.append("baseline" if own is base else str(ratio(base, own, target, counter)) if own else MISSING)
+        columns.append([method.name, *cells])
+    steps = {tuple(one.steps.tolist()) for one in found.values() if one}
+    return TargetTable(title, level, columns, base is not None, len(steps) < 2)

@@ -1,10 +1,11 @@
-"""Runs of several seeds: one row, its mean with its spread; and what a row took to reach a target."""
+"""Runs of several seeds are one method: its mean with its spread, the baseline, and the cost to reach a target."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pytest
 import yaml
 
 from recipe.prepo.errors import DataError
+from recipe.prepo.report import main
+from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
 from recipe.prepo.tools.report import write_report
-from recipe.prepo.tools.report.command import main
-from recipe.prepo.tools.report.figures import accuracy, entropy
-from recipe.prepo.tools.report.load import Run, load_run
-from recipe.prepo.tools.report.rows import Row, curve, find_baseline, group_rows
-from recipe.prepo.tools.report.summary import ROLLOUTS, SECONDS, TOKENS, cumulative, held_out
-from recipe.prepo.tools.report.targets import Evaluations, cost_to_target, evaluations, ratio, reached_at, target_table
+from recipe.prepo.tools.report.charts import PANELS, accuracy, over_steps
+from recipe.prepo.tools.report.compare import SECONDS, Method, curve, find_baseline, group_methods
+from recipe.prepo.tools.report.load import load_run
+from recipe.prepo.tools.report.targets import Evaluations, Ratio, evaluations, ratio, target_table
 
 NAME = "val-core/openai/gsm8k/acc/mean@2"
 MakeRun = Callable[..., Path]
@@ -39,8 +40,8 @@ def run_dirs(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> dic
 
 
 @pytest.fixture(scope="module")
-def rows(run_dirs: dict[str, list[Path]]) -> list[Row]:
-    return group_rows([load_run(path) for paths in run_dirs.values() for path in paths])
+def methods(run_dirs: dict[str, list[Path]]) -> list[Method]:
+    return group_methods([load_run(path) for paths in run_dirs.values() for path in paths])
 
 
 def by_hand(paths: list[Path], target: float, cost: str) -> float | None:
@@ -61,15 +62,20 @@ def by_hand(paths: list[Path], target: float, cost: str) -> float | None:
     return None
 
 
-def test_runs_that_differ_in_their_seed_only_are_one_row(rows: list[Row]) -> None:
-    assert [row.name for row in rows] == ["prepo", "random"]
-    assert [row.seeds for row in rows] == [(0, 1, 2), (0, 1, 2)]
+def test_runs_that_differ_only_in_their_seed_are_one_method(methods: list[Method]) -> None:
+    assert [method.name for method in methods] == ["prepo", "random"]
+    assert [method.seeds for method in methods] == [(0, 1, 2), (0, 1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "num_rows"),
+    ("setting", "value", "num_methods"),
     [
         ("prepo.budget.name", "difficulty", 2),
+        ("prepo.shaping.name", "length_bias", 2),
+        ("prepo.shaping.epoch_steps", 3, 2),
+        ("prepo.selection.name", "uniform", 2),
+        ("prepo.weighting.name", "none", 2),
+        ("prepo.temperature.name", "entropy_target", 2),
         ("data.train_files", ["other.parquet"], 2),
         ("actor_rollout_ref.model.path", "other/model", 2),
         ("trainer.total_training_steps", 12, 2),
@@ -79,7 +85,9 @@ def test_runs_that_differ_in_their_seed_only_are_one_row(rows: list[Row]) -> Non
         ("prepo.audit", False, 1),
     ],
 )
-def test_what_makes_another_row(tmp_path: Path, make_run: MakeRun, setting: str, value: object, num_rows: int) -> None:
+def test_what_makes_another_method(
+    tmp_path: Path, make_run: MakeRun, setting: str, value: object, num_methods: int
+) -> None:
     paths = [make_run(tmp_path / f"r-seed{seed}", steps=0, seed=seed) for seed in (0, 1)]
     config = yaml.safe_load((paths[1] / "config.yaml").read_text())
     *sections, key = setting.split(".")
@@ -88,80 +96,87 @@ def test_what_makes_another_row(tmp_path: Path, make_run: MakeRun, setting: str,
         inner = inner.setdefault(section, {})
     inner[key] = value
     (paths[1] / "config.yaml").write_text(yaml.safe_dump(config))
-    assert len(group_rows([load_run(path) for path in paths])) == num_rows
+    assert len(group_methods([load_run(path) for path in paths])) == num_methods
 
 
-def test_runs_without_a_config_are_rows_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
+def test_runs_without_a_config_are_methods_of_their_own(tmp_path: Path, make_run: MakeRun) -> None:
     paths = [make_run(tmp_path / name, steps=0) for name in ("a", "b")]
     for path in paths:
         (path / "config.yaml").unlink()
-    assert [row.name for row in group_rows([load_run(path) for path in paths])] == ["a", "b"]
+    assert [method.name for method in group_methods([load_run(path) for path in paths])] == ["a", "b"]
 
 
-def test_curve_is_the_mean_with_the_lowest_and_the_highest_seed(rows: list[Row]) -> None:
-    found = curve(rows[0], lambda run: held_out(run, [NAME]), lambda run, steps: cumulative(run, steps, SECONDS))
-    assert found.steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert found.num_runs == 3
-    assert found.mean[-1] == pytest.approx(0.25 + 6 * 0.045)
-    assert (found.low[-1], found.high[-1]) == pytest.approx((0.25 + 6 * 0.04, 0.25 + 6 * 0.05))
-    assert found.x.tolist() == pytest.approx([10.0 * step for step in range(7)])
+def test_curve_is_the_mean_with_the_lowest_and_the_highest_seed(methods: list[Method]) -> None:
+    found = curve(methods[0], [NAME], SECONDS)
+    assert found.index.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    end = found.iloc[-1]
+    assert end["num_runs"] == 3
+    assert end["mean"] == pytest.approx(0.25 + 6 * 0.045)
+    assert (end["low"], end["high"]) == pytest.approx((0.25 + 6 * 0.04, 0.25 + 6 * 0.05))
+    assert found["x"].tolist() == pytest.approx([10.0 * step for step in range(7)])
 
 
-def test_curve_keeps_the_steps_that_all_seeds_logged(rows: list[Row]) -> None:
-    runs = [Run(**{**vars(run), "metrics": dict(run.metrics)}) for run in rows[0].runs]
-    del runs[1].metrics[4]
-    row = Row("cut", tuple(runs))
-    assert curve(row, lambda run: run.series(ROLLOUTS), None).steps.tolist() == [1, 2, 3, 5, 6]
-    for step in list(runs[2].metrics):
-        runs[2].metrics[step] = {}
-    assert curve(row, lambda run: run.series(ROLLOUTS), None).num_runs == 2
+def test_curve_keeps_the_steps_that_all_seeds_logged(methods: list[Method]) -> None:
+    runs = [replace(run, metrics=run.metrics.copy()) for run in methods[0].runs]
+    runs[1].metrics.loc[4] = math.nan
+    method = Method("cut", tuple(runs))
+    assert curve(method, [ROLLOUTS]).index.tolist() == [1, 2, 3, 5, 6]
+    runs[2].metrics.loc[:] = math.nan
+    assert set(curve(method, [ROLLOUTS])["num_runs"]) == {2}
 
 
-def test_spread_is_drawn_and_said(rows: list[Row]) -> None:
-    single = [Row("prepo", rows[0].runs[:1]), Row("random", rows[1].runs[:1])]
-    for draw in (entropy, lambda of: accuracy(of, ROLLOUTS, "a", "rollouts")):
-        assert "from the lowest to the highest" in draw(rows).caption
-        assert "from the lowest to the highest" not in draw(single).caption
-        assert draw(rows).png != draw(single).png
+def test_spread_is_drawn_and_explained(methods: list[Method]) -> None:
+    single = [Method(method.name, method.runs[:1]) for method in methods]
+    for draw in (
+        lambda of: over_steps("entropy", PANELS["entropy"], of),
+        lambda of: accuracy(of, ROLLOUTS, "rollouts", None),
+    ):
+        assert "from the lowest to the highest" in draw(methods)[1]
+        assert "from the lowest to the highest" not in draw(single)[1]
+        assert draw(methods)[0].axes[0].collections and not draw(single)[0].axes[0].collections
 
 
 @pytest.mark.parametrize("cost", [ROLLOUTS, TOKENS, SECONDS])
 @pytest.mark.parametrize("target", [0.25, 0.3, 0.34, 0.43, 0.45, 0.5199999, 0.53])
 def test_cost_to_target_agrees_with_a_computation_by_hand(
-    rows: list[Row], run_dirs: dict[str, list[Path]], target: float, cost: str
+    methods: list[Method], run_dirs: dict[str, list[Path]], target: float, cost: str
 ) -> None:
-    for row in rows:
-        found = cost_to_target(evaluations(row, [NAME]), target, cost)
-        expected = by_hand(run_dirs[row.name], target, cost)
+    for method in methods:
+        scores = evaluations(method, [NAME])
+        assert scores is not None
+        found = scores.cost_to(target, cost)
+        expected = by_hand(run_dirs[method.name], target, cost)
         assert found == (None if expected is None else pytest.approx(expected))
 
 
-def test_target_of_the_table_is_the_baselines_final_score(rows: list[Row], run_dirs: dict[str, list[Path]]) -> None:
-    table = target_table(rows, [NAME], None, find_baseline(rows, None))
+def test_target_of_the_table_is_the_baselines_final_score(
+    methods: list[Method], run_dirs: dict[str, list[Path]]
+) -> None:
+    table = target_table(methods, [NAME], None, find_baseline(methods, None))
     assert table is not None
     final = 0.25 + 6 * 0.025
     assert table.level == pytest.approx(final)
-    assert "«random»" in table.title
-    cells = {line[0]: dict(zip(table.head, line, strict=True)) for line in table.rows}
+    assert '"random"' in table.title
+    cells = {line[0]: dict(zip(table.columns[0], line, strict=True)) for line in table.columns}
     prepo, random = (by_hand(run_dirs[name], final, ROLLOUTS) for name in ("prepo", "random"))
     assert (prepo, random) == (64, 96)
     assert cells["prepo"]["rollouts"] == "64"
     assert cells["prepo"]["reached at step"] == "4"
-    assert cells["prepo"]["rollouts, baseline / row"].startswith("1.50 [")
-    assert cells["random"]["rollouts, baseline / row"] == "baseline"
+    assert cells["prepo"]["rollouts, baseline / method"].startswith("1.50 [")
+    assert cells["random"]["rollouts, baseline / method"] == "baseline"
 
 
-def test_never_reached_is_said(rows: list[Row]) -> None:
-    table = target_table(rows, [NAME], 0.45, find_baseline(rows, "random"))
+def test_never_reached_is_reported(methods: list[Method]) -> None:
+    table = target_table(methods, [NAME], 0.45, find_baseline(methods, "random"))
     assert table is not None
-    cells = {line[0]: dict(zip(table.head, line, strict=True)) for line in table.rows}
+    cells = {line[0]: dict(zip(table.columns[0], line, strict=True)) for line in table.columns}
     assert cells["random"]["reached at step"] == "never in 6 steps (best 0.4000)"
     assert cells["random"]["rollouts"] == "never"
-    assert cells["prepo"]["rollouts, baseline / row"].startswith("only the row did")
-    table = target_table(rows, [NAME], 0.9, find_baseline(rows, "random"))
+    assert cells["prepo"]["rollouts, baseline / method"].startswith("only this method")
+    table = target_table(methods, [NAME], 0.9, find_baseline(methods, "random"))
     assert table is not None
-    assert {line[1].split(" in ")[0] for line in table.rows} == {"never"}
-    assert table.rows[0][3] == "n/a"
+    assert {line[1].split(" in ")[0] for line in table.columns[1:]} == {"never"}
+    assert table.columns[1][3] == "n/a"
 
 
 def made(score: list[list[float]], *, seeds: tuple[int | None, ...] | None = None, cost: float = 10.0) -> Evaluations:
@@ -172,9 +187,9 @@ def made(score: list[list[float]], *, seeds: tuple[int | None, ...] | None = Non
     return Evaluations(steps, scores, costs, seeds or tuple(range(len(scores))))
 
 
-def test_ratio_of_equal_rows_is_one_and_paired_seeds_have_no_spread() -> None:
+def test_paired_seeds_have_no_spread_where_unpaired_ones_do() -> None:
     generator = np.random.default_rng(0)
-    # Seeds differ in how fast they learn; the row is the baseline at half the cost, seed by seed.
+    # Seeds differ in how fast they learn; the method is the baseline at half the cost, seed by seed.
     score = [(np.arange(20) * slope / 20).tolist() for slope in generator.uniform(0.5, 1.5, 6)]
     baseline, row = made(score), made(score, cost=5.0)
     paired = ratio(baseline, row, None, ROLLOUTS)
@@ -203,7 +218,7 @@ def test_interval_of_a_ratio_agrees_with_a_plain_bootstrap() -> None:
     drawn = []
     for _ in range(4000):
         picks = generator.integers(0, 5, 5)
-        ends = [reached_at(of.score[picks].mean(axis=0), 0.4) for of in (baseline, row)]
+        ends = [replace(of, score=of.score[picks]).reached_at(0.4) for of in (baseline, row)]
         assert None not in ends
         drawn.append(ends[0] / ends[1])
     low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
@@ -220,41 +235,69 @@ def test_ratio_without_repetitions_or_before_training_is_marked() -> None:
     never = made([[0.0, 0.0, 0.0, 0.0]])
     assert ratio(slow, never, 0.3, ROLLOUTS).value == 0
     assert ratio(never, slow, 0.3, ROLLOUTS).value == math.inf
+    assert str(Ratio(2.72, 0.0, 4.1)) == "2.72 [never, 4.10]"
 
 
-def test_page_of_seeds_has_rows_spread_and_each_seed(
+def test_page_of_seeds_has_methods_spread_and_each_seed(
     run_dirs: dict[str, list[Path]], tmp_path: Path, read_page: ReadPage
 ) -> None:
     paths = [path for pair in zip(*run_dirs.values(), strict=True) for path in pair]
     page = read_page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
-    rows = page.cells("comparison")
-    assert rows["row"] == ["prepo", "random"]
-    assert rows["seeds"] == ["0, 1, 2", "0, 1, 2"]
+    rows = page.cells("summary")
+    assert rows["method"] == ["prepo", "random"]
+    assert rows["seed"] == ["0, 1, 2", "0, 1, 2"]
     assert rows["final held-out score"][0] == "0.5200 [0.4900, 0.5500]"
     assert rows["seconds in steps"][0] == "60.0 [54.0, 66.0]"
     assert set(page.cells("seeds")) == {"run", *(path.name for path in paths)}
     target = page.cells("target")
-    assert target["row"] == ["prepo", "random"]
+    assert target["method"] == ["prepo", "random"]
     assert target["reached at step"] == ["4", "6"]
     assert target["rollouts"] == ["64", "96"]
-    assert "2 rows compared, 6 runs" in page.text
+    assert "2 methods, 6 runs" in page.text
     assert "prepo-seed0, by itself" in page.text
 
 
 def test_baseline_by_name_by_run_and_by_directory(
-    run_dirs: dict[str, list[Path]], rows: list[Row], tmp_path: Path, read_page: ReadPage
+    run_dirs: dict[str, list[Path]], methods: list[Method], tmp_path: Path, read_page: ReadPage
 ) -> None:
-    assert find_baseline(rows, None) is rows[1], "the uniform row"
-    assert find_baseline(rows, "prepo") is rows[0]
-    assert find_baseline(rows, "prepo-seed1") is rows[0]
-    assert find_baseline(rows, f"{run_dirs['random'][2]}/") is rows[1]
-    assert find_baseline(rows[:1], None) is None
-    with pytest.raises(DataError, match=r"--baseline nothing: no such row; the rows are prepo, random"):
-        find_baseline(rows, "nothing")
+    assert find_baseline(methods, None) is methods[1], "the method with uniform selection"
+    assert find_baseline(methods, "prepo") is methods[0]
+    assert find_baseline(methods, "prepo-seed1") is methods[0]
+    assert find_baseline(methods, f"{run_dirs['random'][2]}/") is methods[1]
+    assert find_baseline(methods[:1], None) is None
+    with pytest.raises(DataError, match=r"--baseline nothing: no such method; the methods are prepo, random"):
+        find_baseline(methods, "nothing")
     arguments = [str(run_dirs["prepo"][0]), "--baseline", str(run_dirs["random"][0]), "--out", str(tmp_path / "o")]
     assert main(arguments) == 0
     page = read_page((tmp_path / "o" / "index.html").read_text(encoding="utf-8"))
-    assert page.cells("target")["rollouts, baseline / row"][1] == "baseline"
+    assert page.cells("target")["rollouts, baseline / method"][1] == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("rules", "baseline"),
+    [
+        ({"plain": {}, "length_bias": {"shaping": "length_bias"}}, "plain"),
+        ({"w": {"weighting": "relative_entropy"}, "both": {"weighting": "relative_entropy", "selection": "all",
+                                                           "budget": "difficulty"}}, "w"),
+        ({"plain": {}, "stock": {"selection": "all"}}, "plain"),
+        ({"stock": {"selection": "all"}, "e3": {"selection": "all", "budget": "difficulty"}}, "stock"),
+        ({"mopps": {"selection": "mopps"}, "prepo": {"selection": "ppl_schedule"}}, None),
+        ({"of_another_release": {"weighting": "unknown"}, "plain": {}}, "plain"),
+    ],
+)  # fmt: skip
+def test_the_baseline_is_the_method_with_the_fewest_rules(
+    tmp_path: Path, make_run: MakeRun, rules: dict[str, dict[str, str]], baseline: str | None
+) -> None:
+    runs = []
+    for name, changed in rules.items():
+        run_dir = make_run(tmp_path / name, steps=0, rule="uniform")
+        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+        for group, rule in ({"weighting": "none"} | changed).items():
+            config["prepo"][group]["name"] = rule
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+        runs.append(load_run(run_dir))
+    found = find_baseline(group_methods(runs), None)
+    assert (found.name if found else None) == baseline
 
 
 def test_target_flag_on_a_single_run(
@@ -268,10 +311,10 @@ def test_target_flag_on_a_single_run(
     with pytest.raises(SystemExit) as stopped:
         main([str(run_dir), "--target", "nan"])
     assert stopped.value.code == 2
-    assert "nan is no finite number" in capsys.readouterr().err
+    assert "nan is not a finite number" in capsys.readouterr().err
 
 
-def test_rows_on_other_data_and_a_seed_used_twice_are_noted(
+def test_other_data_and_a_seed_used_twice_are_warned_about(
     tmp_path: Path, make_run: MakeRun, read_page: ReadPage
 ) -> None:
     paths = [make_run(tmp_path / name, steps=2, sets=("gsm8k",)) for name in ("a", "b", "c")]
@@ -279,6 +322,6 @@ def test_rows_on_other_data_and_a_seed_used_twice_are_noted(
     config["data"]["train_files"] = ["other.parquet"]
     (paths[2] / "config.yaml").write_text(yaml.safe_dump(config))
     page = read_page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
-    assert "the rows differ in data.train_files" in page.text
+    assert "the methods differ in data.train_files" in page.text
     assert "a and 1 more: several runs have the same seed (0)" in page.text
     assert "differ in data.val_files" not in page.text
