@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from recipe.prepo.errors import ConfigError, DataError
-from recipe.prepo.reward.extract import last_boxed, plain_number, split_list
+from recipe.prepo.reward.extract import last_boxed
+from recipe.prepo.reward.notation import split_list
+from recipe.prepo.reward.quantity import plain_number
 from recipe.prepo.reward.score import compute_score
 
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
@@ -49,9 +51,9 @@ def test_not_a_plain_number(text: str) -> None:
 
 def test_lists_are_split_outside_brackets_only() -> None:
     assert split_list(r"(1,2), \{3,4\}, \frac{1}{2}") == ["(1,2)", r"\{3,4\}", r"\frac{1}{2}"]
-    assert split_list(r"\left\{1, 2\right\}", is_list=True) == ["1", "2"]
-    assert split_list("(1,2),(3,4)", is_list=True) == ["(1,2)", "(3,4)"]
-    assert split_list(r"1, 2 \text{, and } 3", is_list=True) == ["1", "2", "3"]
+    assert split_list(r"\left\{1, 2\right\}") == ["1", "2"]
+    assert split_list("(1,2),(3,4)") == ["(1,2)", "(3,4)"]
+    assert split_list(r"1, 2 \text{, and } 3") == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -169,14 +171,14 @@ def test_empty_gold_is_an_error(gold: Any) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "-1", "soon", "inf", "nan"])
 def test_useless_time_limit_is_an_error(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREPO_REWARD_TIME_LIMIT_S", limit)
-    with pytest.raises(ConfigError, match=f"'{limit}'.*PREPO_REWARD_TIME_LIMIT_S"):
+    monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", limit)
+    with pytest.raises(ConfigError, match=f"'{limit}'.*PREPO_GRADING_TIME_LIMIT_S"):
         compute_score("math", r"\boxed{1}", "1")
     assert compute_score("math", r"\boxed{1}", "1", time_limit_s=1) == RIGHT
 
 
 def test_hung_grading_is_stopped_in_a_thread_and_the_next_answer_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREPO_REWARD_TIME_LIMIT_S", "0.3")
+    monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", "0.3")
     compute_score("math", r"\boxed{\frac12}", "0.5")  # the worker's start is not part of the time below
     with ThreadPoolExecutor(1) as pool:
         start = time.monotonic()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recipe.prepo.reward.extract import after_hashes, compact, exact_number
+from recipe.prepo.reward.extract import after_hashes
+from recipe.prepo.reward.notation import compact
+from recipe.prepo.reward.quantity import exact_number
 from recipe.prepo.reward.score import compute_score, marked_answer
 from recipe.prepo.tools.evaluation.questions import Question
 
