@@ -21,7 +21,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
 from recipe.prepo.reward.notation import WRAPPER, brackets, one_line, split_commas, split_list, tidy, unwrap, unwrapped
-from recipe.prepo.reward.quantity import Quantity, exact_number, plain_number, quantity, same_quantity, unit_name
+from recipe.prepo.reward.quantity import Quantity, plain_number, quantity, same_quantity, unit_name
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its own time limit is off
 
@@ -46,6 +46,8 @@ _QUALIFIER = re.compile(  # "for all x", "where k is an integer": not part of th
     r"|,\s*[A-Za-z]\s*\\in\s*\\mathbb.*$"
 )
 _TEXT_LEFT = re.compile(r"\\(?:text|mbox|textrm|textbf|textit)\s*\{[^}]*[A-Za-z]")
+_LABEL = r"\s*(?:\(\s*[A-Z]\s*\)|[A-Z]\s*[.:)])\s*[.:]?\s*"
+_CHOICE = re.compile(rf"({WRAPPER}\s*\{{{_LABEL}\}}|(?:\([A-E]\)|[A-E][.)])(?=\s))\s*(?=[^\s_^,'])")
 MAX_SIGNS = 3
 MAX_SENTENCE_CHARS = 200
 FLOAT_DIGITS = 12  # a decimal that is not exact must agree to so many places
@@ -84,9 +86,10 @@ def is_equal(gold: str, answer: str, *, is_list: bool | None = None, unit: str |
 
 def is_answered(gold: str, text: str) -> bool:
     """Whether a sentence, or the end of a response, gives an answer equal to ``gold``."""
-    if len(text) <= MAX_SENTENCE_CHARS and "\n" not in text:
-        if _are_same_words(one_line(gold), one_line(text)) or same_quantity(quantity(gold), quantity(text)):
-            return True
+    if len(text) <= MAX_SENTENCE_CHARS and (
+        _are_same_words(one_line(gold), one_line(text)) or same_quantity(quantity(gold), quantity(text))
+    ):
+        return True
     found = parse(text, parsing_timeout=None)
     return bool(found) and isinstance(found[-1], str) and is_equal(gold, found[-1])
 
@@ -246,14 +249,12 @@ def _is_same_expression(gold: str, answer: str) -> bool:
         return is_verified
     if is_verified:
         return _agree(*sides) is not False
-    has_root = any(
-        power.exp.is_Rational and not power.exp.is_Integer for side in sides for power in side.atoms(sympy.Pow)
-    )
-    return has_root and any(side.free_symbols for side in sides) and _agree(*sides) is True
+    has_roots = any(power.exp.is_Rational and power.exp.q > 1 for side in sides for power in side.atoms(sympy.Pow))
+    return has_roots and any(side.free_symbols for side in sides) and _agree(*sides) is True
 
 
 def _agree(gold: sympy.Expr, answer: sympy.Expr) -> bool | None:
-    r"""Whether two expressions have the same values at a few points where all roots are real; None without such a point.
+    r"""Whether two expressions have the same values at points where all roots are real; None if there is no such point.
 
     math-verify's closeness is absolute, so that every tiny number would equal 0; and to sympy, ``\sqrt{1/n}`` is not
     ``\frac{1}{\sqrt n}``, because it thinks of negative numbers, too.
@@ -312,10 +313,7 @@ def choice_letter(text: str, *, with_content: bool = False) -> str | None:
 
 def split_choice(text: str) -> tuple[str, str]:
     r"""A choice's label, "" for none, and the rest: ``\textbf{(C)}\ 12`` is ``\textbf{(C)}`` and ``12``."""
-    found = re.match(
-        rf"({WRAPPER}\s*\{{\s*(?:\(\s*[A-Z]\s*\)|[A-Z]\s*[.:)])\s*[.:]?\s*\}}|(?:\([A-E]\)|[A-E][.)])(?=\s))\s*(?=[^\s_^,'])",
-        text,
-    )
+    found = _CHOICE.match(text)
     return (found[1], text[found.end() :]) if found else ("", text)
 
 

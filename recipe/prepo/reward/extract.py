@@ -25,7 +25,8 @@ _VERB = r"\b(?:is|are|was|equals|becomes|(?:would|must|should|will) be)\b"
 _ADVERB = r"(?:[ \t]+(?:therefore|thus|then|simply|just|exactly|indeed|equal to|given by)\b)?"
 _PHRASE = re.compile(
     r"(?<!this )(?<!that )\b(?:answers?|(?:correct|right|best) (?:option|choice))\b"
-    rf"(?:[ \t]+(?:to|of|for)\b[^.:=\n]{{0,80}}?)?(?:[ \t]*\([^()\n]{{0,40}}\))?[ \t]*(?:{_VERB}{_ADVERB}[ \t,]*[:=]?|[:=])"
+    r"(?:[ \t]+(?:to|of|for)\b[^.:=\n]{0,80}?)?(?:[ \t]*\([^()\n]{0,40}\))?"
+    rf"[ \t]*(?:{_VERB}{_ADVERB}[ \t,]*[:=]?|[:=])"
     r"(?!\s*(?:(?:indeed|clearly|also|thus) )?(?:(?:in)?correct|right|wrong|consistent|reasonable|valid|verified)\b)"
     r"|^\W*(?:(?:the|my|your|our)[ \t]+)?(?:final[ \t]+)?answers?\W*$|答案(?:是|为|為)?[ \t]*[:：]?",
     re.IGNORECASE | re.MULTILINE,
@@ -38,7 +39,7 @@ RUNNING_TEXT_CHARS = 1024
 
 @dataclass(frozen=True)
 class FinalAnswer:
-    """``text`` is the answer alone if ``is_marked``, else a sentence or the end of a response that holds it somewhere."""
+    """``text`` is the answer alone if ``is_marked``, else a sentence or the end of a response that contains it."""
 
     text: str
     is_marked: bool = True
@@ -175,12 +176,10 @@ def _after_hashes_on_line(text: str) -> str | None:
 def _after_phrase(text: str) -> str | None:
     """The rest of the last sentence, or the next lines, after "the answer is", "Answer:" or an "Answer" heading."""
     text = _plain(text)
-    found = None
-    for found in _PHRASE.finditer(text):
-        pass
-    if found is None:
+    phrases = list(_PHRASE.finditer(text))
+    if not phrases:
         return None
-    content = text[found.end() :].lstrip(" \t\n:*_#")
+    content = text[phrases[-1].end() :].lstrip(" \t\n:*_#")
     if display := _DISPLAY.match(content):
         return display[1].strip()
     line = content.partition("\n")[0]

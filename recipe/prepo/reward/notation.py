@@ -11,22 +11,18 @@ import unicodedata
 WRAPPER = r"\\(?:text|textbf|textit|textrm|textsf|textnormal|mbox|mathrm|mathbf|mathsf|mathit|operatorname|boxed)"
 _WRAPPED = re.compile(WRAPPER + r"\s*\{([^{}]*)\}")
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau"
-_CHARACTERS: dict[int, str | None] = {
-    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
-    **{0x3B1 + i: rf"\{name} " for i, name in enumerate(f"{_GREEK} upsilon phi chi psi omega".split())},
-    **{ord(c): r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", c).split("⁄")) for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")),
-    **dict.fromkeys(map(ord, "\u00a0\u2009\u202f"), r"\,"),
-    **dict.fromkeys(map(ord, "−‐‑–"), "-"),
-    **dict.fromkeys(map(ord, "·⋅∙"), r"\cdot "),
-    **dict.fromkeys(map(ord, "“”"), '"'),
-    **dict.fromkeys(map(ord, "‘’"), "'"),
-    **str.maketrans({"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}),
-    **str.maketrans({"∞": r"\infty ", "±": r"\pm ", "×": r"\times ", "÷": "/", "⁄": "/", "∗": "*", "√": "sqrt"}),
-    **str.maketrans(
-        {"∛": "cbrt", "∅": r"\emptyset ", "℃": "°C", "℉": "°F", "￥": "¥", "。": ".", "、": ",", "\u3000": " "}
-    ),
-}
+_SYMBOLS = {
+    "−‐‑–": "-", "·⋅∙": r"\cdot ", "×": r"\times ", "÷⁄": "/", "∗": "*", "±": r"\pm ", "√": "sqrt", "∛": "cbrt",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∞": r"\infty ",
+    "∅": r"\emptyset ", "℃": "°C", "℉": "°F", "￥": "¥", "。": ".", "、": ",", "\u3000": " ", "“”": '"', "‘’": "'",
+    "\u00a0\u2009\u202f": r"\,", "\u200b\u200c\u200d\u2060\ufeff": "",
+}  # fmt: skip
+_CHARACTERS = str.maketrans(
+    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
+    | {chr(0x3B1 + i): rf"\{name} " for i, name in enumerate(f"{_GREEK} upsilon phi chi psi omega".split())}
+    | {c: re.sub("(.+)⁄(.+)", r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", c)) for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
+    | {char: latex for chars, latex in _SYMBOLS.items() for char in chars}
+)
 _RAISED = re.compile(r"(?<![A-Za-z])([kcm]?m)([²³])|([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+)|([₀₁₂₃₄₅₆₇₈₉]+)")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\[,;: ]|~)\s*(?=[0-9]{3}(?![0-9]))")
 _INVISIBLE = re.compile(r"(?<!\\)\\[!,;: ]|\\q?quad\b|~")
@@ -36,9 +32,7 @@ _ASCII = re.compile(r"[*^]|sqrt|cbrt|exp|abs|/-|!=|(?<![A-Za-z\\])(?:[A-Z]?[a-z]
 _GROUPS = {"sqrt": r"\sqrt{%s}", "cbrt": r"\sqrt[3]{%s}", "exp": "e^{%s}", "abs": "|%s|", "^": "^{%s}"}
 _GROUP = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt|exp|abs)\s*\(|\\(sqrt)\s*\(|(\^)\s*\(")
 _ROOT = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt)\s*([0-9]+(?:\.[0-9]+)?|\\[a-z]+|[a-z](?![A-Za-z]))")
-_NAMES = re.compile(
-    rf"(?<![A-Za-z\\])({_GREEK.replace(' ', '|')}|phi|psi|omega|infinity|infty|inf|oo)(?![A-Za-z])", re.I
-)
+_NAMES = re.compile(rf"(?<![A-Za-z\\])({_GREEK.replace(' ', '|')}|phi|psi|omega|infinity|infty|inf|oo)(?![A-Za-z])")
 _FUNCTIONS = re.compile(r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln)(?=\s*\()")
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|;")
 
@@ -73,7 +67,7 @@ def _from_ascii(text: str) -> str:
     text = text.replace("**", "^").replace("+/-", r"\pm ").replace("!=", r"\ne ")
     text = re.sub(r"(?<=[0-9])\s*[xX*]\s*(?=10\s*\^)", r"\\times ", text)
     text = re.sub(r"\s*\*\s*", r" \\cdot ", text)
-    text = _NAMES.sub(lambda m: rf"\{'infty' if m[1].lower() in ('infinity', 'inf', 'oo') else m[1].lower()} ", text)
+    text = _NAMES.sub(lambda m: rf"\{'infty' if m[1] in ('infinity', 'inf', 'oo') else m[1]} ", text)
     for found in reversed(list(_GROUP.finditer(text))):
         end = _closing(text, found.end())
         if end is not None:

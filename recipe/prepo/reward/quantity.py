@@ -2,7 +2,9 @@ r"""Exact numbers and their units. Only bounded rational arithmetic is evaluated
 
 from __future__ import annotations
 
+import ast
 import math
+import operator
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,15 +12,16 @@ from fractions import Fraction
 from recipe.prepo.reward.notation import WRAPPER, one_line
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")
-_TOKEN = re.compile(
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
-    r"|\\(?:frac|cdot|times|div)(?![A-Za-z])|[-+/^!(){}]"
-)
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+_ARITHMETIC = re.compile(rf"{_DIGITS}(?:[eE][+-]?[0-9]+)?|\\(?:frac|cdot|times|div)(?![A-Za-z])|[-+*/^!(){{}}]|\s+")
+_PYTHON = {"\\frac": "F", "\\cdot": "*", "\\times": "*", "\\div": "/", "^": "**", "{": "(", "}": ")"}
+_SHORT_FRAC = re.compile(r"(?<=\\frac)\s*(\{[^{}]*\}|[0-9])\s*(\{[^{}]*\}|[0-9])")
+_MIXED = re.compile(r"([+-]?)\s*([0-9]+)(\s*\\frac.*|\s+[0-9]+\s*/\s*[0-9]+)")
 _UNIT_JOIN = re.compile(r"\}\s*/\s*\\(?:text|mathrm|mbox)\s*\{")
 _MONEY = re.compile(r"([+-]?\s*)((?:US|HK|[AC])?\\\$|[£€¥₹]|(?:USD?|RMB|Rs\.?)(?=\s*[0-9]))\s*")
 _UNIT_TAIL = re.compile(
     rf"\s*(?:{WRAPPER}\s*\{{(?P<text>[^{{}}]*)\}}|(?P<sign>\^\s*\{{?\s*\\circ\s*\}}?|°\s*[CF]?|\\degree|\\?%|\\\$|[¢€£¥])"
-    r"|(?<![A-Za-z\\_^{])(?P<bare>[A-Za-z][A-Za-z /.-]{0,40})|(?P<east_asian>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af/]{1,8}))"
+    r"|(?<![A-Za-z\\_^{])(?P<bare>[A-Za-z][A-Za-z /.-]{0,40})|(?P<east_asian>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af/]+))"
     r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?$"
 )
 _NOT_IN_UNITS = re.compile(
@@ -40,8 +43,8 @@ g gram grams 克|kg kilogram kilograms 千克 公斤|lb lbs pound pounds|oz ounc
 ml milliliter milliliters millilitre millilitres 毫升|gal gallon gallons|unit units"""
 _UNITS = {word: line.split()[0] for line in re.split(r"[|\n]", _UNIT_SPELLINGS) if line for word in line.split()}
 MAX_NUMBER_CHARS = 400
-MAX_EXPONENT = 4096
 MAX_BITS = 1 << 15
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -68,106 +71,52 @@ def exact_number(text: str) -> Fraction | None:
         return None
     if (value := plain_number(text)) is not None:
         return value
+    text = _SHORT_FRAC.sub(lambda m: "".join(f"{{{part.strip('{}')}}}" for part in m.groups()), one_line(text))
+    if mixed := _MIXED.fullmatch(text):
+        text = f"{mixed[1]}({mixed[2]}+{mixed[3]})"
+    if re.sub(_ARITHMETIC, "", text) or ("(" in text and "," in text) or re.search(r"[0-9.]\s+[0-9.]", text):
+        return None
+    python = _ARITHMETIC.sub(lambda m: f"N('{m[0]}')" if re.search("[0-9]", m[0]) else _PYTHON.get(m[0], m[0]), text)
+    python = re.sub(r"(N\('[^']*'\)|\([^()]*(?:\('[^']*'\)[^()]*)*\))\s*!", r"G(\1)", python)
     try:
-        return _Arithmetic(one_line(text)).value()
-    except (ValueError, ZeroDivisionError, IndexError, RecursionError):
+        return _evaluate(ast.parse(python.strip(), mode="eval").body)
+    except (ArithmeticError, MemoryError, RecursionError, SyntaxError, ValueError):
         return None
 
 
-class _Arithmetic:
-    """A recursive-descent parser that evaluates as it reads. Raises ValueError for anything it does not know."""
-
-    def __init__(self, text: str) -> None:
-        self._tokens = _TOKEN.findall(text)[::-1]  # the next token is the last
-        if "".join(self._tokens[::-1]) != "".join(text.split()) or ("(" in text and "," in text):
-            raise ValueError(text)
-
-    def value(self) -> Fraction:
-        value = self._sum()
-        if self._tokens:
-            raise ValueError("not one expression")
-        return value
-
-    def _next_is(self, *tokens: str) -> bool:
-        return bool(self._tokens) and self._tokens[-1] in tokens
-
-    def _sum(self) -> Fraction:
-        value = self._product()
-        while self._next_is("+", "-"):
-            sign = 1 if self._tokens.pop() == "+" else -1
-            value = _bounded(value + sign * self._product())
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._signed()
-        while self._next_is("/", r"\div", r"\cdot", r"\times"):
-            is_division = self._tokens.pop() in ("/", r"\div")
-            value = _bounded(value / self._signed() if is_division else value * self._signed())
-        return value
-
-    def _signed(self) -> Fraction:
-        if self._next_is("+", "-"):
-            sign = 1 if self._tokens.pop() == "+" else -1
-            return sign * self._signed()
-        value, is_whole = self._power()
-        if is_whole and self._next_is(r"\frac"):  # a mixed number
-            return value + self._power()[0]
-        if is_whole and len(self._tokens) > 2 and self._tokens[-2] == "/" and self._tokens[-1].isdecimal():
-            numerator, _, denominator = (self._tokens.pop() for _ in range(3))
-            return value + Fraction(int(numerator), int(denominator))
-        return value
-
-    def _power(self) -> tuple[Fraction, bool]:
-        """The value, and whether it is an integer in digits and nothing else."""
-        is_whole = self._tokens[-1].isdecimal()
-        value = self._atom()
-        while self._next_is("!"):
-            self._tokens.pop()
-            if value.denominator > 1 or not 0 <= value <= MAX_EXPONENT:
-                raise ValueError("not a small factorial")
-            value, is_whole = _bounded(Fraction(math.factorial(int(value)))), False
-        if self._next_is("^"):
-            self._tokens.pop()
-            sign = -1 if self._next_is("-") and self._tokens.pop() else 1
-            exponent, is_whole = sign * self._power()[0], False
-            size = max(value.numerator.bit_length(), value.denominator.bit_length())
-            if exponent.denominator > 1 or abs(exponent) > MAX_EXPONENT or size * abs(exponent) > MAX_BITS:
-                raise ValueError("not a small integer power")
-            if value == exponent == 0:
-                raise ValueError("0^0")
+def _evaluate(node: ast.expr) -> Fraction:
+    """Rational arithmetic of bounded size on a parsed expression. Raises ValueError or ArithmeticError for all else."""
+    match node:
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            value = _evaluate(operand) * (-1 if isinstance(node.op, ast.USub) else 1)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            value, exponent = _evaluate(left), _evaluate(right)
+            if exponent.denominator > 1 or _num_bits(value) * abs(exponent) > MAX_BITS or value == exponent == 0:
+                raise ValueError("no small power of an integer")
             value = value ** int(exponent)
-        return value, is_whole
-
-    def _atom(self) -> Fraction:
-        token = self._tokens.pop()
-        if token == r"\frac":
-            return _bounded(self._argument() / self._argument())
-        if token in ("(", "{"):
-            value = self._sum()
-            if not self._next_is({"(": ")", "{": "}"}[token]):
-                raise ValueError("unbalanced brackets")
-            self._tokens.pop()
-            return value
-        mantissa, _, exponent = token.replace(",", "").lower().partition("e")
-        if exponent and abs(int(exponent)) > MAX_EXPONENT:
-            raise ValueError("not a small exponent")
-        return Fraction(mantissa.removesuffix(".")) * Fraction(10) ** int(exponent or 0)
-
-    def _argument(self) -> Fraction:
-        r"""A group in braces, or a single digit as in ``\frac 59``."""
-        token = self._tokens.pop()
-        if token == "{" or not token[:1].isdecimal():
-            self._tokens.append(token)
-            return self._atom()
-        if token[1:]:
-            self._tokens.append(token[1:])
-        return Fraction(int(token[0]))
-
-
-def _bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            value = _OPERATORS[type(op)](_evaluate(left), _evaluate(right))
+        case ast.Call(func=ast.Call(func=ast.Name(id="F"), args=[numerator]), args=[denominator]):
+            value = _evaluate(numerator) / _evaluate(denominator)
+        case ast.Call(func=ast.Name(id="G"), args=[argument]):
+            value = _evaluate(argument)
+            if value.denominator > 1 or not 0 <= value <= MAX_BITS >> 3:
+                raise ValueError("no small factorial")
+            value = Fraction(math.factorial(int(value)))
+        case ast.Call(func=ast.Name(id="N"), args=[ast.Constant(value=str(digits))]):
+            mantissa, _, exponent_digits = digits.replace(",", "").lower().partition("e")
+            if abs(power_of_10 := int(exponent_digits or 0)) > MAX_BITS >> 3:
+                raise ValueError("no small exponent")
+            value = Fraction(mantissa.removesuffix(".")) * Fraction(10) ** power_of_10
+        case _:
+            raise ValueError("no arithmetic")
+    if _num_bits(value) > MAX_BITS:
         raise ValueError("too large")
     return value
+
+
+def _num_bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def compute_score(
         solution_str: the response, special tokens removed.
         ground_truth: the gold answer (``reward_model.ground_truth``), text or a number; or a list of golds (list,
             tuple, array, or JSON text of a list of strings), of which any one counts.
-        extra_info: the row's ``extra_info``. OlympiadBench's fields are used: ``is_multiple_answer`` (the gold is a
-            list of answers, all of them required), ``error`` (absolute tolerance) and ``unit`` (what the problem asks for).
+        extra_info: the row's ``extra_info``. OlympiadBench's fields are used: ``is_multiple_answer`` (the gold lists
+            several answers, all required), ``error`` (absolute tolerance) and ``unit`` (what the problem asks for).
         time_limit_s: seconds for one comparison; by default ``PREPO_GRADING_TIME_LIMIT_S``, which a run sets from
             ``prepo.grading_time_limit_s``, else 5.
         kwargs: further arguments of verl (the reward model's address and tokenizer); unused.
