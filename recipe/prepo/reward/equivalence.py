@@ -267,11 +267,11 @@ def _agree(gold: sympy.Expr, answer: sympy.Expr) -> bool | None:
         point = {name: signs[i % 2] * sympy.Rational(2 * i + 11, 7 + signs[0]) for i, name in enumerate(symbols)}
         if symbols and any(power.base.subs(point).evalf().is_negative for power in roots):
             continue
-        values = [side.subs(point).evalf(15 if is_decimal else 40) for side in (gold, answer)]
+        values = [side.subs(point).evalf(15 if is_decimal else 60) for side in (gold, answer)]
         if not all(value.is_number and value.is_finite for value in values):
             continue
         size = max(abs(value) for value in values)
-        if abs(values[0] - values[1]) > (1e-8 if is_decimal else sympy.Rational(1, 10**30)) * size and size._prec > 1:
+        if abs(values[0] - values[1]) > (1e-8 if is_decimal else sympy.Rational(1, 10**50)) * size and size._prec > 1:
             return False
         num_agreed += 1
     return True if num_agreed else None
@@ -283,7 +283,7 @@ def words_of(text: str) -> tuple[str, bool]:
     >>> words_of(r"\text{No solution.}"), words_of("the Ellipse"), words_of("Yes"), words_of("abc"), words_of("2x")
     (('no solution', True), ('ellipse', True), ('yes', True), ('abc', False), ('', False))
     """
-    plain = unwrapped(text).strip(" .,!\\\"'`")
+    plain = re.sub("[{}]", "", unwrapped(text)).strip(" .,!\"'`")
     if not re.fullmatch(r"""[A-Za-z][A-Za-z\s.,:;!?'"`-]*""", plain):
         return "", False
     words = re.findall("[a-z]+", re.sub(r"^(?:an?|the)\s+", "", plain.lower()).replace("'", ""))

@@ -15,6 +15,7 @@ _NOT_WORDS = re.compile(r"\\(?:text|mbox|textbf|textit|mathrm|operatorname|begin
 _THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)\s*>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)(?:final_)?answer\s*>", re.IGNORECASE)
 _EMPHASIS = re.compile(r"(?<![\w)\]}*])(\*{1,3}|__)(?=[^\s*])(.+?)(?<=[^\s*])\1(?![\w(*])")
+_BOLD_LABEL = re.compile(r"^\s*\*\*[^*\n]{1,80}:\*\*")
 _HEADING = re.compile(r"^[ \t]*#{1,6}(?=[ \t])[ \t]*", re.MULTILINE)
 _TITLE = re.compile(
     r"(?:step|part|case|section|method|approach|phase|problem|question|example|lemma|claim|note|stage|task)\b"
@@ -24,9 +25,9 @@ _TITLE = re.compile(
 _VERB = r"\b(?:is|are|was|equals|becomes|(?:would|must|should|will) be)\b"
 _ADVERB = r"(?:[ \t]+(?:therefore|thus|then|simply|just|exactly|indeed|equal to|given by)\b)?"
 _PHRASE = re.compile(
-    r"(?<!this )(?<!that )\b(?:answers?|(?:correct|right|best) (?:option|choice))\b"
+    r"(?<!this )(?<!that )\b(?:answers?|(?:correct|right|best) (?:option|choice)|final (?:result|value|solution))\b"
     r"(?:[ \t]+(?:to|of|for)\b[^.:=\n]{0,80}?)?(?:[ \t]*\([^()\n]{0,40}\))?"
-    rf"[ \t]*(?:{_VERB}{_ADVERB}[ \t,]*[:=]?|[:=])"
+    rf"[ \t]*(?:{_VERB}{_ADVERB}[ \t,]*[:=]?|[:=—→⇒]|[-=]>)"
     r"(?!\s*(?:(?:indeed|clearly|also|thus) )?(?:(?:in)?correct|right|wrong|consistent|reasonable|valid|verified)\b)"
     r"|^\W*(?:(?:the|my|your|our)[ \t]+)?(?:final[ \t]+)?answers?\W*$|答案(?:是|为|為)?[ \t]*[:：]?",
     re.IGNORECASE | re.MULTILINE,
@@ -67,7 +68,7 @@ def final_answer(response: str) -> FinalAnswer:
     if answer is None and (bold := _last_bold(tail)):
         answer = _of_sentence(bold)
     if answer is None:
-        lines = [_plain(line) for line in tail.split("\n") if not _is_title_line(line)]
+        lines = [_plain(_BOLD_LABEL.sub("", line)) for line in tail.split("\n") if not _is_title_line(line)]
         answer = FinalAnswer(_ANSWER_TAG.sub(" ", "\n".join(lines))[-RUNNING_TEXT_CHARS:], is_marked=False)
     return answer
 
@@ -179,7 +180,10 @@ def _after_phrase(text: str) -> str | None:
     phrases = list(_PHRASE.finditer(text))
     if not phrases:
         return None
-    content = text[phrases[-1].end() :].lstrip(" \t\n:*_#")
+    content = re.sub(r"^\s*\n\s*[-•>]\s+", "", text[phrases[-1].end() :]).lstrip(" \t\n:_#")
+    if content.startswith("**") and "**" not in content[2:]:
+        return ""  # cut off
+    content = content.lstrip("* ")
     if display := _DISPLAY.match(content):
         return display[1].strip()
     line = content.partition("\n")[0]
@@ -201,7 +205,8 @@ def _last_bold(text: str) -> str | None:
 
 
 def _of_sentence(text: str) -> FinalAnswer:
-    return FinalAnswer(text.rstrip(" ,;!"), is_marked=not is_prose(text))
+    is_sentence = is_prose(text) or re.search(r"\b(?:is|are|was|were|has|have|equals)\b|^[A-Za-z ]+:", text) is not None
+    return FinalAnswer(text.rstrip(" ,;!"), is_marked=not is_sentence)
 
 
 def _plain(text: str) -> str:

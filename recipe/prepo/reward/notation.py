@@ -8,7 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-WRAPPER = r"\\(?:text|textbf|textit|textrm|textsf|textnormal|mbox|mathrm|mathbf|mathsf|mathit|operatorname|boxed)"
+_WRAPPERS = (
+    "text|textbf|textit|textrm|textsf|textnormal|textsc|texttt|emph|mbox|math(?:rm|bf|sf|it|tt)|operatorname|boxed"
+)
+WRAPPER = rf"\\(?:{_WRAPPERS})"
 _WRAPPED = re.compile(WRAPPER + r"\s*\{([^{}]*)\}")
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma tau"
 _SYMBOLS = {
@@ -20,6 +23,10 @@ _SYMBOLS = {
 _CHARACTERS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
     | {chr(0x3B1 + i): rf"\{name} " for i, name in enumerate(f"{_GREEK} upsilon phi chi psi omega".split())}
+    | {
+        chr(code): rf"\text{{ {unicodedata.normalize('NFKC', chr(code))}}}" for code in range(0x338E, 0x33A0)
+    }  # as in ㎏
+    | {"㎡": r"\text{ m}^2", "㎢": r"\text{ km}^2", "㎥": r"\text{ m}^3"}
     | {c: re.sub("(.+)⁄(.+)", r"\\frac{\1}{\2}", unicodedata.normalize("NFKC", c)) for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
     | {char: latex for chars, latex in _SYMBOLS.items() for char in chars}
 )
@@ -28,12 +35,16 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\[,;: ]|~)\s*(?=[0-9]{3}(?![0
 _INVISIBLE = re.compile(r"(?<!\\)\\[!,;: ]|\\q?quad\b|~")
 _DELIMITER = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])|\\displaystyle\b")
-_ASCII = re.compile(r"[*^]|sqrt|cbrt|exp|abs|/-|!=|(?<![A-Za-z\\])(?:[A-Z]?[a-z]{2,})(?![A-Za-z])")
+_ASCII = re.compile(r"[*^]|sqrt|cbrt|exp|abs|/-|!=|[)\]]\s*U|\{[eE]\}|(?<![A-Za-z\\])[A-Za-z]{2}")
 _GROUPS = {"sqrt": r"\sqrt{%s}", "cbrt": r"\sqrt[3]{%s}", "exp": "e^{%s}", "abs": "|%s|", "^": "^{%s}"}
 _GROUP = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt|exp|abs)\s*\(|\\(sqrt)\s*\(|(\^)\s*\(")
 _ROOT = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt)\s*([0-9]+(?:\.[0-9]+)?|\\[a-z]+|[a-z](?![A-Za-z]))")
-_NAMES = re.compile(rf"(?<![A-Za-z\\])({_GREEK.replace(' ', '|')}|phi|psi|omega|infinity|infty|inf|oo)(?![A-Za-z])")
-_FUNCTIONS = re.compile(r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln)(?=\s*\()")
+_NAMES = re.compile(
+    rf"(?<![A-Za-z\\])({_GREEK.replace(' ', '|')}|phi|psi|omega|[Pp]i|infinity|infty|inf|oo)(?![A-Za-z])"
+)
+_FUNCTIONS = re.compile(
+    r"(?<![A-Za-z\\])(arc(?:sin|cos|tan)|sin|cos|tan|cot|sec|csc|log|ln)(?=\s*[(^]|\s+(?:[a-z](?![a-z])|[0-9\\]))"
+)
 _CONJUNCTION = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|;")
 
 
@@ -67,7 +78,9 @@ def _from_ascii(text: str) -> str:
     text = text.replace("**", "^").replace("+/-", r"\pm ").replace("!=", r"\ne ")
     text = re.sub(r"(?<=[0-9])\s*[xX*]\s*(?=10\s*\^)", r"\\times ", text)
     text = re.sub(r"\s*\*\s*", r" \\cdot ", text)
-    text = _NAMES.sub(lambda m: rf"\{'infty' if m[1] in ('infinity', 'inf', 'oo') else m[1]} ", text)
+    text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r" \\cup ", text)
+    text = re.sub(r"(?<=[0-9])\\(?:text|mathrm)\{([eE])\}(?=[+-]?[0-9])", r"\1", text)
+    text = _NAMES.sub(lambda m: rf"\{'infty' if m[1] in ('infinity', 'inf', 'oo') else m[1].lower()} ", text)
     for found in reversed(list(_GROUP.finditer(text))):
         end = _closing(text, found.end())
         if end is not None:

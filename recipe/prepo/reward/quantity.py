@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from recipe.prepo.reward.notation import WRAPPER, one_line
+from recipe.prepo.reward.notation import WRAPPER, one_line, unwrap
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|[+-]?\.[0-9]+")
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
@@ -19,9 +19,11 @@ _SHORT_FRAC = re.compile(r"(?<=\\frac)\s*(\{[^{}]*\}|[0-9])\s*(\{[^{}]*\}|[0-9])
 _MIXED = re.compile(r"([+-]?)\s*([0-9]+)(\s*\\frac.*|\s+[0-9]+\s*/\s*[0-9]+)")
 _UNIT_JOIN = re.compile(r"\}\s*/\s*\\(?:text|mathrm|mbox)\s*\{")
 _MONEY = re.compile(r"([+-]?\s*)((?:US|HK|[AC])?\\\$|[£€¥₹]|(?:USD?|RMB|Rs\.?)(?=\s*[0-9]))\s*")
+_EAST_ASIAN = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_BRACKETED_UNIT = re.compile(rf"(?<=[0-9])\s*\(\s*([A-Za-z]{{2,}}|{_EAST_ASIAN}+)\s*\)$")
 _UNIT_TAIL = re.compile(
     rf"\s*(?:{WRAPPER}\s*\{{(?P<text>[^{{}}]*)\}}|(?P<sign>\^\s*\{{?\s*\\circ\s*\}}?|°\s*[CF]?|\\degree|\\?%|\\\$|[¢€£¥])"
-    r"|(?<![A-Za-z\\_^{])(?P<bare>[A-Za-z][A-Za-z /.-]{0,40})|(?P<east_asian>[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af/]+))"
+    rf"|(?<![A-Za-z\\_^{{])(?P<bare>[A-Za-z][A-Za-z /.-]{{0,40}})|(?P<east_asian>{_EAST_ASIAN}(?:{_EAST_ASIAN}|/)*))"
     r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?$"
 )
 _NOT_IN_UNITS = re.compile(
@@ -29,7 +31,9 @@ _NOT_IN_UNITS = re.compile(
     r"|[以上下多余餘不或和约約几半倍成折弱强未]|分之"  # "or more", "about", "times", "half" and the like
 )
 _NOT_BARE = "and|sqrt|sin|cos|tan|cot|log|exp|inf|infty|mod|max"  # words of mathematics, not units
-_BARE_UNIT = re.compile(rf"(?:cm|mm|km|kg|ft|mi|in|hr|oz|lb|ml)\b.*|(?!(?:{_NOT_BARE})\b)[A-Za-z]{{3,}}(?:[ /.-]+\w+)*")
+_BARE_UNIT = re.compile(
+    rf"(?i:cm|mm|km|kg|ft|mi|in|hr|oz|lb|ml|sq|m/s)\b.*|(?!(?:{_NOT_BARE})\b)[A-Za-z]{{3,}}(?:[ /.-]+\w+)*"
+)
 _SCALE = re.compile(r"(thousand|million|billion|trillion)\b\s*|[百千万萬亿億]", re.IGNORECASE)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALES |= {"百": 10**2, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
@@ -136,7 +140,8 @@ def quantity(text: str) -> Quantity:
     >>> quantity("42元"), quantity("3万元").value, quantity("42以上").value
     (Quantity(body='42', value=Fraction(42, 1), unit='¥'), Fraction(30000, 1), None)
     """
-    text, unit, scale = _UNIT_JOIN.sub("/", one_line(text)), "", 1
+    text, unit, scale = one_line(text), "", 1
+    text = _BRACKETED_UNIT.sub(r" \1", _UNIT_JOIN.sub("/", unwrap(text) if re.search("[0-9]", text) else text))
     if money := _MONEY.match(text):
         text, unit = money[1] + text[money.end() :], unit_name(money[2]) or money[2]
     for _ in range(3):  # "5 \text{ million} \text{ dollars}"
