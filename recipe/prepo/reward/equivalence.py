@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -250,10 +251,10 @@ def _is_same_expression(gold: str, answer: str) -> bool:
     if is_verified:
         return _agree(*sides) is not False
     has_roots = any(power.exp.is_Rational and power.exp.q > 1 for side in sides for power in side.atoms(sympy.Pow))
-    return has_roots and any(side.free_symbols for side in sides) and _agree(*sides) is True
+    return has_roots and any(side.free_symbols for side in sides) and _agree(*sides, scales=(1, 9, 100)) is True
 
 
-def _agree(gold: sympy.Expr, answer: sympy.Expr) -> bool | None:
+def _agree(gold: sympy.Expr, answer: sympy.Expr, *, scales: Sequence[int] = (1,)) -> bool | None:
     r"""Whether two expressions have the same values at points where all roots are real; None if there is no such point.
 
     math-verify's closeness is absolute, so that every tiny number would equal 0; and to sympy, ``\sqrt{1/n}`` is not
@@ -263,8 +264,8 @@ def _agree(gold: sympy.Expr, answer: sympy.Expr) -> bool | None:
     is_decimal = gold.has(sympy.Float) or answer.has(sympy.Float)
     roots = [power for side in (gold, answer) for power in side.atoms(sympy.Pow) if not power.exp.is_Integer]
     num_agreed = 0
-    for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)) if symbols else ((1, 1),):
-        point = {name: signs[i % 2] * sympy.Rational(2 * i + 11, 7 + signs[0]) for i, name in enumerate(symbols)}
+    for scale, *signs in itertools.product(scales, (1, -1), (1, -1)) if symbols else ((1, 1, 1),):
+        point = {name: signs[i % 2] * sympy.Rational(scale * (2 * i + 11), 7) for i, name in enumerate(symbols)}
         if symbols and any(power.base.subs(point).evalf().is_negative for power in roots):
             continue
         values = [side.subs(point).evalf(15 if is_decimal else 60) for side in (gold, answer)]
