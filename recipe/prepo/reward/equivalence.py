@@ -1,11 +1,11 @@
-r"""Is an answer equal to the gold answer? The rules, with examples, are in ``docs/grader.md``.
+r"""Is an answer equal to the gold answer? ``docs/grader.md`` has the rules, with examples.
 
-Exact first: an answer is taken apart as text (lists, tuples, intervals, names, units, numbers); only expressions
-that are left over go to math-verify (https://github.com/huggingface/Math-Verify). Runs without any time limit of its
-own, so training code reaches it only through :mod:`recipe.prepo.reward.worker`.
+Text rules come first: lists, tuples, intervals, names, units and exact numbers. Only expressions that are left over go
+to math-verify (https://github.com/huggingface/Math-Verify). There is no time limit here, so training code calls this
+module only through :mod:`recipe.prepo.reward.worker`.
 
-Expressions are always handed to math-verify between dollar signs: without, bare LaTeX parses to nothing or to one
-number out of it (``3\sqrt{13}`` to 3); inside ``\boxed{}``, ``8\%`` parses to text only.
+math-verify always gets expressions between dollar signs. Bare LaTeX parses to nothing or to one of its numbers
+(``3\sqrt{13}`` to 3), and inside ``\boxed{}``, ``8\%`` parses to text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from recipe.prepo.reward.notation import WRAPPER, brackets, one_line, split_commas, split_list, tidy, unwrap, unwrapped
 from recipe.prepo.reward.quantity import Quantity, plain_number, quantity, same_quantity, unit_name
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its own time limit is off
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off
 
 _LATEX = LatexExtractionConfig(
     normalization_config=NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="all")
@@ -51,19 +51,19 @@ _LABEL = r"\s*(?:\(\s*[A-Z]\s*\)|[A-Z]\s*[.:)])\s*[.:]?\s*"
 _CHOICE = re.compile(rf"({WRAPPER}\s*\{{{_LABEL}\}}|(?:\([A-E]\)|[A-E][.)])(?=\s))\s*(?=[^\s_^,'])")
 MAX_SIGNS = 3
 MAX_SENTENCE_CHARS = 200
-FLOAT_DIGITS = 12  # a decimal that is not exact must agree to so many places
+FLOAT_DIGITS = 12  # decimals of irrational values must agree to as many places
 GoldKind = Literal["math", "text", "none"]
 
 
 def is_equal(gold: str, answer: str, *, is_list: bool | None = None, unit: str | None = None) -> bool:
-    r"""Whether ``answer`` (the content of a box) means the same as ``gold``.
+    r"""Whether ``answer`` means the same as ``gold``.
 
     Args:
-        gold: bare LaTeX or text, with or without ``$``.
-        answer: the response's final answer alone.
-        is_list: True when the gold is known to be a list of answers, so that ``58,500`` is two numbers; None when not
-            known. A list is compared part by part, in any order, and repeats count.
-        unit: the unit that the problem asks for, when the gold itself carries none.
+        gold: LaTeX or text, with or without ``$``.
+        answer: the final answer alone.
+        is_list: True if the gold is known to be a list of answers, so that ``58,500`` is two numbers. The parts of a
+            list are compared in any order, and repeats count.
+        unit: the unit that the problem asks for, if the gold has none.
 
     >>> is_equal(r"\frac{1}{2}", "0.5"), is_equal("16,3,1,1", "1,3,16"), is_equal("1,-2", r"x=-2 \text{ or } x=1")
     (True, False, True)
@@ -96,7 +96,7 @@ def is_answered(gold: str, text: str) -> bool:
 
 
 def kind_of_gold(gold: str, *, is_list: bool | None = None) -> GoldKind:
-    """How a gold can be compared: as mathematics, only as literal text, or not at all.
+    """How a gold can be compared: as mathematics, as literal text, or not at all.
 
     "none" means that math-verify finds nothing in the gold, or does not find it equal to itself.
     """
@@ -122,7 +122,7 @@ def _parse(expression: str) -> list[Any]:
 
 
 def _literal(text: str) -> str:
-    """Without spaces, but for the ones that part two numbers (``1 1/2``)."""
+    """Without spaces, except between two numbers (``1 1/2``)."""
     return re.sub(r"(?<![0-9])\s+|\s+(?![0-9])", "", text)
 
 
@@ -137,7 +137,7 @@ def _parts(gold: str, is_list: bool | None) -> list[str]:
 
 
 def _all_signs(parts: list[str]) -> list[str]:
-    r"""Each ``\pm`` written out both ways (with ``\mp`` opposite to it, else independently of others)."""
+    r"""Each ``\pm`` written out both ways (``\mp`` opposite to it, else independently)."""
     expanded: list[str] = []
     for part in parts:
         num_signs = 1 if "\\mp" in part else part.count("\\pm")
@@ -153,7 +153,7 @@ def _all_signs(parts: list[str]) -> list[str]:
 
 
 def _is_same(gold: str, answer: str, unit: str = "") -> bool:
-    """One answer against one, by the first rule that can decide."""
+    """Compare two single answers by the first rule that can decide."""
     if _literal(gold) == _literal(answer) or _are_same_words(gold, answer):
         return True
     if letter := choice_letter(gold):
@@ -180,7 +180,7 @@ def _is_same(gold: str, answer: str, unit: str = "") -> bool:
 
 
 def _is_same_structure(gold: str, answer: str) -> bool | None:
-    """Intervals, unions, tuples, matrices and numerals with a base; None when none of these can decide."""
+    """Compare intervals, unions, tuples, matrices and numerals with a base; None if none of these rules applies."""
     if "\\cup" in gold and (sides := split_list(answer)) and all(map(as_interval, sides)):
         answer = "\\cup".join(sides)
     gold_sets, answer_sets = ([as_interval(s) or s.strip() for s in _CUP.split(text)] for text in (gold, answer))
@@ -238,7 +238,7 @@ def _is_same_multiset(gold_parts: list[str], answer_parts: list[str], unit: str 
 
 
 def _is_same_expression(gold: str, answer: str) -> bool:
-    """math-verify's judgement; words in the answer that the gold has not are more than units, so they are wrong."""
+    """math-verify's verdict. Words in the answer alone are more than units, so they make it incorrect."""
     if _TEXT_LEFT.search(answer) and not _TEXT_LEFT.search(gold):
         return False
     parsed = (_parse(gold), _parse(answer))
