@@ -29,7 +29,7 @@ _PHRASE = re.compile(
     r"(?:[ \t]+(?:to|of|for)\b[^.:=\n]{0,80}?)?(?:[ \t]*\([^()\n]{0,40}\))?"
     rf"[ \t]*(?:{_VERB}{_ADVERB}[ \t,]*[:=]?|[:=—→⇒]|[-=]>)"
     r"(?!\s*(?:(?:indeed|clearly|also|thus) )?(?:(?:in)?correct|right|wrong|consistent|reasonable|valid|verified)\b)"
-    r"|^\W*(?:(?:the|my|your|our)[ \t]+)?(?:final[ \t]+)?answers?\W*$|答案(?:是|为|為)?[ \t]*[:：]?",
+    r"|^[^\w\n]*(?:(?:the|my|your|our)[ \t]+)?(?:final[ \t]+)?answers?[^\w\n]*$|答案(?:是|为|為)?[ \t]*[:：]?",
     re.IGNORECASE | re.MULTILINE,
 )
 _DISPLAY = re.compile(r"(?:\$\$|\\\[)(.*?)(?:\$\$|\\\])", re.DOTALL)
