@@ -1,8 +1,7 @@
 """The answer grader on the evaluation sets: golds against themselves, near misses, throughput, hostile answers, fuzz.
 
-``python -m benchmarks.grader --data DIR [--out outputs/bench] [--fuzz 100000] [--docs docs/grader.md]``. ``DIR`` holds
-a folder of each set (``aime24``, ``aime25``, ``amc23``, ``math500``, ``olympiadbench``, ``gsm8k``, ``e3``); those that
-are not there are left out. ``--docs`` writes the tables into that page, between its two markers.
+``python -m benchmarks.grader --data DIR [--out outputs/bench] [--fuzz 100000]``. ``DIR`` has a folder per set
+(``aime24``, ``aime25``, ``amc23``, ``math500``, ``olympiadbench``, ``gsm8k``, ``e3``). Missing sets are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ FILES = {
     "gsm8k": "gsm8k/test.jsonl",
     "e3": "e3/test.json",
 }
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HOSTILE = {
     "10^6 letters, no box": "a" * 1_000_000,
     "10^6 digits in a box": rf"\boxed{{{'9' * 1_000_000}}}",
@@ -71,19 +69,19 @@ class Gold:
 
 @dataclass
 class Result:
-    """Counts of one set. ``exceptions``: (where, gold, rule, answer, what was judged wrongly)."""
+    """Counts of one set. ``exceptions``: (where, gold, rule, answer, the grader's mistake)."""
 
     num_golds: int = 0
-    num_right: Counter[str] = field(default_factory=Counter)
+    num_correct: Counter[str] = field(default_factory=Counter)
     num_forms: Counter[str] = field(default_factory=Counter)
-    num_wrong: Counter[str] = field(default_factory=Counter)
+    num_refused: Counter[str] = field(default_factory=Counter)
     num_misses: Counter[str] = field(default_factory=Counter)
     exceptions: list[tuple[str, str, str, str, str]] = field(default_factory=list)
     seconds: float = 0.0
 
 
 def read_golds(data_dir: Path, name: str) -> list[Gold]:
-    """The golds of one set as its preparation reads them, without golds in prose, which it drops too."""
+    """The golds of one set as data preparation reads them, without golds in prose, which it drops."""
     golds = []
     for number, (where, row) in enumerate(read_file(data_dir / FILES[name])):
         if name == "e3":
@@ -108,23 +106,23 @@ def judge_set(golds: list[Gold]) -> Result:
         for rule, answer in same_answers(gold.text, is_list=is_list):
             result.num_forms[rule] += 1
             if grade(gold, answer)["score"] == 1.0:
-                result.num_right[rule] += 1
+                result.num_correct[rule] += 1
             else:
-                result.exceptions.append((gold.where, gold.text, rule, answer, "right, judged wrong"))
+                result.exceptions.append((gold.where, gold.text, rule, answer, "equal, judged incorrect"))
         for rule, answer in near_misses(gold.text, is_list=is_list, unit=gold.extra_info.get("unit")):
             result.num_misses[rule] += 1
             if grade(gold, answer)["score"] == 0.0:
-                result.num_wrong[rule] += 1
+                result.num_refused[rule] += 1
             else:
-                result.exceptions.append((gold.where, gold.text, rule, answer, "near miss, judged right"))
+                result.exceptions.append((gold.where, gold.text, rule, answer, "near miss, judged correct"))
     result.seconds = time.perf_counter() - start
     return result
 
 
 def throughput(golds: list[Gold], *, only_expressions: bool) -> tuple[int, float, float]:
-    """Answers (the gold and one near miss of each, none twice), seconds, and CPU seconds, the worker's among them.
+    """Number of answers (each gold and one near miss, no duplicates), seconds, and CPU seconds with the worker's.
 
-    The worker is a new one, with nothing in its caches.
+    Starts a new worker, so that caches are empty.
     """
     pairs = {}
     for gold in golds:
@@ -143,7 +141,7 @@ def throughput(golds: list[Gold], *, only_expressions: bool) -> tuple[int, float
 
 
 def cost_of_hostile_answers() -> Iterator[tuple[str, float, dict[str, float], float]]:
-    """Name, seconds, result, and the seconds of the next good answer (with a new worker, if the last one was ended)."""
+    """Name, seconds, result, and seconds of the next ordinary answer (with a new worker if the last one was killed)."""
     good = Gold("", r"\frac{x}{2}", "any", {})
     for name, response in HOSTILE.items():
         start = time.perf_counter()
@@ -154,7 +152,7 @@ def cost_of_hostile_answers() -> Iterator[tuple[str, float, dict[str, float], fl
 
 
 def fuzz(golds: list[Gold], num_answers: int, seed: int = 0) -> dict[str, Any]:
-    """Grades mutated golds; any exception or wrong type ends the run."""
+    """Grade mutated golds. Raises on any exception or value of another type."""
     generator, times = random.Random(seed), []
     counts: Counter[str] = Counter()
     for number in range(num_answers):
@@ -171,7 +169,7 @@ def fuzz(golds: list[Gold], num_answers: int, seed: int = 0) -> dict[str, Any]:
     return {
         "answers": num_answers,
         "seconds": sum(times),
-        "right": counts["score"],
+        "correct": counts["score"],
         "stopped": counts["timed_out"],
         "median_ms": 1000 * times[len(times) // 2],
         "p99_ms": 1000 * times[len(times) * 99 // 100],
@@ -186,21 +184,21 @@ def _code(text: str) -> str:
 def tables(results: dict[str, Result], speeds: list[tuple[str, int, float, float]], rest: dict[str, Any]) -> str:
     """All figures as Markdown."""
     lines = [
-        "| set | golds | right against themselves | other forms judged right | near misses judged wrong | s |",
+        "| set | golds | correct against themselves | other forms judged correct | near misses judged incorrect | s |",
         "|---|---|---|---|---|---|",
     ]
     for name, r in results.items():
-        own, forms, misses = r.num_right["itself"], r.num_forms.total(), r.num_misses.total()
+        own, forms, misses = r.num_correct["itself"], r.num_forms.total(), r.num_misses.total()
         lines.append(
-            f"| {name} | {r.num_golds} | {own} ({100 * own / r.num_golds:.1f} %) | {r.num_right.total()} of {forms} |"
-            f" {r.num_wrong.total()} of {misses} | {r.seconds:.1f} |"
+            f"| {name} | {r.num_golds} | {own} ({100 * own / r.num_golds:.1f} %) | {r.num_correct.total()} of {forms} |"
+            f" {r.num_refused.total()} of {misses} | {r.seconds:.1f} |"
         )
     exceptions = [(name, *e) for name, r in results.items() for e in r.exceptions]
     lines += ["", "| set | row | gold | change | answer | judgement |", "|---|---|---|---|---|---|"]
     lines += [f"| {n} | {w} | {_code(g)} | {rule} | {_code(a)} | {what} |" for n, w, g, rule, a, what in exceptions]
     changes: Counter[str] = sum((r.num_misses for r in results.values()), Counter())
-    refused: Counter[str] = sum((r.num_wrong for r in results.values()), Counter())
-    lines += ["", "| change of the gold | near misses | judged wrong |", "|---|---|---|"]
+    refused: Counter[str] = sum((r.num_refused for r in results.values()), Counter())
+    lines += ["", "| change of the gold | near misses | judged incorrect |", "|---|---|---|"]
     lines += [f"| {rule} | {count} | {refused[rule]} |" for rule, count in changes.most_common()]
     lines += ["", "| answers | number | s | CPU s | answers per CPU second |", "|---|---|---|---|---|"]
     lines += [f"| {name} | {count} | {s:.2f} | {cpu_s:.2f} | {count / cpu_s:.0f} |" for name, count, s, cpu_s in speeds]
@@ -209,10 +207,10 @@ def tables(results: dict[str, Result], speeds: list[tuple[str, int, float, float
         stopped = "yes" if result["timed_out"] else "no"
         lines.append(f"| {name} | {seconds:.3f} | {result['score']:.0f} | {stopped} | {next_s:.3f} |")
     if f := rest["fuzz"]:
-        lines += ["", "| fuzzed answers | s | judged right | stopped at 2 s | median ms | p99 ms | slowest s |"]
+        lines += ["", "| fuzzed answers | s | judged correct | stopped at 2 s | median ms | p99 ms | slowest s |"]
         lines += ["|---|---|---|---|---|---|---|"]
         lines += [
-            f"| {f['answers']} | {f['seconds']:.0f} | {f['right']} | {f['stopped']} | {f['median_ms']:.2f} |"
+            f"| {f['answers']} | {f['seconds']:.0f} | {f['correct']} | {f['stopped']} | {f['median_ms']:.2f} |"
             f" {f['p99_ms']:.1f} | {f['slowest_s']:.2f} |"
         ]
     return "\n".join(lines) + "\n"
@@ -223,7 +221,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--fuzz", type=int, default=0, metavar="N")
-    parser.add_argument("--docs", type=Path)
     arguments = parser.parse_args(argv)
     sets = {name: read_golds(arguments.data, name) for name in FILES if (arguments.data / FILES[name]).is_file()}
     if not sets:
@@ -240,10 +237,6 @@ def main(argv: list[str] | None = None) -> None:
     machine = f"Python {platform.python_version()}, one core, time limit {DEFAULT_TIME_LIMIT_S:.0f} s.\n\n"
     text = machine + tables(results, speeds, rest)
     write_results(arguments.out, "grader", {"speeds": speeds, **rest}, text)
-    if arguments.docs:
-        page = arguments.docs.read_text()
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        arguments.docs.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
     print(text)
 
 

@@ -1,9 +1,9 @@
-"""A reward function for ``benchmarks.faults``: this recipe's own one, which sometimes hangs or raises.
+"""A reward function for ``benchmarks.faults``: this recipe's own, which sometimes hangs or raises.
 
-Only answers that are wrong anyway hang, so that the rewards stay those of an undisturbed run. Which kind comes next is
-said by files in the folder ``PREPO_FAULTS_DIR``, each of which is used up once: ``grader-N`` (a comparison that never
-ends in the grading process), ``function-N`` (the reward function itself never returns) and ``error-N`` (it raises).
-While there is a file ``errors``, every answer raises.
+Only incorrect answers hang, so that the rewards stay those of an undisturbed run. Files in the folder
+``PREPO_FAULTS_DIR`` choose the next fault; each file is used once: ``grader-N`` (a comparison that never ends in the
+grading process), ``function-N`` (the reward function never returns) and ``error-N`` (it raises). While a file
+``errors`` exists, every answer raises.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def compute_score(
 
 
 def _take(folder: Path) -> str:
-    for file in sorted(folder.glob("[!.]*-*")):  # a leading dot: used
+    for file in sorted(folder.glob("[!.]*-*")):  # a leading dot marks used files
         try:
             file.rename(folder / f".used.{file.name}")
-        except FileNotFoundError:  # another thread was faster
+        except FileNotFoundError:  # another thread took it
             continue
         return file.name.partition("-")[0]
     return ""

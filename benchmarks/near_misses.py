@@ -1,6 +1,6 @@
-r"""From a gold answer: other ways to write it, and wrong answers that are close to it. Text only, no grader.
+r"""Other ways to write a gold answer, and incorrect answers close to it. Text only, no grader.
 
-Every near miss differs from the gold in meaning by how it is made; the few that may not (``0 \cdot x``) are left out.
+Each near miss differs in meaning by construction; changes that may keep the meaning (``0 \cdot x``) are left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def same_answers(gold: str, *, is_list: bool) -> Iterator[tuple[str, str]]:
-    """Other ways to write ``gold``, each with the name of the rule by which it is right."""
+    """Other ways to write ``gold``, each with the name of the rule that makes it equal."""
     text = bare(gold)
     value, items, listed = _number(text), _tuple_items(text), _top_commas(text)
     yield "itself", text
@@ -95,7 +95,7 @@ def same_answers(gold: str, *, is_list: bool) -> Iterator[tuple[str, str]]:
 
 
 def near_misses(gold: str, *, is_list: bool = False, unit: str | None = None) -> list[tuple[str, str]]:
-    """Wrong answers close to ``gold``, each with the name of the change; none twice."""
+    """Incorrect answers close to ``gold``, each with the name of the change; no duplicates."""
     text = bare(gold)
     found = {miss: rule for rule, miss in _misses(text, is_list, unit) if miss not in ("", text)}
     return [(rule, miss) for miss, rule in found.items()]

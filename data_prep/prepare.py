@@ -29,7 +29,9 @@ from data_prep.common import Summary, write_parquet
 from data_prep.sources import Located, find_local_file, looks_local, read_file, read_hub
 from data_prep.spec import DatasetSpec, Problem
 from recipe.prepo.errors import DataError
-from recipe.prepo.reward.extract import compact, is_prose, plain_number, tidy
+from recipe.prepo.reward.extract import is_prose
+from recipe.prepo.reward.notation import compact, tidy
+from recipe.prepo.reward.quantity import plain_number
 from recipe.prepo.reward.worker import GradingStopped, ask
 from recipe.prepo.rows import build_row
 

@@ -1,18 +1,23 @@
-"""The reward: which answers are right, which near misses are wrong, and what a hostile response may cost."""
+"""The reward: correct answers, near misses that are incorrect, and what a hostile response may cost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from recipe.prepo.errors import ConfigError, DataError
-from recipe.prepo.reward.extract import last_boxed, plain_number, split_list
-from recipe.prepo.reward.score import compute_score
+from recipe.prepo.reward.extract import last_boxed
+from recipe.prepo.reward.notation import split_list
+from recipe.prepo.reward.quantity import plain_number
+from recipe.prepo.reward.score import DEFAULT_TIME_LIMIT_S, compute_score
 
+CONF_DIR = Path(__file__).parents[2] / "conf"
 HANGS = r"\boxed{9^{9^{9^{9}}}}"
 RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}
 WRONG = {"score": 0.0, "acc": 0.0, "timed_out": 0.0}
@@ -28,7 +33,7 @@ STOPPED = {"score": 0.0, "acc": 0.0, "timed_out": 1.0}
         (r"\fbox{7}", "7"),
         (r"$\boxed 3$ apples", "3"),
         (r"\boxed 3 or \boxed 4", "4"),
-        (r"\boxed{5} and \boxed{6", "5"),
+        (r"\boxed{5} and \boxed{6", "5"),  # the last complete one; the grader calls such a response cut off
         (r"{ stray \boxed{5}", "5"),
         (r"\boxed{\boxed{8}}", "8"),
         (r"\boxed{}", ""),
@@ -49,9 +54,9 @@ def test_not_a_plain_number(text: str) -> None:
 
 def test_lists_are_split_outside_brackets_only() -> None:
     assert split_list(r"(1,2), \{3,4\}, \frac{1}{2}") == ["(1,2)", r"\{3,4\}", r"\frac{1}{2}"]
-    assert split_list(r"\left\{1, 2\right\}", is_list=True) == ["1", "2"]
-    assert split_list("(1,2),(3,4)", is_list=True) == ["(1,2)", "(3,4)"]
-    assert split_list(r"1, 2 \text{, and } 3", is_list=True) == ["1", "2", "3"]
+    assert split_list(r"\{1, 2\}") == ["1", "2"]
+    assert split_list("(1,2),(3,4)") == ["(1,2)", "(3,4)"]
+    assert split_list(r"1, 2 \text{, and } 3") == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_lists_are_split_outside_brackets_only() -> None:
         (r"1 \pm \sqrt{19}", r"\boxed{1-\sqrt{19}, 1+\sqrt{19}}"),
     ],
 )
-def test_right_answers(gold: str, response: str) -> None:
+def test_correct_answers(gold: str, response: str) -> None:
     assert compute_score("any", f"Thus {response}", gold) == RIGHT
 
 
@@ -117,11 +122,11 @@ def test_right_answers(gold: str, response: str) -> None:
         ("5", r"\boxed{__import__('os').getpid()}"),
     ],
 )
-def test_near_misses_are_wrong(gold: str, response: str) -> None:
+def test_near_misses_are_incorrect(gold: str, response: str) -> None:
     assert compute_score("any", response, gold) == WRONG
 
 
-def test_fields_of_the_row_change_what_is_right() -> None:
+def test_fields_of_the_row_change_what_is_correct() -> None:
     assert compute_score("o", r"\boxed{500, 58}", "58,500", {"is_multiple_answer": True}) == RIGHT
     assert compute_score("o", r"\boxed{58500}", "58,500", {"is_multiple_answer": True}) == WRONG
     assert compute_score("o", r"\boxed{58500}", "58,500", {"is_multiple_answer": None}) == RIGHT
@@ -167,17 +172,26 @@ def test_empty_gold_is_an_error(gold: Any) -> None:
         compute_score("math", r"\boxed{}", gold)
 
 
+def test_default_time_limit_is_the_configurations() -> None:
+    configured = yaml.safe_load((CONF_DIR / "prepo.yaml").read_text())["prepo"].get("grading_time_limit_s")
+    if configured is None:
+        pytest.skip("conf/prepo.yaml has no prepo.grading_time_limit_s")
+    assert configured == DEFAULT_TIME_LIMIT_S == 5.0
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "soon", "inf", "nan"])
-def test_useless_time_limit_is_an_error(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_limit_must_be_a_positive_number(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", limit)
-    with pytest.raises(ConfigError, match=f"'{limit}'.*PREPO_GRADING_TIME_LIMIT_S"):
+    with pytest.raises(
+        ConfigError, match=rf"'{limit}'.*positive.*prepo\.grading_time_limit_s=5.*PREPO_GRADING_TIME_LIMIT_S"
+    ):
         compute_score("math", r"\boxed{1}", "1")
     assert compute_score("math", r"\boxed{1}", "1", time_limit_s=1) == RIGHT
 
 
 def test_hung_grading_is_stopped_in_a_thread_and_the_next_answer_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREPO_GRADING_TIME_LIMIT_S", "0.3")
-    compute_score("math", r"\boxed{\frac12}", "0.5")  # the worker's start is not part of the time below
+    compute_score("math", r"\boxed{\frac12}", "0.5")  # starts the worker before the clock runs
     with ThreadPoolExecutor(1) as pool:
         start = time.monotonic()
         assert pool.submit(compute_score, "math", HANGS, "5").result() == STOPPED
@@ -198,7 +212,7 @@ def test_hung_grading_is_stopped_in_a_thread_and_the_next_answer_is_graded(monke
         "\x00\ud800 \\boxed{\x00\ud800}",
     ],
 )
-def test_long_and_odd_responses_are_wrong_and_cheap(response: str) -> None:
+def test_long_and_odd_responses_are_incorrect_and_cheap(response: str) -> None:
     start = time.monotonic()
     assert compute_score("math", response, "5") == WRONG
     assert time.monotonic() - start < 3

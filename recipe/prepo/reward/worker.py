@@ -1,10 +1,9 @@
-"""A small worker process for grading, with a time limit that holds in threads and in daemonic processes.
+"""A worker process for grading, with a time limit that also holds in threads and in daemonic processes.
 
-math-verify limits its time with SIGALRM, which works only in the main thread, and sympy can sit in one C call for
-hours. So the work is done in one child process for each process that grades: started when first needed, reused, killed
-when the limit passes and started again for the next answer. It speaks JSON, one object a line, over pipes (a daemonic
-process may not have :mod:`multiprocessing` children, and nothing is pickled). It ends when its parent does, also by
-SIGKILL: its stdin closes, it sees another parent, or the kernel's alarm ends a computation that hears of neither.
+math-verify limits its time with SIGALRM, which works only in the main thread, and sympy can stay in one C call for
+hours. So each process that grades has one child process: started on first use, reused, killed at the time limit and
+replaced. It speaks JSON lines over pipes, because daemonic processes may not have :mod:`multiprocessing` children.
+It ends with its parent, even after SIGKILL: its stdin closes, its parent id changes, or an alarm ends a computation.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ _BOOTSTRAP = (
 
 
 class GradingStopped(PrepoError):
-    """The worker was killed at its time limit, or died (memory limit, C stack) while it worked on this answer."""
+    """The worker reached its time limit or crashed (memory limit, C stack) on this answer."""
 
 
 class GraderProcess:
-    """Client of one worker. Thread-safe: requests of several threads are served one after the other."""
+    """Client of one worker. Thread-safe: requests are served one after another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, operation: str, *, time_limit_s: float, **arguments: Any) -> Any:
-        """Run ``operation`` (a key of the worker's table) in the worker; returns its result.
+        """Run ``operation``, the name of a function in :func:`serve`, in the worker and return its result.
 
-        ``time_limit_s`` (seconds) does not include waiting for other threads' requests and for the worker's start.
+        ``time_limit_s`` (seconds) excludes waiting for other threads and for the worker's start.
 
         Raises:
-            GradingStopped: the limit passed, or the worker died.
+            GradingStopped: the time limit was reached, or the worker crashed.
             PrepoError: the worker cannot be started.
         """
         request = {"operation": operation, "arguments": arguments, "time_limit_s": time_limit_s}
@@ -59,7 +58,7 @@ class GraderProcess:
                 assert self._process.stdin is not None
                 self._process.stdin.write(json.dumps(request).encode() + b"\n")
                 reply = self._read_line(self._process, time_limit_s)
-            except BaseException as error:  # whatever it was, the pipe is out of step now
+            except BaseException as error:  # requests and replies no longer match
                 self._kill()
                 if isinstance(error, (BrokenPipeError, TimeoutError, EOFError)):
                     raise GradingStopped(f"grading stopped after at most {time_limit_s} s ({error})") from error
@@ -67,7 +66,7 @@ class GraderProcess:
         return json.loads(reply)["result"]
 
     def close(self) -> None:
-        """End the worker, if there is one."""
+        """End the worker if it runs."""
         with self._lock:
             self._kill()
 
@@ -89,8 +88,8 @@ class GraderProcess:
             process.kill()
             process.communicate()
             raise PrepoError(
-                f"the answer-grading process did not start ({error}; exit status {process.returncode}). It needs"
-                " math-verify: `pip install math-verify`; its own message stands above, on stderr."
+                f"The answer-grading process did not start ({error}; exit status {process.returncode}). Its message is"
+                " above, on stderr. It needs math-verify: `pip install math-verify`."
             ) from error
         return process
 
@@ -102,7 +101,7 @@ class GraderProcess:
 
     @staticmethod
     def _read_line(process: subprocess.Popen[bytes], time_limit_s: float) -> bytes:
-        """One line of the worker's output; poll and not select, which fails for file descriptors above 1023."""
+        """One line of the worker's output. Uses poll: select fails for file descriptors above 1023."""
         assert process.stdout is not None
         descriptor = process.stdout.fileno()
         poll = select.poll()
@@ -120,7 +119,7 @@ class GraderProcess:
 
 
 def serve(parent_pid: int) -> None:
-    """The worker's main loop: reads requests from stdin until it closes or the parent is gone."""
+    """The worker's main loop: answer requests from stdin until it closes or the parent is gone."""
     import resource
     import signal
 
@@ -132,14 +131,14 @@ def serve(parent_pid: int) -> None:
     from recipe.prepo.reward import equivalence
 
     operations = {f.__name__: f for f in (equivalence.is_equal, equivalence.is_answered, equivalence.kind_of_gold)}
-    equivalence.is_equal(r"\frac{1}{2}", "0.25")  # builds the parser's tables, before the clock runs
+    equivalence.is_equal(r"\frac{1}{2}", "0.25")  # builds the parser's tables before the clock runs
     equivalence.is_answered("1", "the answer is 2")
 
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries' prints must not mix with replies
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keeps libraries' prints out of the replies
     replies.write("ready\n")
     replies.flush()
-    os.dup2(1, 2)  # parsers complain about every malformed answer
+    os.dup2(1, 2)  # parsers warn about every malformed answer
     while os.getppid() == parent_pid:
         if not select.select([sys.stdin], [], [], _ORPHAN_CHECK_S)[0]:
             continue
@@ -167,12 +166,12 @@ def ask(operation: str, *, time_limit_s: float, **arguments: Any) -> Any:
 
 
 def _forget_parents_worker() -> None:
-    """After a fork the pipes belong to the parent: the child gets a client of its own, and leaves the worker alone."""
+    """After a fork the pipes belong to the parent, so the child starts a worker of its own."""
     global _grader
     inherited, _grader._process = _grader._process, None
     if inherited is not None:
         assert inherited.stdin is not None and inherited.stdout is not None
-        inherited.stdin.close()  # else the worker would not see the end of its stdin when the parent dies
+        inherited.stdin.close()  # else the worker's stdin stays open when the parent dies
         inherited.stdout.close()
         inherited.returncode = 0  # not this process's child: nothing to wait for
     _grader = GraderProcess()
