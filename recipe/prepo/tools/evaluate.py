@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.reward.extract import compact, exact_number
+from recipe.prepo.reward.notation import compact
+from recipe.prepo.reward.quantity import exact_number
 from recipe.prepo.tools.estimates import (
     CONFIDENCE,
     FloatArray,
