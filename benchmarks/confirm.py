@@ -127,8 +127,8 @@ def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[M
         f"`python -m benchmarks.confirm`, {provenance.text(fast)}. Setting `{options.setting}`, {options.steps} "
         f"steps of {options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate "
         f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one sample each. All values are at as "
-        f"many rollouts as `{REFERENCE}` uses. Differences are to `{REFERENCE}` over the same seeds, with Student's 95% "
-        "intervals over seeds.",
+        f"many rollouts as `{REFERENCE}` uses. Differences are to `{REFERENCE}` over the same seeds, with Student's "
+        "95% intervals.",
         "",
         "| method | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area "
         "| difference |",

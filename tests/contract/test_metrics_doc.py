@@ -28,8 +28,9 @@ def listed() -> set[str]:
 
 
 def in_source(*places: str) -> str:
-    paths = [path for place in places for path in ([CODE / place] if place.endswith(".py") else (CODE / place).rglob("*.py"))]
-    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    """Text of modules, or of all modules in folders."""
+    found = [path for place in places for path in [CODE / place, *(CODE / place).rglob("*.py")]]
+    return "\n".join(path.read_text(encoding="utf-8") for path in found if path.suffix == ".py")
 
 
 def of_one_step() -> set[str]:
