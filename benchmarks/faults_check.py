@@ -70,9 +70,10 @@ def summary(events: list[dict[str, Any]]) -> str:
         seconds = [event["seconds"] for event in group]
         with_message = sum(event["error"].count("error: ") == 1 for event in group)
         left = ", ".join(sorted({event["leftovers"] for event in group}))
+        count, killed = (sum(event[name] for event in group) for name in ("count", "num_killed"))
         text.append(
-            f"| {kind} | {sum(event['count'] for event in group)} | {statuses} | {min(seconds):.1f} to {max(seconds):.1f} "
-            f"| {with_message} of {len(group)} | {sum(event['num_killed'] for event in group)} | {left} |"
+            f"| {kind} | {count} | {statuses} | {min(seconds):.1f} to {max(seconds):.1f} "
+            f"| {with_message} of {len(group)} | {killed} | {left} |"
         )
     return "\n".join(text) + "\n"
 
