@@ -643,6 +643,7 @@ def test_rates_that_cannot_be_compared_leave_what_is_there(
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "kept"
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
