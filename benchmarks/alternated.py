@@ -1,4 +1,4 @@
-"""Runs of the real stack in alternation, timed phase by phase: what two ways of training cost at the same work."""
+"""Alternated runs of the real stack, timed by phase: the cost of two ways of training at the same work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Pair = dict[str, Phases]
 
 
 def record_steps(trainer: Any, agent_loop_manager: Any) -> list[Phases]:
-    """Train, and return verl's phase timings of each step, with the memory that the run holds at its end."""
+    """Train, and return verl's phase timings of each step, with the run's memory at its end."""
     timings: list[Phases] = []
     compute_metrics = trainer._compute_metrics
 
@@ -42,7 +42,7 @@ def record_steps(trainer: Any, agent_loop_manager: Any) -> list[Phases]:
 
 
 def ray_memory_mib() -> float:
-    """Proportional set size of all processes beside and under this Ray worker: the actor, vLLM, loops, stores."""
+    """Proportional set size of all processes of the raylet: actor, vLLM, agent loops, stores."""
     raylet = psutil.Process().parent()
     assert raylet is not None
     total = 0
@@ -69,12 +69,12 @@ def alternated_pairs(
     after_pair: Callable[[list[Pair]], None],
     reduce: Callable[[list[float]], float] = statistics.median,
 ) -> list[Pair]:
-    """Run every side once a pair, in turned order each time (a, b, b, a, …), at learning rate 0.
+    """Run every side once a pair, reversing the order each time (a, b, b, a, …), at learning rate 0.
 
     Args:
         sides: name -> Hydra overrides.
         overrides: further overrides of both sides.
-        after_pair: called with the pairs so far, so that a stopped benchmark keeps what it has.
+        after_pair: called with the pairs so far, so that an interrupted benchmark keeps its results.
         reduce: of a phase's seconds over a run's steps.
     """
     pairs: list[Pair] = []
@@ -95,7 +95,7 @@ def alternated_pairs(
 
 
 def phase_table(pairs: Sequence[Pair]) -> list[str]:
-    """Markdown lines: the median over the pairs of each phase, side by side."""
+    """Markdown lines: the median of each phase over the pairs."""
     sides = list(pairs[0])
     phases = sorted({phase for pair in pairs for side in pair.values() for phase in side})
     rows = [f"| phase | {' | '.join(sides)} |", f"|---|{'---|' * len(sides)}"]
@@ -106,5 +106,5 @@ def phase_table(pairs: Sequence[Pair]) -> list[str]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Minimum, median and maximum as the cells of a markdown row."""
+    """Minimum, median and maximum as cells of a Markdown table."""
     return " | ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))

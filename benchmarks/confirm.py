@@ -1,7 +1,7 @@
-"""Do the rows rank on verl and vLLM as in the fast loop? ``python -m benchmarks.confirm [--rows …] [--seeds …]``.
+"""Do methods rank on verl and vLLM as in the fast loop? ``python -m benchmarks.confirm [--methods …] [--seeds …]``.
 
-Trains the rows on the real stack (one driver after the other, seeds in turned order) and in the fast loop, on the same
-base model, pool, held-out problems, learning rate and number of steps. Writes DIR/README.md; what is done stays done.
+Trains the methods on the real stack (one run at a time, every second seed in reversed order) and in the fast loop, with
+the same base model, pool, held-out problems, learning rate and steps. Writes DIR/README.md; finished runs are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from benchmarks.mini_math.__main__ import main as compare
 from benchmarks.mini_math.__main__ import read_names, read_seeds
 from benchmarks.mini_math.grade import Prompt
 from benchmarks.mini_math.loop import BETAS, WEIGHT_DECAY
+from benchmarks.mini_math.methods import check_names, current_name, overrides_of, read_method
 from benchmarks.mini_math.numbers import (
     GROUP_SHARES,
     REFERENCE,
@@ -29,7 +30,6 @@ from benchmarks.mini_math.numbers import (
 )
 from benchmarks.mini_math.options import SETTINGS, Options
 from benchmarks.mini_math.report import estimate_text
-from benchmarks.mini_math.rows import ROWS, check_rows, read_row
 from benchmarks.mini_math.runs import gather
 from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
 from benchmarks.real_stack import train
@@ -42,7 +42,7 @@ ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"
 
 
 def write_data(prompts: Sequence[Prompt], split: str, path: Path) -> None:
-    """Problems of the fast loop as verl reads them."""
+    """Write problems of the fast loop as verl reads them."""
     rows = [
         build_row(
             data_source=DATA_SOURCE,
@@ -57,10 +57,10 @@ def write_data(prompts: Sequence[Prompt], split: str, path: Path) -> None:
     write_parquet(rows, path)
 
 
-def stack_overrides(row: str, seed: int, options: Options, base: Path, out: Path) -> list[str]:
-    """Of one training on the real stack that does what the fast loop does."""
+def stack_overrides(method: str, seed: int, options: Options, base: Path, out: Path) -> list[str]:
+    """Overrides of a run on the real stack that equals one of the fast loop."""
     return [
-        *ROWS[row],
+        *overrides_of(method),
         f"data.train_files={(out / 'train.parquet').absolute()}",
         f"data.val_files={(out / 'test.parquet').absolute()}",
         "data.train_max_samples=-1",
@@ -72,33 +72,35 @@ def stack_overrides(row: str, seed: int, options: Options, base: Path, out: Path
         f"actor_rollout_ref.actor.ppo_mini_batch_size={options.num_selected // options.mini_batches}",
         f"actor_rollout_ref.rollout.n={options.rollouts_per_prompt}",
         "actor_rollout_ref.rollout.val_kwargs.n=1",
-        f"trainer.total_training_steps={steps_of(row, options)}",
-        f"trainer.test_freq={max(1, options.eval_every * steps_of(row, options) // options.steps)}",
+        f"trainer.total_training_steps={steps_of(method, options)}",
+        f"trainer.test_freq={max(1, options.eval_every * steps_of(method, options) // options.steps)}",
         "trainer.save_freq=-1",
         "trainer.resume_mode=disable",
-        f"trainer.default_local_dir={_run_dir(row, seed, out).absolute()}",
+        f"trainer.default_local_dir={_run_dir(method, seed, out).absolute()}",
         f"prepo.seed={seed}",
         "prepo.report_every=0",
     ]
 
 
-def steps_of(row: str, options: Options) -> int:
-    """Steps of a row on the real stack: half as many where groups are refilled, for such steps have twice the rollouts.
+def steps_of(method: str, options: Options) -> int:
+    """Steps on the real stack: half as many for methods that refill groups, as their steps have twice the rollouts.
 
-    That is nearly so where half of the groups are live; the comparison is at equal rollouts in any case.
+    This holds roughly if half of the groups are live; the comparison is at equal rollouts in any case.
     """
-    found = read_row(row, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=0)
+    found = read_method(
+        method, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=0
+    )
     is_refilled = found.filters_groups or found.prepo.skips_prompts
     return max(2, options.steps // 2) if is_refilled else options.steps
 
 
-def _run_dir(row: str, seed: int, out: Path) -> Path:
-    return out / "stack" / f"{row}-{seed}"
+def _run_dir(method: str, seed: int, out: Path) -> Path:
+    return out / "stack" / f"{method}-{seed}"
 
 
-def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any] | None:
-    """A run of the real stack in the fast loop's form; None where its last step has not been evaluated."""
-    path = _run_dir(row, seed, out) / "metrics.jsonl"
+def read_run(method: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any] | None:
+    """A run of the real stack in the fast loop's form; None until its last step is evaluated."""
+    path = _run_dir(method, seed, out) / "metrics.jsonl"
     lines = read_lines(path) if path.exists() else []
     curve, rollouts = [], 0.0
     train: dict[str, list[float]] = {name: [] for name in (*GROUP_SHARES, "groups", "rollouts")}
@@ -112,24 +114,24 @@ def read_run(row: str, seed: int, out: Path, *, num_steps: int) -> dict[str, Any
             train["rollouts"].append(rollouts)
         if ACCURACY in data:
             curve.append({"step": line["step"], "rollouts": rollouts, "accuracy": data[ACCURACY]})
-    return (
-        {"row": row, "seed": seed, "curve": curve, "train": train} if curve and curve[-1]["step"] >= num_steps else None
-    )
+    is_done = bool(curve) and curve[-1]["step"] >= num_steps
+    return {"row": method, "seed": seed, "curve": curve, "train": train} if is_done else None
 
 
 def table(options: Options, fast: Sequence[Mapping[str, Any]], stack: Sequence[Mapping[str, Any]]) -> str:
-    """Final accuracy, area and zero-advantage share of both sides, and whether the rows rank alike."""
+    """Final accuracy, area and zero-advantage share of both sides, and how the methods rank."""
     names = [name for name in dict.fromkeys(run["row"] for run in stack) if any(run["row"] == name for run in fast)]
     lines = [
         "# The real stack against the fast loop",
         "",
         f"`python -m benchmarks.confirm`, {provenance.text(fast)}. Setting `{options.setting}`, {options.steps} "
         f"steps of {options.num_selected} x {options.rollouts_per_prompt} rollouts, learning rate "
-        f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one sample each. All is at as many "
-        f"rollouts as `{REFERENCE}` has. Differences are to `{REFERENCE}` over the same seeds, with Student's 95% "
-        "intervals over seeds.",
+        f"{options.learning_rate:g}, {options.held_out:,} held-out problems, one sample each. All values are at as "
+        f"many rollouts as `{REFERENCE}` uses. Differences are to `{REFERENCE}` over the same seeds, with Student's "
+        "95% intervals.",
         "",
-        "| row | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area | difference |",
+        "| method | side | seeds | rollouts | zero advantage | start | final accuracy | difference | area "
+        "| difference |",
         "|---" * 10 + "|",
     ]
     areas: dict[str, list[float]] = {"fast loop": [], "real stack": []}
@@ -164,24 +166,24 @@ def _each(values: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status of the fast loop where that is not 0; an error of a training is raised."""
+    """Exit status of the fast loop if it is not 0; an error of a training is raised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", default="early", choices=list(SETTINGS))
-    parser.add_argument("--rows", default="uniform,prepo,low")
+    parser.add_argument("--methods", "--rows", default="random,prepo,low_only")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--eval-every", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/confirm"))
     parser.add_argument("--cache", type=Path, default=Path("outputs/bench/cache"))
     arguments = parser.parse_args(argv)
-    names = read_names(arguments.rows)
-    check_rows(names)
-    if unfit := {oracle.NAME, "full"} & set(names):
-        raise SystemExit(f"error: --rows: {', '.join(sorted(unfit))} cannot be trained on the real stack in this way")
+    names = [current_name(name) for name in read_names(arguments.methods)]
+    check_names(names)
+    if unfit := {oracle.NAME, "grpo_5x"} & set(names):
+        raise SystemExit(f"error: --methods: {', '.join(sorted(unfit))} cannot be trained on the real stack")
     seeds, out = read_seeds(arguments.seeds), arguments.out
     options = Options(setting=arguments.setting, steps=arguments.steps, eval_every=arguments.eval_every)
     fast = ["--setting", options.setting, "--steps", str(options.steps), "--eval-every", str(options.eval_every)]
-    fast += ["--rows", ",".join(names), "--seeds", arguments.seeds, "--cache", str(arguments.cache)]
+    fast += ["--methods", ",".join(names), "--seeds", arguments.seeds, "--cache", str(arguments.cache)]
     if status := compare([*fast, "--out", str(out / "fast")]):
         return status
     base = prepare_base(options, arguments.cache)

@@ -1,10 +1,10 @@
-"""Hurts trainings on the real stack again and again, and checks that nothing is lost: ``make faults``.
+"""Injects faults into trainings on the real stack and checks that nothing is lost: ``make faults``.
 
     python -m benchmarks.faults --kills 20 --replica 10 --worker 10 --reward 10 --disk 5 --stop 2
 
-Each part is a chain in one run directory: train, hurt, resume, hurt again …, until its faults are done, then to the
-last step; the finished chain is compared with a run that nothing disturbed. What is done stays done: the same command
-goes on where it was, and larger counts add to smaller ones. Tables: outputs/bench/faults/README.md and results.json.
+Each part is a chain in one run directory: train, inject a fault, resume …, until all faults are done, then to the last
+step. The finished chain is compared with an undisturbed run. Finished faults are kept: the same command continues, and
+larger counts add to smaller ones. Tables: outputs/bench/faults/README.md and results.json.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REWARD = ["reward.custom_reward_function.path=pkg://benchmarks.hung_reward"]
 
 
 class Faults:
-    """Runs the parts and keeps the record of them."""
+    """Runs the parts and keeps a record."""
 
     def __init__(self, out: Path, *, steps: int, seed: int) -> None:
         self._out = out
@@ -57,7 +57,7 @@ class Faults:
         assert known.get("steps", steps) == steps, "the record has another number of steps: choose another --out"
 
     def run(self, part: str, count: int) -> None:
-        """Do the faults of one part that are still missing."""
+        """Inject the faults of one part that are still missing."""
         if count and not (self._out / "reference" / f"global_step_{self._steps}").exists():
             with Training(self._out / "reference", self._steps) as training:
                 training.wait_for_steps(self._steps)
@@ -66,7 +66,7 @@ class Faults:
             self._chain(part, count - done)
 
     def _chain(self, part: str, num_faults: int) -> None:
-        """One run directory, from the first step to the last, with at most so many faults on the way."""
+        """One run directory, from the first step to the last, with at most ``num_faults`` faults."""
         number = sum(check["part"] == part for check in self.checks)
         directory = self._out / f"{part}-{number}" / "run"
         with small_disk(directory.parent) if part == "disk" else plain_folder(directory.parent):
@@ -97,7 +97,7 @@ class Faults:
     # ---- the faults -------------------------------------------------------------------------------------------------
 
     def _kills(self, directory: Path) -> dict[str, Any] | None:
-        """At a random moment: while it starts, in one of its next steps, or in the middle of the next checkpoint."""
+        """Kill the driver while it starts, in one of its next steps, or during the next checkpoint."""
         draw = random.Random(f"{self._seed} kills {self._num_done('kills')}")
         with self._training("kills", directory) as training:
             moment = draw.choice(["starting", "in a step", "in a step", "around a checkpoint"])
@@ -133,7 +133,7 @@ class Faults:
             return self._hurt(training, training.driver.pid, "SIGTERM to the driver", number=signal.SIGTERM)
 
     def _reward(self, directory: Path) -> dict[str, Any] | None:
-        """Several in one run: half in the grading process, half in the reward function itself. Nothing dies."""
+        """Let several rewards of one run hang, half in the grading process, half in the function. Nothing dies."""
         folder = directory.parent / "hung"
         folder.mkdir(exist_ok=True)
         kinds = [f"{'grader' if i % 2 else 'function'}-{i}" for i in range(HUNG_IN_ONE_RUN)]
@@ -150,7 +150,7 @@ class Faults:
         }
 
     def _disk(self, directory: Path) -> dict[str, Any]:
-        """Fill the disk when the next checkpoint is due, and make room again when the run has ended."""
+        """Fill the disk before the next checkpoint, and make room again after the run."""
         ballast = directory.parent / "ballast"
         draw = random.Random(f"{self._seed} disk {self._num_done('disk')}")
         with self._training("disk", directory) as training:
@@ -175,7 +175,7 @@ class Faults:
     def _hurt(
         cls, training: Training, pid: int | None, fault: str, *, number: int = signal.SIGKILL
     ) -> dict[str, Any] | None:
-        """Send the signal, and see how the run ends; None when it had ended before the signal."""
+        """Send the signal and wait for the end; None if the run had ended before."""
         if pid is None or training.is_over:
             return None
         os.kill(pid, number)
@@ -183,7 +183,7 @@ class Faults:
 
     @staticmethod
     def _see_end(training: Training, fault: str) -> dict[str, Any]:
-        """What became of a run after its fault."""
+        """The event of a run that ended after its fault."""
         steps = training.steps_done()
         ending = training.wait_for_end()
         values = asdict(ending) | {"leftovers": str(ending.leftovers)}
@@ -214,11 +214,11 @@ def plain_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own in ``folder``, which root can make; what it holds is kept beside it afterwards."""
+    """A small file system in ``folder``, which only root can mount; its files are copied beside it afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", folder], check=False)
     if mounted.returncode:
-        raise SystemExit("error: the full disks need a small file system, which only root can mount; or: --disk 0")
+        raise SystemExit("error: full disks need a small file system, which only root can mount; or give --disk 0")
     try:
         yield
     finally:
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the faults")
     parser.add_argument("--out", type=Path, default=Path("outputs/bench/faults"))
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no training goes on alone
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no training is left running
     out: Path = options.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     faults = Faults(out, steps=options.steps, seed=options.seed)

@@ -22,12 +22,12 @@ ROLLOUT = ("prompt_id", "rollout", "reward", "num_tokens", "temperature")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of a log; none when it is not there."""
+    """Lines of a log; empty if it does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def decisions(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """What a run decided and got in each step."""
+    """Choices and rollouts of each step of a run."""
     found: dict[int, dict[str, Any]] = {}
     for line in read(run_dir / "audit" / "selection.jsonl"):
         step = found.setdefault(line["step"], {"choices": [], "rollouts": []})
@@ -42,21 +42,21 @@ def decisions(run_dir: Path) -> dict[int, dict[str, Any]]:
 
 
 def differences(reference: Path, run_dir: Path, *, num_steps: int) -> list[str]:
-    """What is lost, doubled or different in the first ``num_steps`` steps; empty when all is as in the reference."""
+    """Steps that are lost, doubled or different in the first ``num_steps``; empty if all equal the reference."""
     problems = []
     lines = Counter(line["step"] for line in read(run_dir / "metrics.jsonl") if "timing_s/step" in line["data"])
     wanted = range(1, num_steps + 1)
-    problems += [f"step {step} stands {lines[step]} times in metrics.jsonl" for step in wanted if lines[step] != 1]
+    problems += [f"step {step} is {lines[step]} times in metrics.jsonl" for step in wanted if lines[step] != 1]
     expected, found = decisions(reference), decisions(run_dir)
     for step in wanted:
         for part in ("choices", "rollouts"):
             if expected.get(step, {}).get(part) != found.get(step, {}).get(part):
-                problems.append(f"the {part} of step {step} are not those of the undisturbed run")
+                problems.append(f"the {part} of step {step} differ from the undisturbed run")
     return problems
 
 
 def summary(events: list[dict[str, Any]]) -> str:
-    """Markdown: a row a kind of fault; how those runs ended, whatever the step and the process id."""
+    """Markdown: how runs ended, one line for each kind of fault."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for event in events:
         kind = event["part"] if event["part"] in ("reward", "disk") else event["fault"]
@@ -68,17 +68,18 @@ def summary(events: list[dict[str, Any]]) -> str:
     for kind, group in kinds.items():
         statuses = ", ".join(sorted({str(event["exit_status"]) for event in group}))
         seconds = [event["seconds"] for event in group]
-        told = sum(event["error"].count("error: ") == 1 for event in group)
+        with_message = sum(event["error"].count("error: ") == 1 for event in group)
         left = ", ".join(sorted({event["leftovers"] for event in group}))
+        count, killed = (sum(event[name] for event in group) for name in ("count", "num_killed"))
         text.append(
-            f"| {kind} | {sum(event['count'] for event in group)} | {statuses} | {min(seconds):.1f} to "
-            f"{max(seconds):.1f} | {told} of {len(group)} | {sum(event['num_killed'] for event in group)} | {left} |"
+            f"| {kind} | {count} | {statuses} | {min(seconds):.1f} to {max(seconds):.1f} "
+            f"| {with_message} of {len(group)} | {killed} | {left} |"
         )
     return "\n".join(text) + "\n"
 
 
 def table(events: list[dict[str, Any]], checks: list[dict[str, Any]]) -> str:
-    """Markdown: a row a kind of fault, a row a fault, then what became of each chain of runs."""
+    """Markdown: the summary, a line for each fault, then the result of each chain of runs."""
     text = [
         summary(events),
         "| part | fault | at step | exit status | seconds to the end | message | killed by the script | left behind |",

@@ -1,4 +1,4 @@
-"""One training on the real stack, as a user starts it, that ``benchmarks.faults`` can watch and hurt."""
+"""One training on the real stack, as a user starts it, with its faults and its end."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Training:
 
     @property
     def output(self) -> str:
-        """What this driver printed so far."""
+        """Output of this driver so far."""
         return self.log.read_bytes()[self._first_line :].decode(errors="replace")
 
     @property
@@ -85,7 +85,7 @@ class Training:
         return self.driver.poll() is not None
 
     def steps_done(self) -> list[int]:
-        """Steps whose metrics stand, once this driver has opened the file (before: none)."""
+        """Steps in the metrics file, once this driver has opened it (before: none)."""
         if not self._writes_metrics():
             return []
         return [line["step"] for line in read_lines(self._metrics) if "timing_s/step" in line["data"]]
@@ -112,18 +112,18 @@ class Training:
             time.sleep(0.005)
 
     def wait_for_whole_checkpoint(self) -> None:
-        """Wait until a checkpoint of the run is whole, or the driver has ended."""
+        """Wait until a checkpoint of the run is complete, or the driver has ended."""
         while not self.is_over and not (self.directory / "latest_checkpointed_iteration.txt").exists():
             time.sleep(0.05)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not longer than the driver lives."""
+        """Wait, at most until the driver ends."""
         deadline = time.monotonic() + seconds
         while not self.is_over and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def process(self, title: str) -> int:
-        """Process id of the one process of this run whose command line begins so."""
+        """Process id of the one process of this run whose command line starts with the title."""
         found = [pid for pid in self.footprint.processes() if command_of(pid).startswith(title)]
         if self.is_over or len(found) != 1:
             raise RuntimeError(f"{len(found)} processes {title}; the run printed:\n{self.output[-3000:]}")
@@ -150,5 +150,5 @@ class Training:
         return Ending(status, round(seconds, 1), " | ".join(errors), killed, left)
 
     def _writes_metrics(self) -> bool:
-        """Whether this driver has opened the file: also a resumed run begins with one of its own."""
+        """Whether this driver has opened the file; a resumed run starts with its own."""
         return self._metrics.exists() and log_identity(self._metrics) != self._metrics_before

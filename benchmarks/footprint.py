@@ -1,8 +1,8 @@
-"""Which processes, shared-memory segments and sockets belong to a run, and what is left of them when it has ended.
+"""Finds the processes, shared-memory segments and sockets of a run, and what is left of them after its end.
 
-Every process of a run inherits a token in its environment, wherever it hangs in the process tree, so nothing of anyone
-else is ever counted or killed. Names of segments and sockets are noted while a process of the run has them open.
-Linux only; needs no library.
+Every process of a run inherits a token in its environment, wherever it is in the process tree, so that nobody else's
+processes are counted or killed. Names of segments and sockets are recorded while a process of the run has them open.
+Linux only, without libraries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SAMPLE_INTERVAL_S = 1.0
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What should not be there any more."""
+    """What is left of a run after its end."""
 
     processes: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Footprint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """To be added to the environment of what is started."""
+        """To add to the environment of the run."""
         return {TOKEN_NAME: self.token}
 
     def __enter__(self) -> Footprint:

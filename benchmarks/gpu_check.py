@@ -1,8 +1,8 @@
-"""What a GPU shows: bf16 against float64, the cost of scoring beside generating, and the real stack against stock verl.
+"""Check a GPU: bf16 against float64, the cost of scoring beside generating, the real stack against stock verl.
 
 ``bash scripts/gpu_check.sh`` or ``python -m benchmarks.gpu_check [--size math-1.5b|tiny] [--device cuda|cpu]
 [--rounds N] [--skip-stack]``. No network and no weights to download: the model is randomly initialised. Each part runs
-in a process of its own; what cannot run here is «not measured», with the reason. Table on stdout, figures in
+in its own process. What cannot run here is reported as "not measured", with the reason. Table on stdout, figures in
 outputs/bench/gpu_check.json. Exit status 1 when a part failed, 2 when the arguments or the environment cannot work.
 """
 
@@ -80,7 +80,7 @@ def why_not(part: str, arguments: argparse.Namespace) -> str | None:
 
 
 def run_part(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure a part in a process of its own, whose output goes to stderr: memory and crashes stay its own."""
+    """Measure a part in its own process, so that memory and crashes stay there; its output goes to stderr."""
     reason = why_not(part, arguments)
     if reason:
         return {"not_measured": reason, "failed": False}
@@ -106,7 +106,7 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def numerics_table(numerics: dict[str, Any]) -> list[str]:
-    """Root mean square and largest errors of every figure, beside the figure's own mean and spread."""
+    """Root mean square and largest error of every figure, with the figure's mean and spread."""
     kinds, reference = numerics["errors"], numerics["reference"]
     heads = " | ".join(f"{kind}: rms, largest error" for kind in kinds)
     rows = [
@@ -163,7 +163,7 @@ def stack_table(stack: dict[str, Any]) -> list[str]:
 
 
 def section(part: str, figures: dict[str, Any]) -> str:
-    """A part's figures, or why there are none."""
+    """A part's figures, or the reason why there are none."""
     draw = {"numerics": numerics_table, "transformers": cost_table, "vllm": cost_table, "stack": stack_table}
     reason = figures.get("not_measured")
     rows = [f"not measured: {reason}"] if reason else draw[part](figures)
@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"GPU check: {', '.join(f'{name} {value}' for name, value in result['machine'].items())}")
     shape = ", ".join(f"{name} {value}" for name, value in result["size"].items())
     print(f"size {arguments.size}: {shape}; seed {SEED}; {arguments.rounds} rounds")
-    for part in PARTS:  # told one by one: a run that is stopped half-way leaves what it has
+    for part in PARTS:  # printed one by one, so that an interrupted run keeps its results
         result[part] = run_part(part, arguments)
         (arguments.out / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
         print(section(part, result[part]), flush=True)

@@ -22,7 +22,7 @@ Prompts = NDArray[np.int64]
 def time_alternated(
     size: Size, rounds: int, sides: Mapping[str, Callable[[Prompts], int]], used_gib: Callable[[], float]
 ) -> dict[str, Any]:
-    """Seconds of each side on fresh prompts, in turn; a side returns the tokens that it worked on when it is done."""
+    """Seconds of each side on fresh prompts, alternated; a side returns the number of its tokens."""
     rng = make_generator(SEED, "cost")
     num_prompts = {"scoring": size.num_candidates, "generating": size.num_selected}
     result: dict[str, Any] = {name: {"seconds": [], "peak_memory_gib": 0.0} for name in sides}
@@ -45,12 +45,12 @@ def time_alternated(
 
 
 def measure_transformers(size: Size, device: str, rounds: int) -> dict[str, Any]:
-    """Plain transformers in bf16: chunks of prompts are scored, and rollouts are sampled in batches that fit."""
+    """Plain transformers in bf16: prompts are scored in chunks, rollouts sampled in batches that fit."""
     import torch
     from transformers import GenerationConfig
 
     model = random_model(size, device)
-    # HF samples from the 50 likeliest tokens unless told otherwise.
+    # HF samples from the 50 likeliest tokens by default.
     sampling = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, max_new_tokens=size.response_tokens, pad_token_id=0
     )
@@ -95,7 +95,7 @@ def generation_batch(size: Size, device: str) -> int:
 
 
 def measure_vllm(size: Size, _device: str, rounds: int) -> dict[str, Any]:
-    """vLLM's LLM class with dummy weights; scoring asks for what ``prepo.scorer=rollout`` asks for."""
+    """vLLM's LLM class with dummy weights; scoring sends the requests of ``prepo.scorer=rollout``."""
     import torch
     from vllm import LLM, SamplingParams
 

@@ -89,7 +89,7 @@ def random_model(size: Size, device: str) -> Any:
 
 
 def cast_parameters(model: Any, dtype: Any) -> None:
-    """Not ``model.to(dtype)``, which would round the rotary frequencies too. Upwards it is exact."""
+    """Unlike ``model.to(dtype)``, this does not round the rotary frequencies. Upwards it is exact."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -145,7 +145,7 @@ def score(model: Any, prompts_C_T: NDArray[np.int64], softmax_dtypes: dict[str, 
 
 
 def figures_of(scored: Scored, lengths_R: NDArray[np.int64]) -> dict[str, FloatArray]:
-    """What this project computes of them. Each prompt stands for a rollout too, cut to a length of its own."""
+    """What this project computes from them. Each prompt also serves as a rollout, cut to its own length."""
     nll_nats_C = np.array([mean_nll_nats(row) for row in scored.log_probs_C_T])
     figures = {"prompt_nll_nats": nll_nats_C, "prompt_ppl": perplexity(nll_nats_C)}
     for temperature, entropy_R_T in scored.entropy_nats_C_T.items():
@@ -158,7 +158,7 @@ def figures_of(scored: Scored, lengths_R: NDArray[np.int64]) -> dict[str, FloatA
 
 
 def compare(found: dict[str, FloatArray], reference: dict[str, FloatArray], size: Size) -> dict[str, Any]:
-    """Errors of each figure (of perplexities: relative ones), and what they do to the ranking and the window."""
+    """Errors of each figure (relative for perplexities), and their effect on ranking and window."""
     result: dict[str, Any] = {}
     for name, values in found.items():
         error = values - reference[name]
@@ -217,7 +217,7 @@ def measure_numerics(size: Size, device: str) -> dict[str, Any]:
 
 
 def allocated_gib(device: str) -> float:
-    """Most that torch had allocated on the GPU since the last call; on the CPU the process's peak resident memory."""
+    """Peak memory: allocated by torch on the GPU since the last call, or resident on the CPU."""
     import torch
 
     if device == "cuda":

@@ -1,8 +1,8 @@
-"""What this recipe adds to a training step, against stock verl GRPO with the same K x M rollouts.
+"""Time that this recipe adds to a step of stock verl GRPO with the same K x M rollouts.
 
 ``python -m benchmarks.overhead [--pairs N] [--steps S] [key=value …]``. Runs are alternated (stock, prepo, prepo,
-stock, …) at learning rate 0. The prepo side scores its candidates and weighs its rollouts but chooses uniformly, so
-that both sides roll out the same kind of prompts. Both sides poll the replay buffer at the same interval.
+stock, …) at learning rate 0. The prepo side scores candidates and weights rollouts but chooses uniformly, so that both
+sides roll out the same kind of prompts. Both sides poll the replay buffer at the same interval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIDES = {
 
 
 def overheads(pair: Pair) -> dict[str, float]:
-    """Shares of a stock step that this recipe adds, scoring apart: measured from outside, and from inside."""
+    """Shares of a stock step that this recipe adds, measured from outside and from inside; scoring separately."""
     stock, prepo = pair["stock"], pair["prepo"]
     own = prepo["prompt_selection"] + prepo["rollout_weighting"]
     return {
@@ -31,7 +31,7 @@ def overheads(pair: Pair) -> dict[str, float]:
 
 
 def table(pairs: list[Pair], num_steps: int) -> str:
-    """Medians over the pairs, phase by phase, and the shares with their spread."""
+    """Medians of each phase over the pairs, and the shares with their spread."""
     rows = [f"{len(pairs)} alternated pairs of {num_steps} steps, median seconds of a step", "", *phase_table(pairs)]
     rows += ["", "| added to a stock step | min | median | max |", "|---|---|---|---|"]
     labels = {

@@ -1,10 +1,9 @@
-"""Separate pools against one pool of the same devices, at the same work: seconds of a step and rollouts a second.
+"""Separate pools against one pool of the same devices: seconds of a step and rollouts a second.
 
 ``python -m benchmarks.pools [--pairs N] [--steps S] [key=value …]``. Two logical devices on the CPU: one for the actor
 and one for the vLLM server (``cluster=cpu``), against both of them taking turns (``prepo_sync``, two ranks and two
-servers). Runs are alternated, at learning rate 0, both sides without sampling seeds. On a machine with few cores both
-devices of a pair share them, so that overlapping can gain little: the figures say how it works, not what a GPU cluster
-would gain.
+servers). Runs are alternated at learning rate 0, without sampling seeds. On a machine with few cores both devices share
+them, so that overlapping gains little: the figures do not predict the gain of a GPU cluster.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SIDES = {
 
 
 def table(pairs: list[Pair], num_steps: int) -> str:
-    """Mean seconds of each phase (the asynchronous side's steps alternate, so no medians), and the ratio."""
+    """Mean seconds of each phase (not medians: steps of the asynchronous side alternate), and the ratio."""
     rows = [f"{len(pairs)} alternated pairs of {num_steps} steps, mean seconds of a step", "", *phase_table(pairs)]
     rows += ["", "| | min | median | max |", "|---|---|---|---|"]
     for side in SIDES:

@@ -1,8 +1,7 @@
-"""How much prefill scoring saves the rollouts that follow: ``python -m benchmarks.prefix_cache [--rounds N]``.
+"""Prefill that scoring saves in later rollouts: ``python -m benchmarks.prefix_cache [--rounds N]``.
 
-vLLM keeps the key-value blocks of a prompt that was scored, so that the rollouts of a chosen prompt need not compute
-them again. Rounds with and without scoring are alternated over fresh prompts; the server's own counters say how many
-prompt tokens were looked up in its cache and found there.
+vLLM keeps the key-value blocks of a scored prompt, so that its rollouts need not compute them again. Rounds with and
+without scoring alternate over fresh prompts. The server counts the prompt tokens that it found in its cache.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def counters(address: str) -> dict[str, float]:
 
 
 def measure(num_rounds: int) -> Any:
-    """The function that runs beside the trainer."""
+    """The function that runs in the trainer's process."""
 
     def body(trainer: Any, _agent_loop_manager: Any) -> dict[str, Any]:
         from verl.trainer.ppo.v1 import PPOTrainerSync

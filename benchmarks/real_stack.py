@@ -1,4 +1,4 @@
-"""Runs of the real stack for the benchmarks, on the CPU platform unless told otherwise by overrides."""
+"""Runs of the real stack for the benchmarks, on the CPU platform unless overrides say otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recipe.prepo.main import choose_platform, choose_ray
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
 
 ROOT = Path(__file__).resolve().parents[1]
-# verl's own interval of 2 s would hide every cost below it; both sides of a comparison get this one.
+# verl's interval of 2 s would hide every cost below it. Both sides of a comparison use this one.
 POLL_INTERVAL_S = 0.05
 
 
@@ -24,7 +24,7 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
     """Start Ray, the actor and the rollout servers, call ``body(trainer, agent_loop_manager)``, and stop them all.
 
     Args:
-        overrides: Hydra overrides, an experiment among them.
+        overrides: Hydra overrides, including an experiment.
         body: runs inside the task runner, where the trainer lives; its result must be JSON-able.
     """
     config = compose_config(overrides)
@@ -38,7 +38,7 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
     plain_runner: Any = vars(TaskRunnerV1)["__ray_metadata__"].modified_class
 
     class BenchRunner(plain_runner):  # type: ignore[misc]
-        """verl's task runner with ``body`` in the place of ``fit``."""
+        """verl's task runner with ``body`` in place of ``fit``."""
 
         def run(self, config: DictConfig) -> None:
             import transfer_queue as tq
@@ -80,7 +80,7 @@ def run_on_stack(overrides: list[str], body: Callable[[Any, Any], Any]) -> Any:
 
 
 def train(overrides: Sequence[str], log: Path) -> None:
-    """One training as a user starts it, in a driver of its own, which prints into ``log``.
+    """One training as a user starts it, in its own driver, which prints into ``log``.
 
     Raises:
         RuntimeError: it failed; the message names the log.

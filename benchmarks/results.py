@@ -1,4 +1,4 @@
-"""Where the benchmarks leave what they measured."""
+"""Writes results of the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How the recipe grows: choosing among |B| candidates, weighting ragged groups, keeping what is known of N prompts.
+"""How costs grow: choosing among |B| candidates, weighting ragged groups, keeping state of N prompts.
 
-``python -m benchmarks.scale [--candidates N …] [--groups N …] [--prompts N …]``. One thread, no model; each size runs
-in a process of its own, so that its peak memory is its own. Tables: outputs/bench/scale.json and scale.md.
+``python -m benchmarks.scale [--candidates N …] [--groups N …] [--prompts N …]``. One thread, no model. Each size runs
+in its own process, for its own peak memory. Tables: outputs/bench/scale.json and scale.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from recipe.prepo.types import Candidates, FloatArray, RolloutBatch, RunFacts, S
 
 OUT = Path("outputs/bench/scale.json")
 WARM_UP_EPOCHS = 4  # of E3's budget: from then on groups have 4 to 12 rollouts
-EVERY_STATE = {  # of each group the rule that keeps the most for each prompt
+EVERY_STATE = {  # of each group the rule with the most state for each prompt
     "selection": "mopps_ppl",
     "weighting": "none",
     "budget": "difficulty",
@@ -69,7 +69,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, Any]:
-    """Seconds of one choice of a fifth of the candidates, and of the audit line about it.
+    """Seconds to choose a fifth of the candidates, and to make the audit line.
 
     Every prompt had three groups of two rollouts before; `greso` draws until it has as many.
     """
@@ -120,7 +120,7 @@ def _drawn(stream: Iterator[str], num_prompts: int) -> list[str]:
 
 
 def time_rollouts(num_groups: int, repeats: int) -> dict[str, Any]:
-    """Seconds of what happens to a step's rollouts, in groups of 4 to 12: sizes, rewards, weights, outcome, audit."""
+    """Seconds of a step's work on rollouts in groups of 4 to 12: sizes, rewards, weights, outcome, audit."""
     rules = options(selection="uniform", weighting="relative_entropy", budget="difficulty", shaping="length_bias")
     rng = np.random.default_rng(0)
     index = PromptIndex(ids_of(num_groups))
@@ -174,7 +174,7 @@ def _lines_of(rollouts: RolloutBatch, weight_R: FloatArray, step: int) -> int:
 
 
 def with_memory(measurement: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """A measurement with the memory that it took beyond the bare process, in MiB."""
+    """A measurement, with its memory beyond the bare process in MiB."""
     options()  # everything is imported
     resting_mb = resident_mb()
     with WatchPeak() as watch:
@@ -183,7 +183,7 @@ def with_memory(measurement: Callable[..., dict[str, Any]], *arguments: Any) -> 
 
 
 def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
-    """Fill the state of every rule that keeps something for each prompt, and save it."""
+    """Fill and save the state of every rule that keeps data for each prompt."""
     keeper = controller(options(**EVERY_STATE), PromptIndex(ids_of(num_prompts)), num_candidates=80)
     state = keeper.state_dict()
     rng = np.random.default_rng(0)
@@ -195,7 +195,7 @@ def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
 
 
 def resume_state(num_prompts: int, folder: str) -> dict[str, Any]:
-    """What a resumed run needs: index the prompts, load the state, save it again; memory beyond the bare process."""
+    """Work of a resumed run: index the prompts, load the state, save it again; memory beyond the bare process."""
     rules = options(**EVERY_STATE)
     resting_mb = resident_mb()
     with WatchPeak() as watch:
@@ -212,7 +212,7 @@ def ids_of(num_prompts: int) -> Iterator[str]:
 
 
 class WatchPeak:
-    """Highest resident memory within the block, looked at every 5 ms."""
+    """Highest resident memory within the block, sampled every 5 ms."""
 
     def __enter__(self) -> WatchPeak:
         self.peak_mb = resident_mb()
@@ -257,7 +257,7 @@ def in_a_process(function: Callable[..., dict[str, Any]], *arguments: Any) -> di
 
 
 def exponents(rows: Sequence[dict[str, Any]], size: str) -> dict[str, float]:
-    """Slope of log cost over log size, by least squares over the two largest decades: small sizes show constants."""
+    """Slope of log cost over log size, by least squares over the two largest decades."""
     if len({row[size] for row in rows}) < 2:
         return {}
     kept = [row for row in rows if row[size] >= rows[-1][size] / 100]
@@ -269,7 +269,7 @@ def exponents(rows: Sequence[dict[str, Any]], size: str) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]], size: str) -> list[str]:
-    """Markdown: one row a size, and the exponents."""
+    """Markdown: one line for each size, and the exponents."""
     costs = [name for name in rows[0] if name.endswith(("_s", "_mb"))]
 
     def head(name: str) -> str:

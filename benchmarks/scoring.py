@@ -1,7 +1,7 @@
-"""What scoring |B| prompts costs beside one plain prefill of as many tokens on the same rollout server.
+"""Time to score |B| prompts, against a plain prefill of as many tokens on the same rollout server.
 
 ``python -m benchmarks.scoring [--pairs N] [key=value …]``. Pairs are alternated (A B, B A, …) over fresh candidate
-batches, so that neither side finds the other's prompts in the prefix cache.
+batches, so that no side finds the other's prompts in the prefix cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OVERRIDES = [
 
 
 def measure(num_pairs: int) -> Any:
-    """The function that runs beside the trainer: times both sides and returns the figures."""
+    """The function that runs in the trainer's process: times all sides and returns the figures."""
 
     def body(trainer: Any, _agent_loop_manager: Any) -> dict[str, Any]:
         from verl.trainer.ppo.v1 import PPOTrainerSync
@@ -87,7 +87,7 @@ def measure(num_pairs: int) -> Any:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as a Markdown table, with the ratio to the plain prefill pair by pair."""
+    """A Markdown table, with the ratio to the plain prefill over the pairs."""
     prefill = result["seconds"]["prefill"]
     rows = [
         f"{result['num_prompts']} prompts of {result['mean_tokens']:.1f} tokens, {len(prefill)} alternated rounds; "

@@ -1,4 +1,4 @@
-"""Finished runs in one small file, from which the summary is made again without training: one JSON object a line."""
+"""Finished runs in one small file, one JSON object a line: enough to make the summary again without training."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.mini_math.methods import METHODS, current_name
 from benchmarks.mini_math.numbers import GROUP_SHARES
-from benchmarks.mini_math.rows import ROWS
 from benchmarks.mini_math.runs import differing_options, options_of
 from benchmarks.mini_math.summary import Comparison
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.run.files import write_atomically
 
 TRAIN_KEYS = ("rollouts", "groups", *GROUP_SHARES, "train_entropy_nats", "temperature")
-"""Of each step, what the summary is made of."""
+"""What the summary needs of each step."""
 CURVE_KEYS = ("step", "rollouts", "tokens", "accuracy", "entropy_nats", *GROUP_SHARES)
 RUN_KEYS = ("row", "seed", "seconds", "seconds_with_evaluation", "made_by")
 
 
 def write_archive(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write the runs of these comparisons; floats with six significant digits.
+    """Write the runs of these comparisons, floats with six significant digits.
 
-    A line with «name» and «options» begins a comparison, its runs follow: curves and steps as one list for each key.
+    A line with "name" and "options" begins a comparison. Its runs follow: curves and steps as one list for each key.
     """
     lines = []
     for comparison in comparisons:
@@ -37,10 +37,10 @@ def write_archive(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def read_archive(path: Path) -> list[Comparison]:
-    """The comparisons of a file of :func:`write_archive`, as the runs' own files would give them.
+    """Read a file of :func:`write_archive`.
 
     Raises:
-        ConfigError: no such file, or none of this kind or version.
+        ConfigError: no such file, or not of this kind or version.
     """
     comparisons: list[Comparison] = []
     try:
@@ -53,10 +53,11 @@ def read_archive(path: Path) -> list[Comparison]:
             points = [dict(zip(curve, values, strict=True)) for values in zip(*curve.values(), strict=True)]
             parts = ((RUN_KEYS, line), (CURVE_KEYS, curve), (TRAIN_KEYS, line["train"]))
             lacking = {key for keys, part in parts for key in keys if key not in part}
-            if lacking or line["row"] not in ROWS:
-                raise ValueError(f"a run of {line['row']!r} lacks {', '.join(sorted(lacking)) or 'a known row'}")
+            name = current_name(line.get("row"))
+            if lacking or name not in METHODS:
+                raise ValueError(f"a run of {name!r} lacks {', '.join(sorted(lacking)) or 'a known method'}")
             of = comparisons[-1].options
-            run = {**line, "curve": points, "task": of.task, "model": of.model, "setting": of.setting}
+            run = {**line, "row": name, "curve": points, "task": of.task, "model": of.model, "setting": of.setting}
             comparisons[-1] = dataclasses.replace(comparisons[-1], results=[*comparisons[-1].results, run])
         if not comparisons or not all(comparison.results for comparison in comparisons):
             raise ValueError("no runs")
@@ -66,10 +67,10 @@ def read_archive(path: Path) -> list[Comparison]:
 
 
 def merged(kept: Sequence[Comparison], found: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons of a file with further runs; a run that both have is taken from ``found``.
+    """Add runs to the comparisons of a file; ``found`` wins where both have a run.
 
     Raises:
-        ConfigError: two comparisons of one name are of different options.
+        ConfigError: two comparisons of one name have different options.
     """
     by_name = {comparison.name: comparison for comparison in kept}
     for comparison in found:
@@ -77,10 +78,10 @@ def merged(kept: Sequence[Comparison], found: Sequence[Comparison]) -> list[Comp
         if before.options != comparison.options:
             mine, theirs = (dataclasses.asdict(each.options) for each in (comparison, before))
             differing = differing_options(theirs, mine)
-            raise ConfigError(f"--with: its runs of {comparison.name} are of other options: {differing}. Give the same")
+            raise ConfigError(f"--with: its runs of {comparison.name} have other options: {differing}. Give the same")
         again = {(run["row"], run["seed"]) for run in comparison.results}
         runs = [run for run in before.results if (run["row"], run["seed"]) not in again] + list(comparison.results)
-        runs.sort(key=lambda run: (list(ROWS).index(run["row"]), run["seed"]))
+        runs.sort(key=lambda run: (list(METHODS).index(run["row"]), run["seed"]))
         by_name[comparison.name] = dataclasses.replace(comparison, results=runs)
     return list(by_name.values())
 

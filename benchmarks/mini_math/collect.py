@@ -1,4 +1,4 @@
-"""A step's groups: prompts drawn from the data, chosen by the controller, rolled out, and refilled where a row does."""
+"""A step's groups: prompts are drawn, chosen by the controller, rolled out and, by some methods, refilled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.rules.base import SkippingRule
 from recipe.prepo.types import Decision, FloatArray, Refill, RolloutBatch
 
-# A step that finds no K groups in so many rounds never will; verl itself would go on for ever.
+# A step without K groups after so many rounds will never have them; verl itself would go on for ever.
 MAX_ROUNDS = 200
 
 
@@ -34,7 +34,7 @@ class PromptStream:
         return tuple(drawn)
 
     def draw_batch(self, num_prompts: int) -> tuple[str, ...]:
-        """Different prompts of one epoch; what is left of an epoch, fewer than a batch, is dropped as verl does."""
+        """Different prompts of one epoch; an incomplete last batch is dropped, as verl does."""
         if len(self._waiting) < num_prompts:
             self._waiting = []
         return self.draw(num_prompts)
@@ -46,7 +46,7 @@ class Group:
 
     Attributes:
         prompt_tokens: token ids of the prompt.
-        temperature: that the responses were sampled at.
+        temperature: at which the responses were sampled.
         reward_R: 1 or 0 for each response, the group's size long.
     """
 
@@ -76,7 +76,7 @@ def rollout_batch(groups: Sequence[Group], *, with_entropies: bool = True) -> Ro
 
 @dataclass(frozen=True)
 class StepGroups:
-    """Choices of a step, the groups that are trained on, and those that were rolled out and thrown away."""
+    """Choices of a step, the groups to train on, and those that were rolled out and discarded."""
 
     decisions: list[Decision]
     trained: list[Group]
@@ -92,9 +92,9 @@ def collect_step(
 ) -> StepGroups:
     """Choose and roll out until the step has its K groups.
 
-    Skipping rules size their rounds themselves. With ``filters_groups`` groups of equal rewards are dropped as verl
-    0.9.1 does in its synchronous mode: each of them asks for two more prompts, at most K are in flight, and what is
-    above K in the end is thrown away.
+    Skipping rules size their rounds themselves. With ``filters_groups`` groups of equal rewards are dropped as in verl
+    0.9.1's synchronous mode: each asks for two more prompts, at most K are in flight, and groups beyond K are
+    discarded.
 
     Raises:
         DataError: not one group had reward variance, or MAX_ROUNDS rounds were not enough.

@@ -1,7 +1,7 @@
-"""How often the intervals of a comparison hold the truth: ``python -m benchmarks.mini_math.coverage [--seeds N]``.
+"""How often the intervals of a comparison cover the truth: ``python -m benchmarks.mini_math.coverage [--seeds N]``.
 
-Simulates rows that are no better and no worse than uniform: the same rising curve, with noise of each evaluation and of
-each run as seen in the benchmark. Prints the share of 95% intervals that hold 0 (differences) or 1 (ratios).
+Simulates methods that equal ``random``: the same rising curve, with the benchmark's noise of each evaluation and run.
+Prints the share of 95% intervals that cover 0 (differences) or 1 (ratios).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     holds: dict[str, list[bool]] = {}
     never = 0
     for _ in range(arguments.repeats):
-        row, uniform = (curves(generator, arguments.seeds) for _ in range(2))
+        mine, reference = (curves(generator, arguments.seeds) for _ in range(2))
         found = {
-            "difference of the final accuracy": paired_difference(row, uniform, final_of),
-            "difference of the area": paired_difference(row, uniform, Budget.of(uniform).area),
+            "difference of the final accuracy": paired_difference(mine, reference, final_of),
+            "difference of the area": paired_difference(mine, reference, Budget.of(reference).area),
         }
         for share in TARGETS:
-            target = reach_target(row, uniform, share)
+            target = reach_target(mine, reference, share)
             found[f"ratio to {share:.0%} of the way"] = target.ratio
             never += share == 1.0 and target.rollouts is None
         for name, estimate in found.items():
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             truth = 1.0 if name.startswith("ratio") else 0.0
             holds.setdefault(name, []).append(estimate.bounds[0] <= truth <= estimate.bounds[1])
-    print(f"{arguments.seeds} seeds, {arguments.repeats} repeats; share of 95% intervals that hold the truth")
+    print(f"{arguments.seeds} seeds, {arguments.repeats} repeats; share of 95% intervals that cover the truth")
     for name, hits in holds.items():
         print(f"  {name:34} {np.mean(hits):.3f}")
-    print(f"  the mean curve never reaches uniform's final level in {never / arguments.repeats:.3f} of the repeats")
+    print(f"  the mean curve never reaches the final level of random in {never / arguments.repeats:.3f} of the repeats")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the rows are compared by: held-out accuracy, and the entropy on prompts that are the same for all."""
+"""Measures to compare methods by: held-out accuracy, and entropy on fixed prompts."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.mini_math.grade import count_right
+from benchmarks.mini_math.grade import count_correct
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import generate, torch_generator
 from benchmarks.mini_math.settings import held_out_prompts
@@ -15,7 +15,7 @@ class Evaluator:
     """Evaluates a policy at temperature 1.
 
     Args:
-        seed: of the run. The samples of an evaluation depend on it and on the step, not on the row.
+        seed: of the run. The samples of an evaluation depend on it and on the step, not on the method.
     """
 
     def __init__(self, options: Options, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> None:
@@ -27,7 +27,7 @@ class Evaluator:
 
     def measure(self, model: PreTrainedModel, step: int) -> dict[str, float]:
         """Accuracy, one sample a problem; and entropy_nats, the token mean over the policy's own probe responses."""
-        right = count_right(
+        correct = count_correct(
             model,
             self._tokenizer,
             self._tokens[: self._num_problems],
@@ -45,4 +45,4 @@ class Evaluator:
             generator=torch_generator(0, "mini_math.probe"),
         )
         entropy_nats = responses.entropies_RT.double().sum() / responses.num_tokens_R.sum()
-        return {"accuracy": float(right.mean()), "entropy_nats": float(entropy_nats)}
+        return {"accuracy": float(correct.mean()), "entropy_nats": float(entropy_nats)}

@@ -1,4 +1,4 @@
-"""Figures of a comparison, in the look of the recipe's own report."""
+"""Figures of one comparison."""
 
 from __future__ import annotations
 
@@ -8,88 +8,66 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.mini_math.numbers import Estimate, by_row
-from recipe.prepo.tools.report.style import LOOKS, figure, legend, line, look, plain_numbers, to_png
+from benchmarks.mini_math.numbers import by_method
 from recipe.prepo.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PICTURES: tuple[tuple[str, str, str, str, str], ...] = (
-    ("accuracy_by_rollouts", "rollouts", "accuracy", "rollouts, thrown-away ones included", "held-out accuracy"),
-    ("accuracy_by_tokens", "tokens", "accuracy", "response tokens, thrown-away ones included", "held-out accuracy"),
+    ("accuracy_by_rollouts", "rollouts", "accuracy", "rollouts, discarded ones included", "held-out accuracy"),
+    ("accuracy_by_tokens", "tokens", "accuracy", "response tokens, discarded ones included", "held-out accuracy"),
     ("zero_advantage", "rollouts", "zero_advantage_frac", "rollouts", "groups without an advantage"),
     ("entropy", "rollouts", "entropy_nats", "rollouts", "probe entropy (nats)"),
 )
 """File, horizontal and vertical key of the curve's points, and their labels."""
 
+_COLOURS = ("#000000", "#0072b2", "#999999", "#cc79a7", "#009e73", "#d55e00", "#8c6d00", "#56b4e9")
+STYLES = tuple((colour, dash) for dash in ("-", "--", ":", "-.") for colour in _COLOURS)
+"""Colour and line of each method of a picture, no two alike."""
+
 
 def write_figures(results: Sequence[Mapping[str, Any]], out: Path) -> None:
     """DIR/<file>.png for each of PICTURES."""
-    rows = by_row(results)
+    from matplotlib.figure import Figure
+
+    methods = by_method(results)
     for name, x_key, y_key, x_label, y_label in PICTURES:
-        with look():
-            drawn, (axes,) = figure(height_in=4.2)
-            draw_rows(axes, rows, list(rows), x_key, y_key)
-            axes.set_xlabel(x_label)
-            axes.set_ylabel(y_label)
-            plain_numbers(axes)
-            legend(drawn, axes)
-            (out / f"{name}.png").write_bytes(to_png(drawn))
+        drawn = Figure(figsize=(6.4, 4.2), dpi=130, layout="constrained")
+        axes = drawn.subplots()
+        draw_methods(axes, methods, list(methods), x_key, y_key)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(color="#e4e4e4")
+        axes.spines[["top", "right"]].set_visible(False)
+        drawn.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        drawn.savefig(out / f"{name}.png")
 
 
-def draw_rows(
+def draw_methods(
     axes: Axes,
-    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    methods: Mapping[str, Sequence[Mapping[str, Any]]],
     names: Sequence[str],
     x_key: str,
     y_key: str,
     *,
     with_range: Collection[str] | None = None,
 ) -> None:
-    """A line for the mean over a row's seeds, and the range of the seeds behind it.
+    """A line for the mean over a method's seeds, and the range of the seeds behind it.
 
     Args:
-        rows: the runs of each row.
-        names: all rows of the picture; a row's place there decides its look.
-        with_range: rows whose range is drawn, where those of all would hide one another.
+        methods: the runs of each method.
+        names: all methods of the picture; a method's place there decides its style.
+        with_range: methods whose range is drawn; None for all.
     """
-    for row, runs in rows.items():
+    for method, runs in methods.items():
         x, y = (_columns([run["curve"] for run in runs], key) for key in (x_key, y_key))
         if y_key == "zero_advantage_frac":  # the first point is a measurement of the pool, the same for all
             x, y = x[:, 1:], y[:, 1:]
-        index = names.index(row)
-        line(axes, x.mean(0), y.mean(0), index, row)
-        if len(runs) > 1 and (with_range is None or row in with_range):
-            colour = LOOKS[index % len(LOOKS)][0]
+        colour, dash = STYLES[names.index(method) % len(STYLES)]
+        axes.plot(x.mean(0), y.mean(0), color=colour, linestyle=dash, linewidth=1.6, label=method)
+        if len(runs) > 1 and (with_range is None or method in with_range):
             axes.fill_between(x.mean(0), y.min(0), y.max(0), color=colour, alpha=0.1, linewidth=0)
-
-
-def draw_estimates(
-    axes: Axes, found: Sequence[Estimate | None], index: int, text: str, *, limit: float, offset: float
-) -> None:
-    """One mark for each estimate that there is, from top to bottom, with its interval.
-
-    Args:
-        index: look of the marks.
-        limit: a value below -limit is written at the edge instead of drawn.
-        offset: of the marks from whole places on the y-axis.
-    """
-    color, _, marker = LOOKS[index]
-    is_labelled = False
-    for place, estimate in enumerate(found):
-        if estimate is None:
-            continue
-        at = place + offset
-        if estimate.value < -limit:
-            axes.text(-1.22 * limit, at, f"◂ {estimate.value:+.2f}", color=color, va="center", fontsize=7)
-            continue
-        if estimate.bounds is not None:
-            axes.plot(np.clip(estimate.bounds, -limit, limit), [at, at], color=color, linewidth=1.2)
-        axes.plot(
-            estimate.value, at, color=color, marker=marker, markersize=4.5, label="" if is_labelled else text, ls=""
-        )
-        is_labelled = True
 
 
 def _columns(curves: Sequence[Sequence[Mapping[str, Any]]], key: str) -> FloatArray:

@@ -24,7 +24,7 @@ class Prompt(NamedTuple):
 
 
 def grade(tokenizer: PreTrainedTokenizerBase, responses: Responses, answers_R: Sequence[int]) -> FloatArray:
-    """1 for responses that end by themselves in the right answer, else 0; shape [R]."""
+    """1 for responses that end by themselves in the correct answer, else 0; shape [R]."""
     token_ids = responses.token_ids()
     ended = [ids[-1] == tokenizer.eos_token_id for ids in token_ids]
     texts = tokenizer.batch_decode([ids[:-1] for ids in token_ids])
@@ -36,7 +36,7 @@ def grade(tokenizer: PreTrainedTokenizerBase, responses: Responses, answers_R: S
     )
 
 
-def count_right(
+def count_correct(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[TokenIds],
@@ -48,7 +48,7 @@ def count_right(
     """Right answers of each prompt among ``num_samples`` at temperature 1, shape [P]."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # batches of like lengths need less padding
     per_call = max(1, 512 // num_samples)
-    right_P = np.zeros(len(prompts), dtype=np.int64)
+    correct_P = np.zeros(len(prompts), dtype=np.int64)
     for first in range(0, len(order), per_call):
         chosen = order[first : first + per_call]
         responses = generate(
@@ -61,5 +61,5 @@ def count_right(
             generator=generator,
         )
         answers = [answers_P[i] for i in chosen for _ in range(num_samples)]
-        right_P[chosen] = grade(tokenizer, responses, answers).reshape(len(chosen), num_samples).sum(1)
-    return right_P
+        correct_P[chosen] = grade(tokenizer, responses, answers).reshape(len(chosen), num_samples).sum(1)
+    return correct_P

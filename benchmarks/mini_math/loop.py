@@ -1,4 +1,4 @@
-"""One run: the recipe's controller around a small policy; whatever a rule decides, it decides there."""
+"""One run: the recipe's controller, with all its decisions, around a small policy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import yaml
 from benchmarks.mini_math import oracle
 from benchmarks.mini_math.collect import Group, PromptStream, StepGroups, collect_step, rollout_batch
 from benchmarks.mini_math.evaluation import Evaluator
-from benchmarks.mini_math.grade import count_right, grade
+from benchmarks.mini_math.grade import count_correct, grade
+from benchmarks.mini_math.methods import Method
 from benchmarks.mini_math.numbers import GROUP_SHARES
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import concatenated, generate, prompt_nll_nats, torch_generator
-from benchmarks.mini_math.rows import Row
 from benchmarks.mini_math.settings import Pool, load_model
 from benchmarks.mini_math.update import group_advantages, update_policy
 from data_prep.mini_math.passrate import encode_prompts
@@ -30,22 +30,22 @@ from recipe.prepo.run.files import write_atomically
 from recipe.prepo.run.jsonl import StepLog
 from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts
 
-# Of AdamW; verl's own are (0.9, 0.999) and 0.01, too slow a second moment for 80 steps.
+# For AdamW. verl's defaults are (0.9, 0.999) and 0.01; that second moment is too slow for 80 steps.
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.0
 
 
 class Run:
-    """State of one run of a row.
+    """State of one run.
 
     Args:
-        row: rules and constants from ``conf/``.
+        method: rules and constants from ``conf/``.
         base: folder of the model that the run starts from.
-        audit_dir: where the controller's choices and the rollouts are written, in the trainers' own format; or None.
+        audit_dir: where to write choices and rollouts, in the trainers' format; or None.
     """
 
     def __init__(
         self,
-        row: Row,
+        method: Method,
         options: Options,
         seed: int,
         *,
@@ -53,7 +53,7 @@ class Run:
         pool: Pool,
         audit_dir: Path | None = None,
     ) -> None:
-        self.row, self.options, self.seed, self.pool = row, options, seed, pool
+        self.method, self.options, self.seed, self.pool = method, options, seed, pool
         self.model, self.tokenizer = load_model(base)
         self.eos_id = int(self.tokenizer.eos_token_id)
         self.optimizer = torch.optim.AdamW(
@@ -63,7 +63,7 @@ class Run:
         token_ids = encode_prompts(self.tokenizer, [prompt.question for prompt in pool.prompts])
         self.tokens = dict(zip(self.answers, token_ids, strict=True))
         self.evaluator = Evaluator(options, self.tokenizer, seed=seed)
-        self.controller = make_controller(row, options, seed, pool, vocab_size=self.model.config.vocab_size)
+        self.controller = make_controller(method, options, seed, pool, vocab_size=self.model.config.vocab_size)
         if isinstance(self.controller.selection, oracle.OracleSelection):
             self.controller.selection.pass_rates = self._pass_rates
         self.stream = PromptStream(list(self.answers), seed=seed)
@@ -81,7 +81,7 @@ class Run:
     def run(self) -> dict[str, Any]:
         """Train until the rollouts are used up; returns the run's entry of results.json.
 
-        Every row is evaluated at the same numbers of rollouts: at the end of the step that reaches them.
+        Every method is evaluated at the same numbers of rollouts, at the end of the step that reaches them.
         """
         started = time.process_time()
         self._evaluate(0)
@@ -102,7 +102,7 @@ class Run:
         for log in self._logs or ():
             log.close()
         return {
-            "row": self.row.name,
+            "row": self.method.name,
             "seed": self.seed,
             "task": self.options.task,
             "model": self.options.model,
@@ -121,7 +121,7 @@ class Run:
             controller,
             lambda num_prompts: self._choose(step, num_prompts),
             self._roll_out,
-            filters_groups=self.row.filters_groups,
+            filters_groups=self.method.filters_groups,
         )
         trained = rollout_batch(groups.trained)
         weight_R = controller.weigh(trained, step=step)
@@ -151,10 +151,10 @@ class Run:
         }
 
     def _choose(self, step: int, num_prompts: int) -> Decision:
-        controller, prepo = self.controller, self.row.prepo
+        controller, prepo = self.controller, self.method.prepo
         if prepo.skips_prompts:
             return controller.select_from_stream(self.stream.draw, num_selected=num_prompts, step=step)
-        draw = self.stream.draw if self.row.filters_groups else self.stream.draw_batch
+        draw = self.stream.draw if self.method.filters_groups else self.stream.draw_batch
         ids = draw(controller.num_candidates_for(num_prompts))
         candidates = Candidates(ids)
         if prepo.score_prompts:
@@ -171,7 +171,7 @@ class Run:
             [self.tokens[prompt_id] for prompt_id in ids],
             sizes,
             temperature=decision.temperature,
-            max_tokens=self.row.max_response_tokens,
+            max_tokens=self.method.max_response_tokens,
             eos_id=self.eos_id,
             generator=self._sampling,
         )
@@ -196,10 +196,10 @@ class Run:
             advantage_R,
             temperature_R,
             np.array_split(shuffled, self.options.mini_batches),
-            clip_ratio=self.row.clip_ratio,
-            clip_ratio_c=self.row.clip_ratio_c,
-            max_grad_norm=self.row.max_grad_norm,
-            loss_scale_tokens=self.row.loss_scale_tokens,
+            clip_ratio=self.method.clip_ratio,
+            clip_ratio_c=self.method.clip_ratio_c,
+            max_grad_norm=self.method.max_grad_norm,
+            loss_scale_tokens=self.method.loss_scale_tokens,
         )
 
     def _audit(
@@ -233,7 +233,7 @@ class Run:
 
     def _pass_rates(self, prompt_ids: tuple[str, ...]) -> FloatArray:
         num_samples = self.options.oracle_samples
-        right = count_right(
+        correct = count_correct(
             self.model,
             self.tokenizer,
             [self.tokens[prompt_id] for prompt_id in prompt_ids],
@@ -241,15 +241,15 @@ class Run:
             num_samples=num_samples,
             generator=self._oracle,
         )
-        return right / num_samples
+        return correct / num_samples
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def _evaluate(self, step: int) -> None:
         """Append a point of the curve.
 
-        The shares are over all groups since the last point; at step 0, where there are none, those that groups of M
-        rollouts of the pool's prompts are expected to have.
+        The shares are over all groups since the last point. At step 0 there are none, and the shares are those that
+        groups of M rollouts of the pool's prompts are expected to have.
         """
         since = self.history[int(self.curve[-1]["step"]) if self.curve else 0 :]
         groups = [entry["groups"] for entry in since]
@@ -273,13 +273,13 @@ class Run:
         )
 
 
-def make_controller(row: Row, options: Options, seed: int, pool: Pool, *, vocab_size: int) -> Controller:
+def make_controller(method: Method, options: Options, seed: int, pool: Pool, *, vocab_size: int) -> Controller:
     """The controller as the trainers build it."""
-    prepo = row.prepo
+    prepo = method.prepo
     prompt_ids = [prompt.prompt_id for prompt in pool.prompts]
     with oracle.known_to_the_registry():
         return Controller(
-            row.rules,
+            method.rules,
             identity=RunIdentity(
                 seed=seed,
                 num_selected=prepo.num_selected,

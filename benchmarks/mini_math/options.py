@@ -1,4 +1,4 @@
-"""What determines a run besides its row and seed."""
+"""Options of a run besides its method and seed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Setting:
     """Where in a training a comparison stands.
 
     Attributes:
-        live_frac: share of groups of M rollouts with reward variance at the start, by adding unsolvable prompts to the
-            pool, and solved ones where the base has any; None for the pool as it is.
-        is_sharpened: from a base that makes fewer slips than the shipped one, and so has solved prompts at all.
-        learning_rate: of every row; the best for uniform of those that were tried.
-        unsolvable: «hard»: longer problems with larger operands, which perplexity tells from the others;
-            «mislabelled»: ordinary problems with another one's answer, which it does not.
+        live_frac: share of groups of M rollouts with reward variance at the start. Unsolvable and, where the base has
+            any, solved prompts are added to reach it; None leaves the pool as it is.
+        is_sharpened: start from a base that makes fewer slips than the shipped one, so that some prompts are solved.
+        learning_rate: for every method; the best of those tried for random.
+        unsolvable: "hard": longer problems with larger operands, which perplexity tells apart;
+            "mislabelled": ordinary problems with another one's answer, which it does not.
     """
 
     live_frac: float | None
@@ -33,7 +33,7 @@ class Setting:
 
 
 # Learning rates: the best of three in each setting, by `python -m benchmarks.mini_math.rates`, its table in
-# docs/results/rates.md. Late_mislabelled is not in it and has late's.
+# docs/results/rates.md. late_mislabelled is not in it and uses the rate of late.
 SETTINGS: dict[str, Setting] = {
     "fresh": Setting(None, False, 1e-4),
     "early": Setting(0.55, False, 1e-4),
@@ -47,22 +47,22 @@ HELD_OUT_SPLITS = ("test", "dev")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Sizes and settings of a comparison; every row has the same.
+    """Sizes and settings of a comparison, the same for every method.
 
     Attributes:
-        steps: of K x M rollouts. A row whose steps have more makes fewer of them: all rows stop at as many rollouts.
+        steps: of K x M rollouts. A method with larger steps makes fewer: all stop at the same number of rollouts.
         num_selected: K. |B| follows from ``prepo.candidate_ratio`` in ``conf/``.
         rollouts_per_prompt: M.
         pool: training prompts. Of 800, 80 steps of |B| = 80 draw each 8 times.
-        mini_batches: policy updates of a step; from the second on PPO's clip works.
+        mini_batches: policy updates of a step; PPO's clip is active from the second on.
         held_out: problems for the accuracy, one sample each.
         eval_every: steps of K x M rollouts between two evaluations.
-        probe: held-out prompts for the entropy that rows are compared by.
-        oracle_samples: of each candidate, in the row «oracle» only.
-        pool_samples: by which the pool's pass rates are measured.
-        learning_rate: of AdamW, constant; 0 stands for the setting's own one.
+        probe: held-out prompts for the entropy that methods are compared by.
+        oracle_samples: samples of each candidate, for the oracle only.
+        pool_samples: samples that measure the pool's pass rates.
+        learning_rate: of AdamW, constant; 0 takes the setting's.
         sharpen_steps: further pre-training steps of the settings mid and late.
-        split: of the held-out problems; «dev» for choosing a learning rate.
+        split: of the held-out problems; "dev" for choosing a learning rate.
     """
 
     task: str = "words"

@@ -1,4 +1,4 @@
-"""A reference, not a method: the prompts whose groups have the largest reward variance, measured and not predicted."""
+"""A reference, not a method: the prompts with the largest reward variance, measured and not predicted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PassRates = Callable[[tuple[str, ...]], FloatArray]
 class OracleSelection(SelectionRule):
     """The K candidates with the largest p(1 - p), p from fresh samples of the current policy; ties at random.
 
-    Those samples are not counted as rollouts: many times what a step trains on.
+    Those samples are not counted as rollouts; they are many times what a step trains on.
     """
 
     needs_scores = False
@@ -43,7 +43,7 @@ class OracleSelection(SelectionRule):
 
 @contextmanager
 def known_to_the_registry() -> Iterator[None]:
-    """Within the block a controller can be built with this rule, which is none of the recipe's."""
+    """Register this rule within the block; it is not one of the recipe's."""
     SELECTION[NAME] = OracleSelection
     try:
         yield

@@ -1,7 +1,7 @@
-"""Which learning rate suits ``uniform``, on problems and seeds of their own: ``python -m benchmarks.mini_math.rates``.
+"""Choose the learning rate for ``random``: ``python -m benchmarks.mini_math.rates``.
 
-Trains it at several rates in each setting and evaluates on the dev split, so that the comparison's held-out problems
-have no part in the choice. Writes DIR/README.md; what is done stays done.
+Trains at several rates in each setting, with seeds of its own, and evaluates on the dev split, so that the comparison's
+held-out problems have no part in the choice. Writes DIR/README.md; finished runs are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recipe.prepo.run.files import write_atomically
 
 
 def table(setting: str, by_rate: Mapping[float, Curves]) -> list[str]:
-    """Rows of one setting; differences are to the rate that the comparison has there."""
+    """Lines of one setting; differences are to the rate that the comparison uses there."""
     own = by_rate.get(SETTINGS[setting].learning_rate)
     lines = []
     for rate, curves in by_rate.items():
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--settings", default="early,mid,late", help=f"of {', '.join(SETTINGS)}, with commas between")
+    parser.add_argument("--settings", default="early,mid,late", help=f"of {', '.join(SETTINGS)}, separated by commas")
     parser.add_argument("--rates", default="5e-5,1e-4,2e-4")
     parser.add_argument("--seeds", default="1000,1001,1002")
     parser.add_argument("--jobs", default="2", help="processes of one thread each")
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for rate in rates:
             out = arguments.out / f"{setting}-{rate:g}"
             flags = [*further, "--setting", setting, "--split", "dev", "--learning-rate", str(rate)]
-            flags += ["--rows", REFERENCE, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
+            flags += ["--methods", REFERENCE, "--seeds", arguments.seeds, "--jobs", arguments.jobs]
             of_rate = compare([*flags, "--cache", str(arguments.cache), "--out", str(out)])
             status = max(status, of_rate)
             saved = read_options(out) if of_rate != EXIT_BAD_INPUT else None
@@ -78,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = f"python -m benchmarks.mini_math.rates {' '.join(sys.argv[1:] if argv is None else argv)}".strip()
         head = ["# Learning rates", "", f"`{command}`; {provenance.text(runs)}.", ""]
         head += [
-            f"`{REFERENCE}` on problems of the dev split, which no comparison uses; final accuracy: mean of the last "
-            "two evaluations. Differences are to the rate that the comparison has in that setting, over the same "
-            "seeds, with Student's 95% intervals.",
+            f"`{REFERENCE}` on problems of the dev split, which no comparison uses. Final accuracy is the mean of the "
+            "last two evaluations. Differences are to the rate that the comparison uses in that setting, over the "
+            "same seeds, with Student's 95% intervals.",
             "",
             "| setting | rate | final accuracy | difference | area | difference |",
             "|---|---|---|---|---|---|",
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_rates(text: str) -> list[float]:
-    """Learning rates from «5e-5,1e-4».
+    """Learning rates from "5e-5,1e-4".
 
     Raises:
         ConfigError: none, or not numbers above 0.
@@ -105,7 +105,7 @@ def read_rates(text: str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or not all(0.0 < rate < float("inf") for rate in rates):
-        raise ConfigError(f"--rates {text!r}: give numbers above 0 with commas between, for example --rates 5e-5,1e-4")
+        raise ConfigError(f"--rates {text!r}: give numbers above 0 separated by commas, for example --rates 5e-5,1e-4")
     return rates
 
 

@@ -18,7 +18,7 @@ from benchmarks.mini_math.numbers import (
     Curves,
     Estimate,
     TargetResult,
-    by_row,
+    by_method,
     final_of,
     group_shares,
     paired_difference,
@@ -30,14 +30,14 @@ from benchmarks.mini_math.runs import ORACLE_NOTE
 from recipe.prepo.run.files import write_atomically
 
 INTERVALS = (
-    "Differences have Student's 95% intervals over paired seeds, ratios of five seeds or more 95% bootstrap "
-    "percentiles, which so few make too narrow (`python -m benchmarks.mini_math.coverage`). An interval that holds 0 "
-    "(differences) or 1 (ratios) does not separate the two; many are looked at, so that some will miss by chance."
+    "Differences have Student's 95% intervals over paired seeds. Ratios of five seeds or more have 95% bootstrap "
+    "intervals, which are too narrow for so few seeds (`python -m benchmarks.mini_math.coverage`). An interval that "
+    "includes 0 (differences) or 1 (ratios) does not separate the two. Of so many intervals some miss by chance."
 )
 
 
 def write_report(results: Sequence[Mapping[str, Any]], options: Options, out: Path) -> str:
-    """Write table and figures; returns the table's text."""
+    """Write table and figures; return the table's text."""
     text = render(results, options)
     write_atomically(out / "table.md", text)
     write_figures(results, out)
@@ -59,34 +59,33 @@ def render(results: Sequence[Mapping[str, Any]], options: Options) -> str:
         "",
     ]
     if REFERENCE not in curves:
-        lines += [f"Without runs of the row «{REFERENCE}» there is nothing to compare with.", *_levels(curves, None)]
+        lines += [f"Without runs of `{REFERENCE}` there is nothing to compare with.", *_levels(curves, None)]
     else:
         lines += [*_levels(curves, curves[REFERENCE]), "", *_targets(curves, curves[REFERENCE])]
     if oracle.NAME in curves:
-        lines += ["", f"Row {oracle.NAME}: {ORACLE_NOTE} ({options.oracle_samples} for each candidate)."]
+        lines += ["", f"`{oracle.NAME}`: {ORACLE_NOTE} ({options.oracle_samples} for each candidate)."]
     return "\n".join(lines) + "\n"
 
 
 def _costs(results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "## What rollouts were spent on",
+        "## Where the rollouts went",
         "",
-        "Shares of all groups that were rolled out, thrown-away ones included; 1/(1 - zero) is what saving all "
-        "of those "
-        "without an advantage would give, if every other group were worth the same.",
+        "Shares are of all groups that were rolled out, discarded ones included. 1/(1 - zero) is the most that could "
+        "be saved by leaving out groups without an advantage, if all others were worth the same.",
         "",
-        "| row | seeds | rollouts | response tokens | zero advantage | all right | all wrong | 1/(1 - zero) | "
+        "| method | seeds | rollouts | response tokens | zero advantage | all correct | all incorrect | 1/(1 - zero) | "
         "probe entropy at the end (nats) | CPU-s | with evaluations |",
         "|---" * 11 + "|",
     ]
-    for row, runs in by_row(results).items():
+    for method, runs in by_method(results).items():
         last = [run["curve"][-1] for run in runs]
         shares = [group_shares(run) for run in runs]
-        zero, right, wrong = (_mean([share[name] for share in shares]) for name in GROUP_SHARES)
+        zero, correct, incorrect = (_mean([share[name] for share in shares]) for name in GROUP_SHARES)
         limit = f"{1 / (1 - zero):.2f}" if zero < 1 else "–"
         lines.append(
-            f"| {row} | {len(runs)} | {_mean([p['rollouts'] for p in last]):,.0f} | "
-            f"{_mean([p['tokens'] for p in last]):,.0f} | {zero:.3f} | {right:.3f} | {wrong:.3f} | {limit} | "
+            f"| {method} | {len(runs)} | {_mean([p['rollouts'] for p in last]):,.0f} | "
+            f"{_mean([p['tokens'] for p in last]):,.0f} | {zero:.3f} | {correct:.3f} | {incorrect:.3f} | {limit} | "
             f"{_mean([p['entropy_nats'] for p in last]):.3f} | {_mean([run['seconds'] for run in runs]):.0f} | "
             f"{_mean([run['seconds_with_evaluation'] for run in runs]):.0f} |"
         )
@@ -97,21 +96,21 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
     lines = [
         "## Accuracy",
         "",
-        "Final: mean of the last two evaluations. At equal rollouts: the same where the row has used as many "
-        f"rollouts as «{REFERENCE}» in all. Area: mean accuracy over the rollouts from 0 to that number. ± is the "
-        f"standard deviation over seeds, Δ a paired difference to «{REFERENCE}».",
+        "Final: mean of the last two evaluations. At equal rollouts: the same after as many rollouts as "
+        f"`{REFERENCE}` uses in total. Area: mean accuracy from 0 to that number. ± is the standard deviation over "
+        f"seeds, Δ a paired difference to `{REFERENCE}`.",
         "",
-        "| row | n | start | final | at equal rollouts | Δ [95%] | area | Δ area [95%] |",
+        "| method | n | start | final | at equal rollouts | Δ [95%] | area | Δ area [95%] |",
         "|---" * 8 + "|",
     ]
     budget = Budget.of(reference or next(iter(curves.values())))
-    for row, mine in curves.items():
+    for method, mine in curves.items():
         places = range(len(mine.seeds))
-        cells = [row, str(len(mine.seeds)), f"{mine.accuracy_SE[:, 0].mean():.3f}"]
+        cells = [method, str(len(mine.seeds)), f"{mine.accuracy_SE[:, 0].mean():.3f}"]
         cells.append(spread_text([final_of(i, mine) for i in places]))
         for statistic in (budget.accuracy, budget.area):
             cells.append(spread_text([statistic(i, mine) for i in places]))
-            is_pair = reference is not None and row != REFERENCE
+            is_pair = reference is not None and method != REFERENCE
             cells.append(estimate_text(paired_difference(mine, reference, statistic), "+.3f") if is_pair else "–")  # type: ignore[arg-type]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -119,33 +118,34 @@ def _levels(curves: Mapping[str, Curves], reference: Curves | None) -> list[str]
 
 def _targets(curves: Mapping[str, Curves], reference: Curves) -> list[str]:
     found = {
-        row: [reach_target(mine, reference, share) for share in (*MID_LEVELS, 1.0)] for row, mine in curves.items()
+        method: [reach_target(mine, reference, share) for share in (*MID_LEVELS, 1.0)]
+        for method, mine in curves.items()
     }
     targets = found[REFERENCE]
     if targets[-1].level <= targets[0].level:
-        return ["## Rollouts to a target", "", f"«{REFERENCE}» ends no higher than it starts: there are no targets."]
+        return ["## Rollouts to a target", "", f"`{REFERENCE}` ends no higher than it starts: there are no targets."]
     names = [f"{target.level:.3f} ({target.share:.0%} of the way)" for target in targets]
     names[-1] = f"{targets[-1].level:.3f} ({REFERENCE}'s final level)"
     lines = [
         "## Rollouts to a target",
         "",
-        f"Targets lie between the start and the final level of «{REFERENCE}». Rollouts of the mean curve, interpolated "
-        "between evaluations (k/n: seeds whose own curve reaches the target at some time). The last target is biased "
-        f"against every row: «{REFERENCE}» reaches its own final level by construction, noise included.",
+        f"Targets lie between the start and the final level of `{REFERENCE}`. Rollouts of the mean curve, interpolated "
+        "between evaluations (k/n: seeds whose own curve reaches the target). The last target is biased against every "
+        f"method: `{REFERENCE}` reaches its own final level by construction, noise included.",
         "",
-        f"| row | {' | '.join(names)} |",
+        f"| method | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
-        *(f"| {row} | {' | '.join(map(_rollouts, results))} |" for row, results in found.items()),
+        *(f"| {method} | {' | '.join(map(_rollouts, results))} |" for method, results in found.items()),
         "",
-        f"Rollouts of «{REFERENCE}» over rollouts of the row, same seeds: above 1 the row needs fewer. A resample in "
-        "which the row never reaches the target counts as 0.",
+        f"Rollouts of `{REFERENCE}` over rollouts of the method, same seeds: above 1 the method needs fewer. A "
+        "resample that never reaches the target counts as 0.",
         "",
-        f"| row | {' | '.join(names)} |",
+        f"| method | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
     ]
-    for row, results in found.items():
-        if row != REFERENCE:
-            lines.append(f"| {row} | {' | '.join(_ratio(result) for result in results)} |")
+    for method, results in found.items():
+        if method != REFERENCE:
+            lines.append(f"| {method} | {' | '.join(_ratio(result) for result in results)} |")
     return lines
 
 
@@ -161,7 +161,7 @@ def _ratio(result: TargetResult) -> str:
 
 
 def estimate_text(found: Estimate | None, spec: str) -> str:
-    """A value with its interval and number of pairs; too few seeds give no interval, and it says so."""
+    """A value with its interval and number of pairs; the text says so where seeds are too few for an interval."""
     if found is None:
         return "no common seed"
     if found.bounds is None:

@@ -1,4 +1,4 @@
-"""Runs in processes of one thread each; every finished one is a file, so that a comparison can go on later."""
+"""Runs in processes of one thread each. Each finished run is a file, so a comparison can continue later."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math import oracle
+from benchmarks.mini_math.methods import METHODS, Method, read_method
 from benchmarks.mini_math.options import SETTINGS, Options, digest, flag
 from benchmarks.mini_math.provenance import made_by
-from benchmarks.mini_math.rows import ROWS, Row, read_row
 from recipe.prepo.errors import ConfigError, PrepoError
 from recipe.prepo.run.files import write_atomically
 
-ORACLE_NOTE = "a reference, not a method: the samples that measure its pass rates are not counted as rollouts or tokens"
-# One thread for every library; and no returning of each large buffer to the system, which costs a fifth of the time.
+ORACLE_NOTE = "a reference, not a method: samples that measure its pass rates are not counted as rollouts or tokens"
+# One thread for every library. Returning each large buffer to the system would cost a fifth of the time.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -34,9 +34,9 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One run to be made; ``config`` is the hash of its options, setting and rules."""
+    """One run to make; ``config`` is the hash of its options, setting and rules."""
 
-    row: Row
+    method: Method
     seed: int
     options: Options
     config: str
@@ -46,34 +46,36 @@ class Task:
 
     @property
     def path(self) -> Path:
-        return run_path(self.out, self.row.name, self.seed)
+        return run_path(self.out, self.method.name, self.seed)
 
 
-def run_path(out: Path, row: str, seed: int) -> Path:
-    return out / "runs" / f"{row}-{seed}.json"
+def run_path(out: Path, method: str, seed: int) -> Path:
+    return out / "runs" / f"{method}-{seed}.json"
 
 
 def make_task(name: str, seed: int, options: Options, *, cache: Path, out: Path, audit: bool = False) -> Task:
-    """A run of a row, with the rules that ``conf/`` has for it now.
+    """A run of a method, with the rules that ``conf/`` has for it now.
 
     Raises:
-        ConfigError: unknown row, or sizes that its rules cannot work with.
+        ConfigError: unknown method, or sizes that its rules cannot work with.
     """
-    row = read_row(name, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=seed)
-    if options.pool < row.prepo.min_prompts:
+    method = read_method(
+        name, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=seed
+    )
+    if options.pool < method.prepo.min_prompts:
         raise ConfigError(
-            f"--pool {options.pool} is too small: a step of the row {name} draws {row.prepo.min_prompts} prompts. "
+            f"--pool {options.pool} is too small: a step of {name} draws {method.prepo.min_prompts} prompts. "
             f"Give at least that many, or a smaller --num-selected"
         )
     config = digest(
         {
             "options": dataclasses.asdict(options),
             "setting": dataclasses.asdict(SETTINGS[options.setting]),
-            "row": dataclasses.asdict(row),
-            "rules": row.rules,
+            "method": dataclasses.asdict(method),
+            "rules": method.rules,
         }
     )
-    return Task(row, seed, options, config, cache, out, audit)
+    return Task(method, seed, options, config, cache, out, audit)
 
 
 def is_finished(task: Task) -> bool:
@@ -82,10 +84,10 @@ def is_finished(task: Task) -> bool:
 
 
 def claim_directory(out: Path, options: Options) -> None:
-    """Write the options into a new directory, or check that it holds results of the same ones.
+    """Write the options into a new directory, or check that its results have the same ones.
 
     Raises:
-        ConfigError: the directory's results are of other options; names them.
+        ConfigError: the directory's results have other options; names them.
     """
     mine = dataclasses.asdict(options)
     theirs = read_options(out)
@@ -99,7 +101,7 @@ def claim_directory(out: Path, options: Options) -> None:
 
 
 def differing_options(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """The options that are not the same, as part of a message; empty where all are.
+    """The options that differ, as part of a message; empty if none does.
 
     >>> differing_options({"steps": 40}, {"steps": 80})
     '--steps 40 (now 80)'
@@ -110,7 +112,7 @@ def differing_options(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str
 
 
 def read_options(out: Path) -> dict[str, Any] | None:
-    """The options of the directory's results; None where it holds none.
+    """The options of the directory's results; None without results.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -143,7 +145,7 @@ def options_of(saved: dict[str, Any], out: Path) -> Options:
 
 
 def run_task(task: Task) -> str:
-    """Make one run and write its file; returns a line about it."""
+    """Make one run, write its file and return a line about it."""
     import torch
 
     from benchmarks.mini_math.loop import Run
@@ -152,19 +154,19 @@ def run_task(task: Task) -> str:
     torch.set_num_threads(1)
     base = prepare_base(task.options, task.cache)
     pool = prepare_pool(task.options, base, task.cache)
-    audit_dir = task.out / "audit" / f"{task.row.name}-{task.seed}" if task.audit else None
-    result = Run(task.row, task.options, task.seed, base=base, pool=pool, audit_dir=audit_dir).run()
+    audit_dir = task.out / "audit" / f"{task.method.name}-{task.seed}" if task.audit else None
+    result = Run(task.method, task.options, task.seed, base=base, pool=pool, audit_dir=audit_dir).run()
     write_atomically(task.path, json.dumps({**result, "config": task.config, "made_by": made_by()}) + "\n")
     last = result["curve"][-1]
     return (
-        f"{task.row.name} seed {task.seed}: accuracy {result['curve'][0]['accuracy']:.3f} -> {last['accuracy']:.3f}, "
-        f"{last['rollouts']} rollouts, {result['seconds']:.0f} CPU-s + "
+        f"{task.method.name} seed {task.seed}: accuracy {result['curve'][0]['accuracy']:.3f} -> "
+        f"{last['accuracy']:.3f}, {last['rollouts']} rollouts, {result['seconds']:.0f} CPU-s + "
         f"{result['seconds_with_evaluation'] - result['seconds']:.0f} for evaluations"
     )
 
 
 def run_all(tasks: Sequence[Task], *, jobs: int) -> list[str]:
-    """Make the runs that are not finished, ``jobs`` at a time; returns the errors of those that stopped."""
+    """Make runs, ``jobs`` at a time; returns the errors of those that failed."""
     errors = []
     context = multiprocessing.get_context("spawn")
     with one_thread_each(), ProcessPoolExecutor(jobs, context, end_with_parent, (os.getpid(),)) as executor:
@@ -174,14 +176,14 @@ def run_all(tasks: Sequence[Task], *, jobs: int) -> list[str]:
                 line = future.result()
             except PrepoError as error:
                 task = futures[future]
-                line = f"{task.row.name} seed {task.seed} stopped: {error}"
+                line = f"{task.method.name} seed {task.seed} failed: {error}"
                 errors.append(line)
             print(f"[{number}/{len(tasks)}] {line}", flush=True)
     return errors
 
 
 def end_with_parent(parent: int) -> None:
-    """Have this process end when its parent has: a killed comparison would go on in the background otherwise."""
+    """End this process with its parent: a killed comparison would otherwise go on in the background."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -193,7 +195,7 @@ def end_with_parent(parent: int) -> None:
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Processes that are started within have one thread each."""
+    """Give processes that are started within the block one thread each."""
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     try:
@@ -203,19 +205,24 @@ def one_thread_each() -> Iterator[None]:
         os.environ.update(before)
 
 
-def gather(out: Path, options: Options, *, cache: Path) -> list[dict[str, Any]]:
-    """Put results.json together from all finished runs of the directory, in the order of the rows; returns it."""
-    names = list(ROWS)
+def gather(out: Path, options: Options, *, cache: Path, names: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Write results.json from all finished runs of the directory, in the order of the methods; returns them.
+
+    Args:
+        names: method -> the name that results.json gives it, for those that were asked for by an old name.
+    """
+    order = list(METHODS)
     results = []
     for path in (out / "runs").glob("*.json"):
-        row, _, seed = path.stem.rpartition("-")
-        if row in ROWS and seed.isdigit():
-            task = make_task(row, int(seed), options, cache=cache, out=out)
+        name, _, seed = path.stem.rpartition("-")
+        if name in METHODS and seed.isdigit():
+            task = make_task(name, int(seed), options, cache=cache, out=out)
             if is_finished(task):
                 results.append(json.loads(path.read_text(encoding="utf-8")))
-    results.sort(key=lambda result: (names.index(result["row"]), result["seed"]))
+    results.sort(key=lambda result: (order.index(result["row"]), result["seed"]))
     for result in results:
         if result["row"] == oracle.NAME:
             result["note"] = ORACLE_NOTE
-    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    named = [{**result, "row": (names or {}).get(result["row"], result["row"])} for result in results]
+    write_atomically(out / "results.json", json.dumps(named, indent=1) + "\n")
     return results

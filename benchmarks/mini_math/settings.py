@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from benchmarks.mini_math.grade import Prompt, count_right
+from benchmarks.mini_math.grade import Prompt, count_correct
 from benchmarks.mini_math.options import SETTINGS, Options, digest
 from benchmarks.mini_math.policy import prompt_nll_nats, torch_generator
 from data_prep.mini_math.passrate import encode_prompts
@@ -54,13 +54,13 @@ class Pool:
     """Training prompts with what the base model makes of them, measured by fresh samples.
 
     Attributes:
-        right_N: right answers of each prompt among ``num_samples``, shape [N].
+        correct_N: correct answers of each prompt among ``num_samples``, shape [N].
         live_frac: expected share of groups of M rollouts with reward variance; all_correct_frac, all_wrong_frac: the
             shares of the others.
     """
 
     prompts: tuple[Prompt, ...]
-    right_N: IntArray
+    correct_N: IntArray
     num_samples: int
     live_frac: float
     all_correct_frac: float
@@ -115,7 +115,7 @@ def _cached_model(cache: Path, recipe: Recipe, *, start: Path | None) -> Path:
 
 
 def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
-    """The pool of this setting, the same for all seeds and rows; measured first where that is not in the cache.
+    """The pool of this setting, the same for all seeds and methods; measured first if the cache lacks it.
 
     Raises:
         ConfigError: the base model solves too many or too few of the candidate problems for the setting.
@@ -135,19 +135,19 @@ def prepare_pool(options: Options, base: Path, cache: Path) -> Pool:
         measured = _measure_prompts(options, base, candidates(options))
         write_atomically(path, json.dumps({"made_of": made_of, "prompts": measured}, indent=1) + "\n")
     entries = json.loads(path.read_text(encoding="utf-8"))["prompts"]
-    right_2N = np.array([entry["right"] for entry in entries], dtype=np.int64).T
+    correct_2N = np.array([entry["right"] for entry in entries], dtype=np.int64).T
     if target is not None:
         chosen = compose_pool(
-            *right_2N,
+            *correct_2N,
             num_samples=options.pool_samples,
             rollouts_per_prompt=options.rollouts_per_prompt,
             pool=options.pool,
             live_frac=target,
         )
-        entries, right_2N = [entries[i] for i in chosen.tolist()], right_2N[:, chosen]
-    shares = expected_shares(right_2N[1], options.pool_samples, options.rollouts_per_prompt)
+        entries, correct_2N = [entries[i] for i in chosen.tolist()], correct_2N[:, chosen]
+    shares = expected_shares(correct_2N[1], options.pool_samples, options.rollouts_per_prompt)
     prompts = tuple(Prompt(entry["prompt_id"], entry["question"], entry["answer"]) for entry in entries)
-    return Pool(prompts, right_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
+    return Pool(prompts, correct_2N[1], options.pool_samples, *(float(share.mean()) for share in shares))
 
 
 def perplexities(pool: Pool, base: Path) -> FloatArray:
@@ -174,11 +174,11 @@ def candidates(options: Options) -> list[Prompt]:
 
 
 def mislabelled(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Each prompt with another one's answer, without those for which that is right."""
+    """Each prompt with another one's answer, without those for which it is correct."""
     order = make_generator(0, "mini_math.mislabelled").permutation(len(prompts)).tolist()
     answers = {i: prompts[j].answer for i, j in zip(order, order[1:] + order[:1], strict=True)}
     wrong = [prompt._replace(answer=answers[i]) for i, prompt in enumerate(prompts)]
-    return [prompt for prompt, right in zip(wrong, prompts, strict=True) if prompt.answer != right.answer]
+    return [prompt for prompt, own in zip(wrong, prompts, strict=True) if prompt.answer != own.answer]
 
 
 def _prompts(problems: Sequence[Problem]) -> list[Prompt]:
@@ -186,12 +186,12 @@ def _prompts(problems: Sequence[Problem]) -> list[Prompt]:
 
 
 def _measure_prompts(options: Options, base: Path, problems: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Prompts with «right»: right answers in each of two independent measurements by ``pool_samples`` samples."""
+    """Prompts with "right": correct answers in each of two independent measurements of ``pool_samples`` samples."""
     model, tokenizer = load_model(base)
     print(f"measuring {len(problems)} prompts by 2 x {options.pool_samples} samples (kept for later runs)", flush=True)
     tokens = encode_prompts(tokenizer, [problem.question for problem in problems])
     rounds = [
-        count_right(
+        count_correct(
             model,
             tokenizer,
             tokens,
@@ -208,19 +208,19 @@ def _measure_prompts(options: Options, base: Path, problems: Sequence[Prompt]) -
 
 
 def expected_shares(
-    right_N: IntArray, num_samples: int, rollouts_per_prompt: int
+    correct_N: IntArray, num_samples: int, rollouts_per_prompt: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Probability that a group of each prompt is live, all right, all wrong, shape [N] each.
+    """Probability that a group of each prompt is live, all correct, all incorrect, shape [N] each.
 
-    Unbiased estimates of ``1 - p^M - (1 - p)^M``, ``p^M`` and ``(1 - p)^M`` from ``right_N`` of ``num_samples``: the
+    Unbiased estimates of ``1 - p^M - (1 - p)^M``, ``p^M`` and ``(1 - p)^M`` from ``correct_N`` of ``num_samples``: the
     shares among all subsets of M samples.
 
     >>> [float(x[0]) for x in expected_shares(np.array([2]), 4, 2)]
     [0.6666666666666667, 0.16666666666666666, 0.16666666666666666]
     """
     subsets = math.comb(num_samples, rollouts_per_prompt)
-    correct = np.array([math.comb(int(c), rollouts_per_prompt) / subsets for c in right_N])
-    wrong = np.array([math.comb(num_samples - int(c), rollouts_per_prompt) / subsets for c in right_N])
+    correct = np.array([math.comb(int(c), rollouts_per_prompt) / subsets for c in correct_N])
+    wrong = np.array([math.comb(num_samples - int(c), rollouts_per_prompt) / subsets for c in correct_N])
     return 1.0 - correct - wrong, correct, wrong
 
 
@@ -239,7 +239,7 @@ def compose_pool(
     32 times of 32 need not be so in its next group.
 
     Args:
-        first_N, second_N: right answers among ``num_samples``, two independent measurements.
+        first_N, second_N: correct answers among ``num_samples``, two independent measurements.
 
     Returns:
         Places of the chosen prompts, ascending, shape [pool].

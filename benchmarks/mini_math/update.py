@@ -76,7 +76,7 @@ def update_policy(
     Args:
         advantage_R: weighted advantages.
         prompts_R: the prompt of each rollout, those of a group one after the other.
-        mini_batches: rows of each mini-batch.
+        mini_batches: rollouts of each mini-batch.
 
     Returns:
         grad_norm and clip_frac (share of the tokens that were computed), means over the mini-batches.

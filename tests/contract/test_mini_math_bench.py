@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -24,7 +25,9 @@ from benchmarks.mini_math import full, policy, rates, runs
 from benchmarks.mini_math.archive import merged
 from benchmarks.mini_math.collect import PromptStream
 from benchmarks.mini_math.evaluation import Evaluator
+from benchmarks.mini_math.figures import STYLES
 from benchmarks.mini_math.grade import Prompt, grade
+from benchmarks.mini_math.methods import METHODS, OLD_NAMES, read_method
 from benchmarks.mini_math.numbers import (
     GROUP_SHARES,
     Curves,
@@ -48,7 +51,6 @@ from benchmarks.mini_math.policy import (
     torch_generator,
 )
 from benchmarks.mini_math.report import render
-from benchmarks.mini_math.rows import MEANINGS, ROWS, read_row
 from benchmarks.mini_math.settings import (
     HARD_CELLS,
     SHIPPED,
@@ -69,7 +71,6 @@ from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import CorpusStyle, sample_corpus_document, sample_pool, split_of
 from recipe.prepo.errors import ConfigError, NumericsError
 from recipe.prepo.rules.registry import SELECTION
-from recipe.prepo.tools.report.style import LOOKS
 from recipe.prepo.types import Candidates
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ TINY_FLAGS = [
     *("--steps", "3", "--num-selected", "4", "--rollouts-per-prompt", "4", "--pool", "40", "--held-out", "30"),
     *("--eval-every", "2", "--probe", "6", "--oracle-samples", "4", "--pool-samples", "8", "--jobs", "1"),
 ]
-SMOKE_ROWS = ("uniform", "full", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "mopps_ppl", "oracle")
+SMOKE = ("random", "grpo_5x", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "mopps_ppl", "oracle")
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +105,19 @@ def prompts(shipped: Any) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one finished run of each of SMOKE_ROWS, audit lines included."""
+    """A directory with one finished run of each method of SMOKE, audit lines included."""
     folder = tmp_path_factory.mktemp("mini_math")
-    for row in SMOKE_ROWS:
-        runs.run_task(runs.make_task(row, 0, TINY, cache=folder / "cache", out=folder, audit=True))
+    for name in SMOKE:
+        runs.run_task(runs.make_task(name, 0, TINY, cache=folder / "cache", out=folder, audit=True))
     return folder
 
 
-def read_run(folder: Path, row: str) -> dict[str, Any]:
-    return json.loads((folder / "runs" / f"{row}-0.json").read_text(encoding="utf-8"))
+def read_run(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "runs" / f"{name}-0.json").read_text(encoding="utf-8"))
 
 
-def audit_lines(folder: Path, row: str, name: str) -> list[dict[str, Any]]:
-    text = (folder / "audit" / f"{row}-0" / "audit" / f"{name}.jsonl").read_text(encoding="utf-8")
+def audit_lines(folder: Path, method: str, name: str) -> list[dict[str, Any]]:
+    text = (folder / "audit" / f"{method}-0" / "audit" / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -181,6 +182,7 @@ def test_prompt_scores_agree_with_the_measuring_script(
     np.testing.assert_allclose(np.exp(prompt_nll_nats(shipped[0], prompts)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["qwen2", "llama"])
 def test_forward_and_backward_are_those_of_transformers(arch: Any, prompts: list[list[int]]) -> None:
     """Of a model whose every parameter matters: shared prompts, ragged texts and own temperatures change nothing."""
@@ -309,47 +311,50 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
         assert not torch.equal(mine, before), name
 
 
-# ---- rows -----------------------------------------------------------------------------------------------------------
+# ---- methods --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_rules_of_a_row_are_those_of_conf(row: str) -> None:
-    """Read from the yaml files without Hydra: method, its rules' options, what method and experiment change."""
-    chosen = next(o for o in ROWS[row] if o.startswith("method=")).removeprefix("method=")
-    method, miniature = (
-        yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for path in (
-            ROOT / f"conf/method/{chosen}.yaml",
-            ROOT / f"conf/tuning/comparison_{chosen}.yaml",
-        )
-    )
+FAST = ("grpo_5x", "prepo_end50", "oracle")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in METHODS])
+def test_rules_of_a_method_are_those_of_conf(name: str) -> None:
+    """Read from the yaml files without Hydra: the method, its rules' options, and the overrides of its label."""
+    method = yaml.safe_load((ROOT / "conf" / "method" / f"{METHODS[name].method}.yaml").read_text(encoding="utf-8"))
     expected = {}
     for entry in method["defaults"]:
-        ((key, name),) = entry.items()
+        ((key, rule),) = entry.items()
         group = key.removeprefix("override /prepo/")
-        options = yaml.safe_load((ROOT / "conf" / "prepo" / group / f"{name}.yaml").read_text(encoding="utf-8"))
-        for changes in (method, miniature):
-            options |= changes.get("prepo", {}).get(group, {})
-        expected[group] = options
-    if row.startswith("prepo_end"):
-        expected["selection"]["progress_end"] = int(row.removeprefix("prepo_end")) / 100
-    if row in ("e3", "prepo_e3", "prepo_e3_target", "prepo_budget"):
+        options = yaml.safe_load((ROOT / "conf" / "prepo" / group / f"{rule}.yaml").read_text(encoding="utf-8"))
+        expected[group] = options | method.get("prepo", {}).get(group, {})
+    if name == "greso":
+        expected["selection"]["min_round"] = 4
+    if name.startswith("prepo_end"):
+        expected["selection"]["progress_end"] = int(name.removeprefix("prepo_end")) / 100
+    if name in ("e3", "prepo_e3", "prepo_e3_target", "prepo_budget"):
         expected["budget"]["epoch_steps"] = 27
-    if row == "prepo_e3_target":
+    if name == "prepo_e3_target":
         expected["temperature"]["target_nats"] = 0.3
-    if row == "prepo_budget":
+    if name == "prepo_budget":
         expected["temperature"] = {"name": "constant"}
-    if row == "oracle":
+    if name == "oracle":
         expected["selection"] = {"name": "oracle"}
-    if row.endswith("_skip50"):
+    if name.endswith("_skip50"):
         expected["selection"] |= {"p_easy": 0.5, "p_hard": 0.5}
-    found = read_row(row, num_selected=16, rollouts_per_prompt=8, seed=3)
+    found = read_method(name, num_selected=16, rollouts_per_prompt=8, seed=3)
     assert found.rules == expected
-    assert found.filters_groups == (row == "dapo")
-    takes_all = row in ("full", "grpo", "greso", "e3", "dapo")
-    num_selected = 80 if row == "full" else 16
+    assert found.filters_groups == (name == "dapo")
+    takes_all = name in ("grpo_5x", "grpo", "greso", "e3", "dapo")
+    num_selected = 80 if name == "grpo_5x" else 16
     assert (found.prepo.num_selected, found.prepo.num_candidates) == (num_selected, num_selected if takes_all else 80)
     assert (found.prepo.seed, found.prepo.rollouts_per_prompt, found.loss_scale_tokens) == (3, 8, 48)
+
+
+def test_labels_are_methods_of_conf_and_old_names_are_gone() -> None:
+    known = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert known <= set(METHODS) and {entry.method for entry in METHODS.values()} <= known
+    assert not set(OLD_NAMES) & set(METHODS) and set(OLD_NAMES.values()) <= set(METHODS)
+    assert len(STYLES) >= len(METHODS)  # no two of them are drawn alike
 
 
 def test_the_oracle_takes_the_largest_variance_and_stays_out_of_the_registry() -> None:
@@ -362,7 +367,7 @@ def test_the_oracle_takes_the_largest_variance_and_stays_out_of_the_registry() -
     assert "oracle" not in SELECTION
 
 
-def test_rows_of_one_seed_see_the_pool_in_the_same_order() -> None:
+def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:
     ids = [str(i) for i in range(10)]
     batches, singles = PromptStream(ids, seed=5), PromptStream(ids, seed=5)
     first = batches.draw_batch(4) + batches.draw_batch(4)
@@ -375,15 +380,16 @@ def test_rows_of_one_seed_see_the_pool_in_the_same_order() -> None:
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", SMOKE_ROWS)
-def test_curves_keep_their_contract(smoke: Path, row: str) -> None:
-    run = read_run(smoke, row)
-    assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [row, 0, "words", "qwen2", "fresh"]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKE)
+def test_curves_keep_their_contract(smoke: Path, name: str) -> None:
+    run = read_run(smoke, name)
+    assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [name, 0, "words", "qwen2", "fresh"]
     curve = run["curve"]
     evaluated = [point["rollouts"] for point in curve]
     budget = [0, 2 * 4 * 4, 3 * 4 * 4]
     assert len(curve) == 3 and all(used >= planned for used, planned in zip(evaluated, budget, strict=True))
-    if row not in ("full", "greso", "dapo"):  # whose steps have more rollouts
+    if name not in ("grpo_5x", "greso", "dapo"):  # whose steps have more rollouts
         assert evaluated == budget and [point["step"] for point in curve] == [0, 2, 3]
     else:
         assert evaluated[-2] < budget[-1] or curve[-1] == curve[-2]  # it stopped at the first step beyond
@@ -395,18 +401,19 @@ def test_curves_keep_their_contract(smoke: Path, row: str) -> None:
     for key in ("rollouts", "tokens"):
         assert curve[0][key] == 0 < curve[1][key] <= curve[2][key]
     assert curve[2]["tokens"] >= curve[2]["rollouts"]
-    assert curve[0]["accuracy"] == read_run(smoke, "uniform")["curve"][0]["accuracy"]
-    assert curve[0]["entropy_nats"] == read_run(smoke, "uniform")["curve"][0]["entropy_nats"]
+    assert curve[0]["accuracy"] == read_run(smoke, "random")["curve"][0]["accuracy"]
+    assert curve[0]["entropy_nats"] == read_run(smoke, "random")["curve"][0]["entropy_nats"]
 
 
-@pytest.mark.parametrize("row", SMOKE_ROWS)
-def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) -> None:
-    curve = read_run(smoke, row)["curve"]
-    choices, rollouts = audit_lines(smoke, row, "selection"), audit_lines(smoke, row, "rollouts")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKE)
+def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, name: str) -> None:
+    curve = read_run(smoke, name)["curve"]
+    choices, rollouts = audit_lines(smoke, name, "selection"), audit_lines(smoke, name, "rollouts")
     dispatched = sum(sum(choice["rollout_n"].values()) for choice in choices)
     assert curve[-1]["rollouts"] == dispatched
     trained_tokens = sum(line["num_tokens"] for line in rollouts)
-    num_selected = 20 if row == "full" else 4
+    num_selected = 20 if name == "grpo_5x" else 4
     chosen: dict[int, Counter[str]] = defaultdict(Counter)
     for choice in choices:
         chosen[choice["step"]].update(choice["rollout_n"])
@@ -415,7 +422,7 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) 
     for step in chosen:
         of_step = [line for line in rollouts if line["step"] == step]
         trained = Counter(line["prompt_id"] for line in of_step)
-        if row in ("greso", "dapo"):
+        if name in ("greso", "dapo"):
             rewards = defaultdict(set)
             for line in of_step:
                 rewards[line["prompt_id"]].add(line["reward"])
@@ -425,19 +432,21 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, row: str) 
             assert trained == chosen[step] and sum(trained.values()) == num_selected * 4
         temperatures = {choice["temperature"] for choice in choices if choice["step"] == step}
         assert {line["temperature"] for line in of_step} == temperatures
-    if row in ("greso", "dapo"):
+    if name in ("greso", "dapo"):
         assert dispatched > num_steps * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
     else:
         assert curve[-1]["tokens"] == trained_tokens
+    weighting = "relative_entropy" if name in ("prepo", "prepo_e3", "prepo_skip") else "none"
     checked = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{row}-0"],
+        [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{name}-0", weighting],
         capture_output=True,
         text=True,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_e3_changes_temperature_and_a_row_is_repeatable(smoke: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_e3_changes_temperature_and_a_run_is_repeatable(smoke: Path, tmp_path: Path) -> None:
     temperatures = read_run(smoke, "prepo_e3")["train"]["temperature"]
     assert temperatures[0] == 1.0 and temperatures[2] != 1.0
     runs.run_task(runs.make_task("prepo_e3", 0, TINY, cache=smoke / "cache", out=tmp_path))
@@ -455,31 +464,32 @@ def test_e3_changes_temperature_and_a_row_is_repeatable(smoke: Path, tmp_path: P
 def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = [*TINY_FLAGS, "--out", str(out), "--cache", str(tmp_path / "cache")]
-    assert command.main([*arguments, "--rows", "uniform", "--seeds", "0"]) == 0
+    assert command.main([*arguments, "--methods", "random", "--seeds", "0"]) == 0
     assert "1 runs, 0 of them finished already" in capsys.readouterr().out
-    before = (out / "runs" / "uniform-0.json").stat().st_mtime_ns
-    assert command.main([*arguments, "--rows", "uniform", "--seeds", "0"]) == 0
+    before = (out / "runs" / "random-0.json").stat().st_mtime_ns
+    assert command.main([*arguments, "--rows", "uniform", "--seeds", "0"]) == 0  # as outside scripts ask
     assert "1 runs, 1 of them finished already" in capsys.readouterr().out
-    assert (out / "runs" / "uniform-0.json").stat().st_mtime_ns == before
+    assert (out / "runs" / "random-0.json").stat().st_mtime_ns == before
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [(result["row"], result["seed"]) for result in results] == [("uniform", 0)]
 
-    task = runs.make_task("uniform", 0, TINY, cache=tmp_path / "cache", out=out)
+    task = runs.make_task("random", 0, TINY, cache=tmp_path / "cache", out=out)
     assert runs.is_finished(task)
     content = json.loads(task.path.read_text(encoding="utf-8")) | {"config": "of other rules"}
     task.path.write_text(json.dumps(content), encoding="utf-8")
     assert not runs.is_finished(task)
 
-    assert command.main([*arguments, "--rows", "uniform", "--learning-rate", "0.5"]) == 2
+    assert command.main([*arguments, "--methods", "random", "--learning-rate", "0.5"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "--learning-rate 0.0001 (now 0.5)" in error
 
 
+@pytest.mark.slow
 def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs.claim_directory(smoke, TINY)
     assert command.main(["--out", str(smoke), "--report-only"]) == 0
     results = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
-    assert [result["row"] for result in results] == sorted(SMOKE_ROWS, key=list(ROWS).index)
+    assert [result["row"] for result in results] == sorted(SMOKE, key=list(METHODS).index)
     assert [result["row"] for result in results if "note" in result] == ["oracle"]
     text = (smoke / "table.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
@@ -487,7 +497,8 @@ def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytes
     assert len(list(smoke.glob("*.png"))) == 4 and all(path.stat().st_size > 5_000 for path in smoke.glob("*.png"))
 
 
-def test_the_summary_puts_a_row_beside_what_could_be_saved(
+@pytest.mark.slow
+def test_the_summary_puts_a_method_beside_what_could_be_saved(
     smoke: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fresh").symlink_to(smoke)
@@ -495,20 +506,22 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
     assert full.main(["--settings", "fresh,late", "--report-only", "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out and "Setting `late`" not in text
-    for picture in ("accuracy.png", "differences.png"):
+    for picture in ("accuracy.png", "savings.png"):
         assert (tmp_path / picture).stat().st_size > 5_000
     lines = [line for line in text.splitlines() if line.startswith("| `")]
-    kept = [line.split(" | ") for line in lines if line.count(" | ") == 2]
-    assert [cells[0] for cells in kept] == ["| `e3`", "| `prepo`", "| `prepo_e3`"]
+    by_columns = {count: [line.split(" | ") for line in lines if line.count(" | ") == count] for count in (2, 3, 6)}
+    assert [cells[0] for cells in by_columns[2]] == ["| `e3`", "| `prepo`", "| `prepo_e3`"]
     entropies = read_run(smoke, "e3")["train"]["train_entropy_nats"]
-    assert kept[0][1].startswith(f"{(entropies[1] + entropies[2]) / 2 / entropies[0]:.2f} (n=1")
-    table = [line.split(" | ") for line in lines if line.count(" | ") > 3]
-    pairs = [line.split(" | ")[0] for line in lines if "` minus `" in line]
-    assert pairs == [f"| `{row}` minus `{other}`" for row, other in PAIRS if {row, other} <= set(SMOKE_ROWS)]
-    assert [cells[0] for cells in table] == [f"| `{row}`" for row in sorted(SMOKE_ROWS, key=list(ROWS).index)]
-    zero_frac = group_shares(read_run(smoke, "uniform"))["zero_advantage_frac"]
+    assert by_columns[2][0][1].startswith(f"{(entropies[1] + entropies[2]) / 2 / entropies[0]:.2f} (n=1")
+    names = [f"| `{name}`" for name in sorted(SMOKE, key=list(METHODS).index)]
+    pairs = [f"| `{name}` minus `{other}`" for name, other in PAIRS if {name, other} <= set(SMOKE)]
+    assert [cells[0] for cells in by_columns[3]] == names + pairs  # accuracy, then pairs
+    assert [cells[0] for cells in by_columns[6]] == names  # groups and entropy
+    zero_frac = group_shares(read_run(smoke, "random"))["zero_advantage_frac"]
     assert f"**What could be saved: {min(5.0, 1 / (1 - zero_frac)):.2f}** times" in text
-    assert text.count("n=1: no interval") >= 2 * (len(SMOKE_ROWS) - 1)
+    assert text.count("n=1: no interval") >= 2 * (len(SMOKE) - 1)
+    overview = (tmp_path / "overview.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[0] for line in overview[2:]] == [name for name in names if name != "| `grpo_5x`"]
 
     again = tmp_path / "again"
     assert full.main(["--from", str(tmp_path / "runs.jsonl"), "--out", str(again)]) == 0
@@ -529,18 +542,19 @@ def test_the_summary_puts_a_row_beside_what_could_be_saved(
         assert capsys.readouterr().err.count("error: ") == 1 and not (tmp_path / "none").exists()
 
 
-def test_rows_can_be_added_to_a_published_comparison(smoke: Path) -> None:
+@pytest.mark.slow
+def test_methods_can_be_added_to_a_published_comparison(smoke: Path) -> None:
     runs.claim_directory(smoke, TINY)
     results = runs.gather(smoke, TINY, cache=smoke / "cache")
     by_name = {run["row"]: run for run in results}
     newer = {**by_name["prepo"], "seconds": -1.0}
-    kept = Comparison("fresh", TINY, [by_name["uniform"], by_name["prepo"], by_name["oracle"]])
-    other = Comparison("late", TINY, [by_name["uniform"]])
+    kept = Comparison("fresh", TINY, [by_name["random"], by_name["prepo"], by_name["oracle"]])
+    other = Comparison("late", TINY, [by_name["random"]])
     found = merged([kept, other], [Comparison("fresh", TINY, [newer, by_name["greso"]])])
     assert [comparison.name for comparison in found] == ["fresh", "late"]
-    assert [run["row"] for run in found[0].results] == ["uniform", "prepo", "greso", "oracle"]
+    assert [run["row"] for run in found[0].results] == ["random", "prepo", "greso", "oracle"]
     assert found[0].results[1]["seconds"] == -1.0
-    with pytest.raises(ConfigError, match=r"fresh are of other options: --steps 3 \(now 4\)"):
+    with pytest.raises(ConfigError, match=r"fresh have other options: --steps 3 \(now 4\)"):
         merged([kept], [Comparison("fresh", dataclasses.replace(TINY, steps=4), [newer])])
 
 
@@ -562,14 +576,30 @@ def test_a_summary_that_cannot_be_made_is_one_clear_error(
     assert all(name in error for name in named), error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini_math", "again"])
 def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_path: Path) -> None:
     published = ROOT / "docs" / "results"
     assert full.main(["--from", str(published / f"{name}_runs.jsonl"), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text == (published / f"{name}.md").read_text(encoding="utf-8")
+    if name == "mini_math":
+        table = (tmp_path / "overview.md").read_text(encoding="utf-8")
+        assert table in (published / "README.md").read_text(encoding="utf-8")
 
 
+def test_every_interval_of_the_summary_page_is_one_of_the_published_tables() -> None:
+    published = ROOT / "docs" / "results"
+    tables = "".join(
+        (published / f"{name}.md").read_text(encoding="utf-8") for name in ("mini_math", "again", "one_epoch")
+    )
+    intervals = r"[-+]?\d+\.\d+ \[[-+]?\d+\.\d+, [-+]?\d+\.\d+\]"
+    quoted = re.findall(intervals, (published / "README.md").read_text(encoding="utf-8"))
+    assert len(quoted) > 10
+    assert [found for found in quoted if found not in tables] == []
+
+
+@pytest.mark.slow
 def test_learning_rates_are_compared_on_problems_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -613,6 +643,7 @@ def test_rates_that_cannot_be_compared_leave_what_is_there(
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "kept"
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys, time\n"
@@ -653,6 +684,7 @@ def test_expected_shares_are_unbiased() -> None:
     assert live == pytest.approx(1 - 0.8**8 - 0.2**8, abs=0.003)
 
 
+@pytest.mark.slow
 def test_bases_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.mini_math import settings
 
@@ -725,7 +757,7 @@ def test_rollouts_to_a_target_are_interpolated() -> None:
     assert area(rollouts, accuracy, until=400.0) == pytest.approx((30 + 35 + 45 + 60) / 400)
 
 
-def test_a_row_with_more_rollouts_is_compared_at_as_many() -> None:
+def test_a_method_with_more_rollouts_is_compared_at_as_many() -> None:
     rollouts, accuracy = np.array([0.0, 200.0, 400.0, 600.0]), np.array([0.2, 0.4, 0.5, 0.6])
     assert accuracy_at(300.0, rollouts, accuracy, evaluation_rollouts=100.0) == pytest.approx((0.4 + 0.45) / 2)
     assert accuracy_at(600.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.55)
@@ -742,11 +774,6 @@ def test_shares_and_entropy_are_those_of_as_many_rollouts() -> None:
     assert group_shares(run)["all_wrong_frac"] == pytest.approx((2 + 18 + 60) / 100)
     assert entropy_at(run, 400.0) == pytest.approx(0.2)
     assert entropy_kept({"train": {"train_entropy_nats": [0.4, 0.9, 0.1, 0.3]}}) == pytest.approx(0.5)
-
-
-def test_every_row_has_a_meaning_for_a_reader() -> None:
-    assert list(MEANINGS) == list(ROWS)
-    assert len(LOOKS) >= len(ROWS)  # no two of them are drawn alike
 
 
 def test_differences_have_students_interval() -> None:
@@ -775,7 +802,7 @@ def test_ratios_are_paired_and_never_says_so() -> None:
 
 
 def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
-    def result(row: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
+    def result(name: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
         shares = {"zero_advantage_frac": 0.5, "all_correct_frac": 0.3, "all_wrong_frac": 0.2}
         curve = [
             {"step": i, "rollouts": 100 * i, "tokens": 900 * i, "accuracy": value, "entropy_nats": 0.2, **shares}
@@ -783,7 +810,7 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
         ]
         train = {name: [value, value] for name, value in shares.items()} | {"groups": [16.0, 16.0]}
         return {
-            "row": row,
+            "row": name,
             "seed": seed,
             "curve": curve,
             "train": train,
@@ -791,13 +818,13 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
             "seconds_with_evaluation": 70.0,
         }
 
-    results = [result("uniform", seed, [0.2, 0.3, 0.4, 0.4]) for seed in range(5)]
-    results += [result("high", seed, [0.2, 0.25, 0.35, 0.35]) for seed in range(5)]
+    results = [result("random", seed, [0.2, 0.3, 0.4, 0.4]) for seed in range(5)]
+    results += [result("high_only", seed, [0.2, 0.25, 0.35, 0.35]) for seed in range(5)]
     text = render(results, TINY)
-    assert "| high | 5 | 300 | 2,700 | 0.500 | 0.300 | 0.200 | 2.00 | 0.200 | 50 | 70 |" in text
+    assert "| high_only | 5 | 300 | 2,700 | 0.500 | 0.300 | 0.200 | 2.00 | 0.200 | 50 | 70 |" in text
     assert "-0.050 [-0.050, -0.050] (n=5)" in text
     assert "never (0/5)" in text and "never (0/5 seeds)" in text
-    assert "0.67 [0.67, 0.67] (n=5)" in text  # 100 rollouts of uniform over 150 of high to half of the way
+    assert "0.67 [0.67, 0.67] (n=5)" in text  # 100 rollouts of random over 150 of high_only to half of the way
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -806,8 +833,8 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--rows", "uniform,grop"], ["'grop'", "greso", "prepo_end25"]),
-        (["--rows", ","], ["no row", "uniform"]),
+        (["--methods", "uniform,grop"], ["'grop'", "greso", "prepo_end25"]),
+        (["--methods", ","], ["no method", "random"]),
         (["--seeds", ""], ["--seeds", "0,1,2"]),
         (["--seeds", "0,-1"], ["--seeds", "0,-1"]),
         (["--steps", "1"], ["--steps 1", "at least 2"]),
@@ -817,7 +844,7 @@ def test_the_table_says_never_and_gives_every_difference_an_interval() -> None:
         (["--jobs", "0"], ["--jobs 0"]),
         (["--pool", "40"], ["--pool 40", "80"]),
         (["--pool-samples", "4"], ["--pool-samples 4", "8"]),
-        (["--rows", "e3", "--rollouts-per-prompt", "2"], ["lowest=4", "prepo.budget.lowest"]),
+        (["--methods", "e3", "--rollouts-per-prompt", "2"], ["lowest=4", "prepo.budget.lowest"]),
         (["--report-only"], ["holds no results"]),
     ],
 )
@@ -847,20 +874,20 @@ def test_a_run_of_the_real_stack_is_read_in_the_fast_loops_form(tmp_path: Path) 
             **{f"prepo/{name}/mean": value for name, value in shares.items()},
         }
 
-    folder = tmp_path / "stack" / "uniform-0"
+    folder = tmp_path / "stack" / "random-0"
     folder.mkdir(parents=True)
     lines = [line(0, **{confirm.ACCURACY: 0.3}), line(1, **trained(128, 0.5))]
     lines.append(line(2, **trained(256, 0.25), **{confirm.ACCURACY: 0.4}))
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    run = confirm.read_run("uniform", 0, tmp_path, num_steps=2)
+    run = confirm.read_run("random", 0, tmp_path, num_steps=2)
     assert run is not None and [point["rollouts"] for point in run["curve"]] == [0.0, 256.0]
     assert [point["accuracy"] for point in run["curve"]] == [0.3, 0.4]
     assert group_shares(run)["zero_advantage_frac"] == pytest.approx(0.375)
     assert confirm.read_run("prepo", 0, tmp_path, num_steps=2) is None
-    assert confirm.read_run("uniform", 0, tmp_path, num_steps=3) is None
+    assert confirm.read_run("random", 0, tmp_path, num_steps=3) is None
     text = confirm.table(Options(), [run], [run])
-    assert text.count("| `uniform` |") == 2 and "| 256 | 0.375 | 0.300 | 0.350 (0.350) |" in text
-    # A row whose steps have twice the rollouts is compared where uniform ends, not where it ends itself.
+    assert text.count("| `random` |") == 2 and "| 256 | 0.375 | 0.300 | 0.350 (0.350) |" in text
+    # A method whose steps have twice the rollouts is compared where random ends, not where it ends itself.
     lines = [line(0, **{confirm.ACCURACY: 0.3}), line(1, **trained(256, 0.75), **{confirm.ACCURACY: 0.5})]
     lines.append(line(2, **trained(512, 0.25), **{confirm.ACCURACY: 0.9}))
     (tmp_path / "stack" / "dapo-0").mkdir()
@@ -873,6 +900,6 @@ def test_a_run_of_the_real_stack_is_read_in_the_fast_loops_form(tmp_path: Path) 
 
 def test_steps_that_refill_their_groups_are_half_as_many_on_the_real_stack(tmp_path: Path) -> None:
     options = Options(steps=40, eval_every=10)
-    for row, steps, every in (("uniform", 40, 10), ("e3", 40, 10), ("greso", 20, 5), ("dapo", 20, 5)):
-        overrides = confirm.stack_overrides(row, 0, options, tmp_path, tmp_path)
+    for name, steps, every in (("random", 40, 10), ("e3", 40, 10), ("greso", 20, 5), ("dapo", 20, 5)):
+        overrides = confirm.stack_overrides(name, 0, options, tmp_path, tmp_path)
         assert {f"trainer.total_training_steps={steps}", f"trainer.test_freq={every}"} <= set(overrides)

@@ -50,8 +50,8 @@ def turned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("file", "edit", "problem"),
     [
-        ("metrics.jsonl", doubled, "step 3 stands 2 times in metrics.jsonl"),
-        ("metrics.jsonl", lambda lines: lines[1:], "step 1 stands 0 times in metrics.jsonl"),
+        ("metrics.jsonl", doubled, "step 3 is 2 times in metrics.jsonl"),
+        ("metrics.jsonl", lambda lines: lines[1:], "step 1 is 0 times in metrics.jsonl"),
         ("audit/selection.jsonl", other_choice, "the choices of step 2"),
         ("audit/rollouts.jsonl", other_reward, "the rollouts of step 1"),
         ("audit/rollouts.jsonl", doubled, "the rollouts of step 3"),
@@ -86,9 +86,9 @@ def test_the_table_has_a_row_for_every_fault_and_every_chain() -> None:
     check = {"part": "kills", "run": "kills-0", "faults": 1, "steps": 3, "problems": []}
     lines = table(
         [event, event | {"seconds": 2.0, "exit_status": 1}],
-        [check, check | {"problems": ["step 1 stands 0 times in metrics.jsonl"]}],
+        [check, check | {"problems": ["step 1 is 0 times in metrics.jsonl"]}],
     ).splitlines()
     assert "| SIGKILL | 2 | -9, 1 | 0.1 to 2.0 | 2 of 2 | 0 | nothing |" in lines
     assert "| kills | SIGKILL | 3 | -9 | 0.1 | a/b | 0 | nothing |" in lines
     assert "| kills | kills-0 | 1 | 3 | none |" in lines
-    assert "| kills | kills-0 | 1 | 3 | step 1 stands 0 times in metrics.jsonl |" in lines
+    assert "| kills | kills-0 | 1 | 3 | step 1 is 0 times in metrics.jsonl |" in lines
