@@ -73,7 +73,7 @@ class Run:
         self._logs = None
         if audit_dir is not None:
             self._logs = [_audit_log(audit_dir, name) for name in ("selection", "rollouts")]
-            write_atomically(audit_dir / "config.yaml", yaml.safe_dump({"prepo": row.rules}))
+            write_atomically(audit_dir / "config.yaml", yaml.safe_dump({"prepo": method.rules}))
         self.seconds = 0.0
         self.curve: list[dict[str, Any]] = []
         self.history: list[dict[str, float]] = []

@@ -62,9 +62,8 @@ def test_a_method_sets_the_rules_the_name_and_the_directory_of_a_run(method: str
     config = composed("experiment=comparison", f"method={method}", "prepo.seed=7")
     chosen = dict(entry.popitem() for entry in conf_yaml(f"method/{method}")["defaults"])
     expected = {group: rule_yaml(group, chosen[f"override /prepo/{group}"]) for group in REGISTRIES}
-    for changes in (conf_yaml(f"method/{method}"), conf_yaml(f"tuning/comparison_{method}")):
-        for group in expected:
-            expected[group] |= changes.get("prepo", {}).get(group, {})
+    for group in expected:
+        expected[group] |= conf_yaml(f"method/{method}").get("prepo", {}).get(group, {})
     found = read_config(config)
     assert found.rules == expected
     assert config["algorithm"]["filter_groups"]["enable"] == (method == "dapo")
@@ -73,7 +72,7 @@ def test_a_method_sets_the_rules_the_name_and_the_directory_of_a_run(method: str
 
 
 def test_methods_are_the_same_in_every_experiment() -> None:
-    """No other file sets an option of a rule, except for those in ``tuning``."""
+    """No other file sets an option of a rule."""
     for file in (*(f"experiment/{name}" for name in EXPERIMENTS), *(f"cluster/{name}" for name in names_in("cluster"))):
         assert not set(conf_yaml(file).get("prepo", {})) & set(REGISTRIES)
     config = composed(GPU, "method=prepo_e3")

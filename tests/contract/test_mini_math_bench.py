@@ -436,9 +436,8 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, name: str)
         assert dispatched > num_steps * num_selected * 4 and curve[-1]["tokens"] > trained_tokens
     else:
         assert curve[-1]["tokens"] == trained_tokens
-    weighting = "relative_entropy" if name in ("prepo", "prepo_e3", "prepo_skip") else "none"
     checked = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{name}-0", weighting],
+        [sys.executable, ROOT / "scripts" / "check_audit.py", smoke / "audit" / f"{name}-0"],
         capture_output=True,
         text=True,
     )

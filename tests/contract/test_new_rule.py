@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from simulated_run import SimulatedRun, all_options
 
 from recipe.prepo.config import read_config
-from recipe.prepo.environment import set_paths
 from recipe.prepo.errors import ConfigError, StateError
+from recipe.prepo.preflight import set_paths
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 from recipe.prepo.run.checkpoint import load_state, save_state
 

@@ -25,13 +25,13 @@ from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.modes import (
     PrepoAgentLoopManager,
     PrepoTrainerColocateAsync,
     PrepoTrainerSeparateAsync,
     PrepoTrainerSync,
 )
+from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.supervise.agent_loop import SupervisedWorker
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.prepo.preflight import has_gpu
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
+from recipe.prepo.preflight import has_gpu
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
 CPU_DTYPE = "float32"  # bfloat16 is emulated on most CPUs

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.maths.rng import rollout_seed
+from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward.extract import after_hashes
 from recipe.prepo.reward.score import compute_score, marked_answer
 from recipe.prepo.tools.evaluation.engine import Engine, Tokenizer, choose_platform
