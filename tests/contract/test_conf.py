@@ -74,8 +74,8 @@ METHODS: dict[str, dict[str, str]] = {
     "prepo": {"selection": "ppl_schedule", "weighting": "relative_entropy"},
     "schedule_only": {"selection": "ppl_schedule"},
     "weights_only": {"weighting": "relative_entropy"},
-    "low_only": {"selection": "low_ppl"},
-    "high_only": {"selection": "high_ppl"},
+    "low_only": {"selection": "ppl_schedule"},
+    "high_only": {"selection": "ppl_schedule"},
     "e3": {"selection": "all", "budget": "difficulty", "temperature": "entropy_target"},
     "prepo_e3": {
         "selection": "ppl_schedule",

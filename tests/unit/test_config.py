@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {
         "seed_rollouts": False,
         "report_every": 0,
         "val_samples": None,
-        "selection": {"name": "ppl_schedule", "progress_end": 1.0},
+        "selection": {"name": "ppl_schedule", "progress_start": 0.0, "progress_end": 1.0},
         "weighting": {"name": "relative_entropy"},
         "budget": {"name": "fixed"},
         "temperature": {"name": "constant"},
@@ -61,7 +61,7 @@ def test_good_configuration_is_read() -> None:
     found = read_config(GOOD)
     assert (found.num_selected, found.num_candidates, found.rollouts_per_prompt) == (32, 160, 8)
     assert (found.score_prompts, found.seed, found.audit, found.scorer) == (True, 0, True, "rollout")
-    assert found.rules["selection"] == {"name": "ppl_schedule", "progress_end": 1.0}
+    assert found.rules["selection"] == {"name": "ppl_schedule", "progress_start": 0.0, "progress_end": 1.0}
 
 
 @pytest.mark.parametrize(
