@@ -136,11 +136,8 @@ DAMAGES = {
     "identity is a list": _with("identity", value=["seed"]),
     "options are a text": _with("options", "selection", value="uniform"),
     "rule state is null": _with("rules", "selection", value=None),
-    "state for a rule without": _with("rules", "weighting", value={"mean": 1.0}),
     "generator of another kind": _with("rules", "selection", "generator", "bit_generator", value="MT19937"),
-    "generator with a text": _with("rules", "selection", "generator", "state", "inc", value="x"),
     "generator below zero": _with("rules", "selection", "generator", "state", "state", value=-1),
-    "generator too large": _with("rules", "selection", "generator", "has_uint32", value=2**70),
     "total is a text": _with("totals", "rollouts", value="many"),
     "total is infinite": _with("totals", "rollouts", value=math.inf),
 }
@@ -277,6 +274,23 @@ def test_selection_line_has_every_agreed_field() -> None:
     assert line["selected"] == [candidates.prompt_ids[i] for i in order[start : start + 4]]
     assert {s["prompt_id"] for s in line["skipped"]} == set(candidates.prompt_ids) - set(line["selected"])
     assert line["rollout_n"] == dict.fromkeys(line["selected"], 3)
+
+
+def test_details_of_the_parts_of_a_stream_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = make(selection="greso")
+    stock = controller.selection.select
+
+    def keep_the_first(candidates: Candidates, **sizes: Any) -> Any:
+        found = stock(candidates, **sizes)
+        details = {"place": np.arange(float(len(candidates))), "drawn": len(candidates)}
+        return replace(found, indices_P=found.indices_P[:1], details=details)
+
+    monkeypatch.setattr(controller.selection, "select", keep_the_first)
+    stream = iter(IDS)
+    decision = controller.select_from_stream(lambda n: [next(stream) for _ in range(n)], num_selected=3, step=1)
+    line = selection_line(decision)
+    assert [candidate["place"] for candidate in line["candidates"]] == [0.0, 1.0, 2.0, 0.0, 1.0, 0.0]
+    assert line["drawn"] == 1 and decision.selection.indices_P.tolist() == [0, 3, 5]
 
 
 def test_selection_line_without_scores_or_window_has_nulls() -> None:

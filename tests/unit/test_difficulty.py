@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from fractions import Fraction
 from typing import Any, cast
 
@@ -136,30 +135,6 @@ def test_ten_thousand_batches_keep_the_sum_the_bounds_and_the_order() -> None:
         assert between_P.sum() <= 1
 
 
-@pytest.mark.parametrize(
-    ("bounds", "batches", "broken", "at_high"),
-    [((6, 10), 10_000, (0.0005, 0.003), 0.37), ((4, 12), 4_000, (0.025, 0.05), 0.28)],
-)
-def test_how_often_the_published_allocation_breaks_its_cap(
-    bounds: tuple[int, int], batches: int, broken: tuple[float, float], at_high: float
-) -> None:
-    """Of batches of 64 prompts with uniform ranks and n = 8: about 0.15% at (6, 10), 3 to 4% at (4, 12)."""
-    low, high = bounds
-    rng = np.random.default_rng(5)
-    size_BP = np.array(
-        [
-            allocate_rollouts(rng.random(64), rollouts_per_prompt=8, low=low, high=high, clip=False)
-            for _ in range(batches)
-        ]
-    )
-    assert (size_BP.sum(axis=1) == 512).all()
-    assert broken[0] < (size_BP.max(axis=1) > high).mean() < broken[1]
-    assert (size_BP == high).mean() == pytest.approx(at_high, abs=0.01)
-    assert size_BP.max() <= 14
-    if bounds == (6, 10):
-        assert (size_BP == 9).mean() < 0.01
-
-
 # Bounds
 
 
@@ -216,12 +191,6 @@ def test_accuracy_is_pooled_over_rollouts_and_not_over_groups() -> None:
     assert tracked.ranks(("a", "b", "c", "d", "a")).tolist() == [0.5, 0.25, 0.0, 0.75, 0.5]
 
 
-def test_discarded_groups_count_even_when_nothing_is_trained_on() -> None:
-    tracked = difficulty(tuple("abc"))
-    tracked.observe(outcome(1, [], [("c", answers(4, 4)), ("a", answers(0, 4))], [("b", answers(1, 4))]))
-    assert tracked.ranks(tuple("abc")).tolist() == [2 / 3, 1 / 3, 0.0]
-
-
 def test_nothing_is_forgotten() -> None:
     tracked = difficulty(tuple("ab"))
     tracked.observe(outcome(1, [("a", answers(8, 8)), ("b", answers(3, 8))]))
@@ -234,12 +203,6 @@ def test_nothing_is_forgotten() -> None:
     assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
     tracked.observe(outcome(4, [("b", answers(1, 1))]))
     assert tracked.ranks(tuple("ab")).tolist() == [0.5, 0.0]
-
-
-def test_equal_accuracies_of_different_counts_are_ties() -> None:
-    tracked = difficulty(tuple("abc"), average_ties=True)
-    tracked.observe(outcome(1, [("a", answers(1, 3)), ("b", answers(2, 6)), ("c", answers(7, 21))]))
-    assert tracked.ranks(tuple("abc")).tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_ranks_are_frozen_within_an_epoch() -> None:
@@ -278,18 +241,6 @@ def test_sizes_belong_to_prompts_and_not_to_places() -> None:
     assert sizes(rule, tuple(reversed(IDS))) == [10, 10, 10, 8, 7, 7, 6, 6]
     # Ranks 7/8, 0, 6/8, 1/8: 6 + 8 * k / 1.75 = 10 - epsilon, 6, 9.4, 6.6; two are left, hardest first.
     assert sizes(rule, ("h", "a", "g", "b")) == [10, 6, 10, 6]
-
-
-def test_clip_and_published_differ_only_above_the_bound() -> None:
-    ids = tuple(f"p{i}" for i in range(100))
-    ranked = [(prompt_id, answers(100 - i, 100)) for i, prompt_id in enumerate(ids)]
-    batch = ("p5", "p5", "p10", "p95")  # ranks .05, .05, .1, .95
-    found = {}
-    for allocation in ("published", "clip"):
-        rule = budget(ids, allocation=allocation, widen_step=4)
-        rule.observe(outcome(1, ranked))
-        found[allocation] = sizes(rule, batch)
-    assert found == {"published": [4, 4, 7, 17], "clip": [4, 4, 12, 12]}
 
 
 def test_bounds_and_ranks_wait_for_the_end_of_the_epoch() -> None:
@@ -470,34 +421,6 @@ def test_length_bias_options_out_of_range(options: dict[str, Any]) -> None:
 
 
 # State
-
-
-def test_resumed_budget_goes_on_as_if_nothing_had_happened() -> None:
-    rng = np.random.default_rng(3)
-    steps = [[(prompt_id, answers(int(rng.integers(9)), 8)) for prompt_id in rng.choice(IDS, 5)] for _ in range(9)]
-    for stop in range(9):
-        straight, saved = budget(epoch_steps=2), budget(epoch_steps=2)
-        for step in range(stop):
-            straight.observe(outcome(step + 1, steps[step]))
-            saved.observe(outcome(step + 1, steps[step]))
-        state = copy.deepcopy(saved.state_dict())
-        resumed = budget(epoch_steps=2)
-        resumed.load_state_dict(state)
-        for step in range(stop, 9):
-            assert sizes(resumed) == sizes(straight)
-            straight.observe(outcome(step + 1, steps[step]))
-            resumed.observe(outcome(step + 1, steps[step]))
-        assert sizes(resumed) == sizes(straight)
-        state = straight.state_dict()
-        assert (state["low"], state["high"]) == (4, 12)
-
-
-def test_resumed_length_bias_shapes_the_same() -> None:
-    rule = ranked_bias(easiest_share=0.4)
-    resumed = length_bias(tuple(f"p{i}" for i in range(10)), easiest_share=0.4)
-    resumed.load_state_dict(copy.deepcopy(rule.state_dict()))
-    batch = rollouts([f"p{i}" for i in range(10)], [1.0] * 10, [700] * 10)
-    assert resumed.shape(batch).tolist() == rule.shape(batch).tolist() != [1.0] * 10
 
 
 @pytest.mark.parametrize("change", [{"low": 3}, {"high": 13}, {"low": 9, "high": 8}])

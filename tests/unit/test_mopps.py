@@ -373,22 +373,6 @@ def test_options_out_of_range_are_named(name: str, option: str, value: object) -
         make(name, **{option: value})
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_restored_rule_goes_on_with_the_same_choices(name: str) -> None:
-    first = taught(name)
-    second = make(name, seed=9)
-    second.load_state_dict(first.state_dict())
-    for rule in (first, second):  # before anything is scored again
-        observe(rule, (NEW_LIVE[0], MIXED), (HARD[3], INCORRECT))
-    assert first.metrics() == second.metrics()
-    for step in range(3):
-        found = [rule.select(scored(IDS, PPL), num_selected=8, progress=0.0) for rule in (first, second)]
-        assert found[0].indices_P.tolist() == found[1].indices_P.tolist()
-        for rule in (first, second):
-            observe(rule, *((IDS[i], MIXED if step else INCORRECT) for i in found[0].indices_P))
-        assert first.metrics() == second.metrics()
-
-
 @pytest.mark.parametrize(
     ("name", "change"),
     [
