@@ -6,13 +6,15 @@ checked, and after the platform that it asks for has been chosen.
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
+from recipe.prepo.cpu.fork_server import ForkServer
 from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
 from recipe.prepo.run.checkpoint import latest_checkpoint, load_state, set_aside
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions
+from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, session_folders
 from recipe.prepo.tools.report.live import live_report
 from recipe.prepo.tools.summary import closing_summary
-from recipe.prepo.trainer.workarounds import RUN_ID_ENV
+from recipe.prepo.trainer.workarounds import RUN_ID_ENV, SOCKET
 
 GO_ON = "trainer.resume_mode=auto"
 
@@ -82,6 +85,25 @@ def choose_platform(config: DictConfig) -> None:
     os.environ.update(environment)
     ray_init = config.ray_kwargs.ray_init
     ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+
+
+def fork_server(config: DictConfig) -> AbstractContextManager[Any]:
+    """What the workers are forked from, if they use the CPU and a Ray of this run's own; else nothing."""
+    ray_init = config.ray_kwargs.ray_init
+    environment = {name: str(value) for name, value in ray_init.runtime_env.env_vars.items()}
+    another_python = any(value for name, value in ray_init.runtime_env.items() if name != "env_vars")
+    if config.trainer.device != CPU_PLATFORM or joined_ray(ray_init) or another_python or sys.platform != "linux":
+        return nullcontext()
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a first import may take minutes
+    server = ForkServer(run_folder(), {"VLLM_LOGGING_LEVEL": "WARN", **os.environ, **environment})
+    with open_dict(config):
+        ray_init.runtime_env.py_executable = server.worker_command
+    return server
+
+
+def run_folder() -> Path:
+    """The sweeper removes it, and what has a name that begins so."""
+    return Path(tempfile.gettempdir(), f"prepo-{os.environ[RUN_ID_ENV]}")
 
 
 def make_paths_absolute(config: DictConfig) -> None:
@@ -158,9 +180,9 @@ def _session_roots(config: DictConfig) -> list[Path]:
 
 def ray_logs(config: DictConfig) -> str:
     """Where the workers of this run write; for a message."""
-    found = sessions(_session_roots(config), os.getpid())
-    newest = max(found, key=lambda folder: folder.name, default=None)
-    return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
+    found = [name for pattern in session_folders(_session_roots(config)) for name in glob.glob(pattern)]
+    newest = max(found, key=os.path.basename, default="/tmp/ray/session_latest")
+    return os.environ.get("PREPO_RAY_LOGS") or f"{newest}/logs"
 
 
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
@@ -181,8 +203,13 @@ def run(config: DictConfig) -> None:
             set_earlier_aside(config.trainer, first_step)
             print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            sweeper = Sweeper([] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config))
-            with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
+            run_id = os.environ[RUN_ID_ENV]
+            sweeper = Sweeper(
+                f"{RUN_ID_ENV}={run_id}",
+                [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config),
+                [f"{run_folder()}*", f"/tmp{SOCKET}{run_id}*"],
+            )
+            with sweeper, fork_server(config), progress_bar(run_dir, total_steps, first_step=first_step), live:
                 stopped = train(config)
         # A batch system gives a run that it stops little time, and the figures of a long one may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))

@@ -123,7 +123,7 @@ def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix="prepo-vllm-")
+        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
         before = os.environ.get(name)
         os.environ[name] = folder
         try:
