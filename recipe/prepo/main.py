@@ -30,6 +30,7 @@ from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoErro
 from recipe.prepo.run.checkpoint import latest_checkpoint, load_state, set_aside
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
+from recipe.prepo.supervise.start_lines import StartLines
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, session_folders
 from recipe.prepo.tools.report.live import live_report
 from recipe.prepo.tools.summary import closing_summary
@@ -122,7 +123,7 @@ def make_paths_absolute(config: DictConfig) -> None:
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
 
 
-def train(config: DictConfig) -> tuple[int, str] | None:
+def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
     """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
 
     Returns:
@@ -132,6 +133,7 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         ConfigError: the limit of a reward is no number, or another run is on the cluster.
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
+    start_lines.now("the libraries")
     # verl tells at each import which engines it has no use for here.
     warnings.filterwarnings("ignore", message=".* engine is not available")
     import ray
@@ -152,7 +154,10 @@ def train(config: DictConfig) -> tuple[int, str] | None:
             def before_training() -> None:
                 signals.install()
                 messages.require_lone_run()
+                start_lines.now("the trainer")
+                start_lines.follow_actors()
 
+            start_lines.now("Ray")
             run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
         failed = messages.hear(messages.FAILED)
         if failed:
@@ -201,7 +206,6 @@ def run(config: DictConfig) -> None:
             )
         else:
             set_earlier_aside(config.trainer, first_step)
-            print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
             run_id = os.environ[RUN_ID_ENV]
             sweeper = Sweeper(
@@ -209,8 +213,9 @@ def run(config: DictConfig) -> None:
                 [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config),
                 [f"{run_folder()}*", f"/tmp{SOCKET}{run_id}*"],
             )
-            with sweeper, fork_server(config), progress_bar(run_dir, total_steps, first_step=first_step), live:
-                stopped = train(config)
+            bar = progress_bar(run_dir, total_steps, first_step=first_step)
+            with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
+                stopped = train(config, start_lines)
         # A batch system gives a run that it stops little time, and the figures of a long one may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))
         if stopped:

@@ -106,11 +106,20 @@ def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_f
         request = Request(listener.accept()[0])
         os.environ.update(request.environment)
         import_modules(before_first)
+        give_titles()
         if os.fork() == 0:
             end_with_parent(server)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             return request
         request.close()
+
+
+def give_titles() -> None:
+    """Let vLLM set process titles as Ray does: setproctitle cannot once the environment has been replaced."""
+    if "ray" in sys.modules and "setproctitle" in sys.modules:
+        from ray._raylet import setproctitle
+
+        sys.modules["setproctitle"].setproctitle = setproctitle
 
 
 class Request:
