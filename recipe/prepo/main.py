@@ -207,11 +207,9 @@ def run(config: DictConfig) -> None:
         else:
             set_earlier_aside(config.trainer, first_step)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            run_id = os.environ[RUN_ID_ENV]
             sweeper = Sweeper(
-                f"{RUN_ID_ENV}={run_id}",
                 [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config),
-                [f"{run_folder()}*", f"/tmp{SOCKET}{run_id}*"],
+                [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"],
             )
             bar = progress_bar(run_dir, total_steps, first_step=first_step)
             with sweeper, fork_server(config), bar, live, StartLines() as start_lines:

@@ -1,7 +1,7 @@
 """A small process that outlives the driver and removes what its Ray leaves behind, however the driver ended.
 
-Ray 2.60 leaves two of its agents after a SIGKILL of the driver, and two sockets after every end. All processes of a
-run inherit its id in their environment, so they are found wherever they are in the process tree (Linux).
+Ray 2.60 leaves two of its agents after a SIGKILL of the driver, and two sockets after every end. All that the driver
+starts inherits a mark in its environment, so it is found wherever it is in the process tree (Linux).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+MARK = "PREPO_STARTED_BY"
 GRACE_S = 10.0  # for processes to end by themselves; most do within two seconds
 POLL_INTERVAL_S = 0.2
 
@@ -29,16 +31,14 @@ class Sweeper:
     """Cleans up after its ``with`` block, and waits for that; also after a SIGKILL of this process.
 
     Args:
-        mark: ``NAME=value`` of an environment variable that only this run's processes have.
         roots: folders in which Ray makes its session folders; empty: no Ray is started here, and nothing is done.
         names: glob patterns of the run's own files and folders.
         grace_s: seconds that processes have to end by themselves.
     """
 
-    def __init__(
-        self, mark: str, roots: Iterable[Path], names: Iterable[str] = (), *, grace_s: float = GRACE_S
-    ) -> None:
+    def __init__(self, roots: Iterable[Path], names: Iterable[str] = (), *, grace_s: float = GRACE_S) -> None:
         sockets = [f"{folder}/sockets/*" for folder in session_folders(roots)]
+        mark = uuid.uuid4().hex
         self._arguments = [mark, str(grace_s), json.dumps(sockets), json.dumps(list(names))] if sockets else []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,12 +52,14 @@ class Sweeper:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            os.environ[MARK] = self._arguments[0]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
+            del os.environ[MARK]
             self._process.communicate()  # closes its input
 
 
@@ -78,13 +80,13 @@ def session_folders(roots: Iterable[Path]) -> list[str]:
 
 
 def processes(mark: str) -> list[int]:
-    """Process ids with ``mark`` in the environment that they were started with; without this process."""
+    """Process ids with the mark in the environment that they were started with."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+    return found
 
 
 def end_processes(mark: str, grace_s: float) -> None:
