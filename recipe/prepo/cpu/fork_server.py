@@ -116,10 +116,11 @@ def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_f
 
 def give_titles() -> None:
     """Let vLLM set process titles as Ray does: setproctitle cannot once the environment has been replaced."""
-    if "ray" in sys.modules and "setproctitle" in sys.modules:
-        from ray._raylet import setproctitle
+    if "ray" in sys.modules:
+        import setproctitle
+        from ray._raylet import setproctitle as set_title
 
-        sys.modules["setproctitle"].setproctitle = setproctitle
+        setproctitle.setproctitle = set_title
 
 
 class Request:
