@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds, or makes, a Python environment that can run this recipe. Idempotent; the second call takes a moment.
+# Finds or makes a Python environment that can run this recipe. A second call takes less than a second.
 #
 #   bash scripts/setup_env.sh [--platform auto|cpu|gpu] [--dev] [--print-python]
 #   bash scripts/setup_env.sh --has-gpu      exit status 0 when this machine shows a GPU, 1 when not
@@ -41,7 +41,7 @@ phase() {
     fi
     say "$name: FAILED after $((SECONDS - start)) s. The last lines of $LOG:"
     tail -n 15 "$LOG" | cut -c 1-400 | sed 's/^/    /' >&3
-    die "the set-up stopped at «$name». $hint"
+    die "the set-up stopped at \"$name\". $hint"
 }
 
 # ---------------------------------------------------------------------------------------------- what is here
@@ -105,9 +105,9 @@ use_active() {
     if [[ "$platform" == gpu ]]; then
         [[ "$P_VERL" == "$VERL_VERSION" ]] ||
             die "the active environment ($P_EXE) has verl $P_VERL; this recipe hooks into verl $VERL_VERSION and no" \
-                "other version. Mend it: $P_EXE -m pip install 'verl[vllm,fsdp]==$VERL_VERSION'"
+                "other version. To repair it: $P_EXE -m pip install 'verl[vllm,fsdp]==$VERL_VERSION'"
         [[ -z "$lack" ]] ||
-            die "the active environment ($P_EXE) lacks $lack. Mend it: $P_EXE -m pip install -e '$ROOT[gpu]'"
+            die "the active environment ($P_EXE) lacks $lack. To repair it: $P_EXE -m pip install -e '$ROOT[gpu]'"
         if [[ "$P_PROJECT" == no ]]; then
             say "the active environment ($P_EXE) has verl $P_VERL, but not this checkout, which is installed there now"
             lock_setup
@@ -115,7 +115,7 @@ use_active() {
             probe "$P_EXE"
         fi
         [[ -z "$P_MISSING" ]] ||
-            die "the active environment ($P_EXE) lacks $P_MISSING. Mend it: $P_EXE -m pip install $P_MISSING"
+            die "the active environment ($P_EXE) lacks $P_MISSING. To repair it: $P_EXE -m pip install $P_MISSING"
     elif [[ -z "$lack" && "$P_PROJECT" == no ]]; then
         lack="this project, installed from this checkout (pip install --no-deps -e '$ROOT' would do)"
     fi
@@ -280,11 +280,11 @@ while (($#)); do
         --print-python) PRINT_PYTHON=1 ;;
         --has-gpu) if has_gpu; then exit 0; else exit 1; fi ;;
         -h | --help) sed -n '2,/^set -e/{/^set -e/d; s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}" && exit 0 ;;
-        *) die "unknown argument «$1»; see bash scripts/setup_env.sh --help" ;;
+        *) die "unknown argument $1; see bash scripts/setup_env.sh --help" ;;
     esac
     shift
 done
-[[ "$PLATFORM" =~ ^(auto|cpu|gpu)$ ]] || die "--platform is «$PLATFORM»; it must be auto, cpu or gpu"
+[[ "$PLATFORM" =~ ^(auto|cpu|gpu)$ ]] || die "--platform is \"$PLATFORM\"; it must be auto, cpu or gpu"
 
 platform=$PLATFORM
 if [[ "$platform" == auto ]]; then

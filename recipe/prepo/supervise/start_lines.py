@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 
@@ -28,21 +29,22 @@ class StartLines:
         self._done.set()
 
     def now(self, part: str) -> None:
-        """``part`` starts, and what was said before is ready."""
+        """Print that ``part`` starts, and how long the part before took."""
         end = time.monotonic()
         took = f" ({self._part}: {end - self._begin:.0f} s)" if self._part else ""
         self._part, self._begin = part, end
         tqdm.write(f"starting {part}{took}")  # above the progress bar, if there is one
+        sys.stdout.flush()
 
     def follow_actors(self) -> None:
-        """Leave the rest to a thread: it sees the run's actors come to life."""
+        """Print the other parts from a thread, as the run's actors become alive."""
         threading.Thread(target=self._follow, daemon=True, name="prepo-start").start()
 
     def _follow(self) -> None:
         import ray
         from ray._private.state import actors
 
-        with contextlib.suppress(Exception):  # Ray ends before its start was complete
+        with contextlib.suppress(Exception):  # Ray has shut down during the start
             job = ray.get_runtime_context().job_id
             for name, part in NEXT:
                 while not any(name in actor["ActorClassName"] for actor in actors(None, job, "ALIVE").values()):
