@@ -81,6 +81,8 @@ class ForkServer:
                 env=self._environment,
                 pass_fds=[number],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # without a server, a worker imports and shows what is wrong
             )
         return self
 
