@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
-from recipe.prepo.cpu.fork_server import ForkServer
+from recipe.prepo.cpu.fork_server import ForkServer, import_modules
 from recipe.prepo.environment import check_all, check_device, joined_ray, set_paths
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
 from recipe.prepo.run.checkpoint import latest_checkpoint, load_state, set_aside
@@ -89,11 +89,13 @@ def choose_platform(config: DictConfig) -> None:
 
 
 def fork_server(config: DictConfig) -> AbstractContextManager[Any]:
-    """What the workers are forked from, if they use the CPU and a Ray of this run's own; else nothing."""
+    """What workers are forked from, if they run on the CPU and on a Ray of this run's own; otherwise nothing."""
     ray_init = config.ray_kwargs.ray_init
     environment = {name: str(value) for name, value in ray_init.runtime_env.env_vars.items()}
     another_python = any(value for name, value in ray_init.runtime_env.items() if name != "env_vars")
-    if config.trainer.device != CPU_PLATFORM or joined_ray(ray_init) or another_python or sys.platform != "linux":
+    hash_seed = config.actor_rollout_ref.rollout.get("full_determinism")  # which a running Python cannot change
+    is_possible = sys.platform == "linux" and not (joined_ray(ray_init) or another_python or hash_seed)
+    if config.trainer.device != CPU_PLATFORM or not is_possible:
         return nullcontext()
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a first import may take minutes
     server = ForkServer(run_folder(), {"VLLM_LOGGING_LEVEL": "WARN", **os.environ, **environment})
@@ -136,6 +138,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
     start_lines.now("the libraries")
     # verl tells at each import which engines it has no use for here.
     warnings.filterwarnings("ignore", message=".* engine is not available")
+    import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
