@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds, or makes, a Python environment that can run this recipe. Idempotent; the second call takes a moment.
+# Finds or makes a Python environment that can run this recipe. A second call takes less than a second.
 #
 #   bash scripts/setup_env.sh [--platform auto|cpu|gpu] [--dev] [--print-python]
 #   bash scripts/setup_env.sh --has-gpu      exit status 0 when this machine shows a GPU, 1 when not
@@ -41,7 +41,7 @@ phase() {
     fi
     say "$name: FAILED after $((SECONDS - start)) s. The last lines of $LOG:"
     tail -n 15 "$LOG" | cut -c 1-400 | sed 's/^/    /' >&3
-    die "the set-up stopped at «$name». $hint"
+    die "the set-up stopped at \"$name\". $hint"
 }
 
 # ---------------------------------------------------------------------------------------------- what is here
@@ -105,9 +105,9 @@ use_active() {
     if [[ "$platform" == gpu ]]; then
         [[ "$P_VERL" == "$VERL_VERSION" ]] ||
             die "the active environment ($P_EXE) has verl $P_VERL; this recipe hooks into verl $VERL_VERSION and no" \
-                "other version. Mend it: $P_EXE -m pip install 'verl[vllm,fsdp]==$VERL_VERSION'"
+                "other version. To repair it: $P_EXE -m pip install 'verl[vllm,fsdp]==$VERL_VERSION'"
         [[ -z "$lack" ]] ||
-            die "the active environment ($P_EXE) lacks $lack. Mend it: $P_EXE -m pip install -e '$ROOT[gpu]'"
+            die "the active environment ($P_EXE) lacks $lack. To repair it: $P_EXE -m pip install -e '$ROOT[gpu]'"
         if [[ "$P_PROJECT" == no ]]; then
             say "the active environment ($P_EXE) has verl $P_VERL, but not this checkout, which is installed there now"
             lock_setup
@@ -115,7 +115,7 @@ use_active() {
             probe "$P_EXE"
         fi
         [[ -z "$P_MISSING" ]] ||
-            die "the active environment ($P_EXE) lacks $P_MISSING. Mend it: $P_EXE -m pip install $P_MISSING"
+            die "the active environment ($P_EXE) lacks $P_MISSING. To repair it: $P_EXE -m pip install $P_MISSING"
     elif [[ -z "$lack" && "$P_PROJECT" == no ]]; then
         lack="this project, installed from this checkout (pip install --no-deps -e '$ROOT' would do)"
     fi
@@ -166,7 +166,10 @@ find_python() {
         "Install one (for example python3.11 and python3.11-venv), or activate an environment that has one."
 }
 
-pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@"; }
+# Without byte code: Python compiles what is imported, and most of these files never are.
+pip_install() {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile "$@"
+}
 
 # The CPU build sorts as 2.13.0+cpu. Local wheels first, then pip's configured index, then PyTorch's own.
 install_torch() {
@@ -186,20 +189,50 @@ install_torch() {
     pip_install "torch==$TORCH_VERSION"
 }
 
-# The second step mends what a killed pip left incomplete; there may be no record to uninstall that by.
-install_lock() {
-    pip_install --no-deps -r "$LOCK" || return
-    local broken
-    broken="$("$VENV/bin/python" "$HELPER" incomplete)" || return
-    [[ -n "$broken" ]] || return 0
-    echo "incomplete: $broken"
-    # shellcheck disable=SC2086  # one requirement a word
-    pip_install --no-deps --ignore-installed $broken
+torch_part() { marked torch "$(venv_key)" || { install_torch && venv_key >"$MARKS/torch"; }; }
+lock_part() { awk -v part="$1" '!/^#/ && n++ % 2 == part' "$LOCK" >"$LOG.$1.txt" && pip_install --no-deps -r "$LOG.$1.txt"; }
+
+# Each argument is a command. They run at the same time, and their output goes to the log, that of a failed one last.
+together() {
+    local command i pids=() failed=()
+    set -m # process groups of their own, so that each can be ended with all that it started
+    for command in "$@"; do
+        # shellcheck disable=SC2086  # a command and its arguments
+        $command >"$LOG.${#pids[@]}" 2>&1 </dev/null &
+        pids+=($!)
+    done
+    set +m
+    trap 'kill -- "${pids[@]/#/-}" 2>/dev/null' EXIT
+    for i in "${!pids[@]}"; do
+        if wait "${pids[$i]}"; then cat "$LOG.$i"; else failed+=("$LOG.$i"); fi
+    done
+    trap - EXIT
+    if ((${#failed[@]})); then cat "${failed[@]}"; fi
+    rm -f "$LOG".[0-9]*
+    ((!${#failed[@]}))
 }
 
-check_imports() {
-    (cd / && "$VENV/bin/python" -c 'import pandas, ray, tensordict, torch, transfer_queue, transformers, verl, vllm')
+# Three pips: one uses one core, and waits for the network part of the time. Afterwards what a killed pip left
+# incomplete is installed again; there may be no record to uninstall that by.
+install_packages() {
+    together torch_part "lock_part 0" "lock_part 1" || return
+    local broken
+    broken="$("$VENV/bin/python" "$HELPER" incomplete)" || return
+    if [[ -n "$broken" ]]; then
+        echo "incomplete: $broken"
+        # shellcheck disable=SC2086  # one requirement a word
+        pip_install --no-deps --ignore-installed $broken || return
+    fi
+    digest "$LOCK" >"$MARKS/lock"
 }
+
+# Import what a run imports: the stack in one process, and what only the driver needs in another.
+check_imports() { together import_stack import_driver; }
+import_stack() {
+    cd / && VERL_PLATFORM=cpu VLLM_TARGET_DEVICE=cpu "$VENV/bin/python" -c \
+        'from recipe.prepo.cpu.fork_server import WITH_RAY, WITHOUT_RAY, import_modules as i; i(WITHOUT_RAY + WITH_RAY)'
+}
+import_driver() { cd / && "$VENV/bin/python" -c 'import datasets, matplotlib.pyplot, pandas, ray, recipe.prepo.main'; }
 
 make_venv() {
     local start=$SECONDS free_kib network="Check that pip can download (pip download --no-deps tqdm), then run this again."
@@ -223,15 +256,12 @@ make_venv() {
         mkdir -p "$MARKS"
         say "making $VENV with $BASE_PYTHON; everything that pip says goes to $LOG"
         phase "make the environment" "Try it by hand: $BASE_PYTHON -m venv '$VENV'" "$BASE_PYTHON" -m venv "$VENV"
-        phase "install torch $TORCH_VERSION (CPU build)" "$network" install_torch
-        venv_key >"$MARKS/torch"
     fi
-    if ! marked lock "$(digest "$LOCK")"; then
-        phase "install requirements-cpu.lock (about 220 packages)" "$network" install_lock
-        digest "$LOCK" >"$MARKS/lock"
+    if ! marked torch "$(venv_key)" || ! marked lock "$(digest "$LOCK")"; then
+        phase "install torch $TORCH_VERSION (CPU build) and requirements-cpu.lock" "$network" install_packages
     fi
     install_project "$VENV/bin/python"
-    phase "check that the stack imports" "Remove $VENV and run this again." check_imports
+    phase "import the stack for the first time" "Remove $VENV and run this again." check_imports
     venv_stamp >"$MARKS/done"
     say "the environment is ready: $((SECONDS - start)) s in all"
 }
@@ -250,11 +280,11 @@ while (($#)); do
         --print-python) PRINT_PYTHON=1 ;;
         --has-gpu) if has_gpu; then exit 0; else exit 1; fi ;;
         -h | --help) sed -n '2,/^set -e/{/^set -e/d; s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}" && exit 0 ;;
-        *) die "unknown argument «$1»; see bash scripts/setup_env.sh --help" ;;
+        *) die "unknown argument $1; see bash scripts/setup_env.sh --help" ;;
     esac
     shift
 done
-[[ "$PLATFORM" =~ ^(auto|cpu|gpu)$ ]] || die "--platform is «$PLATFORM»; it must be auto, cpu or gpu"
+[[ "$PLATFORM" =~ ^(auto|cpu|gpu)$ ]] || die "--platform is \"$PLATFORM\"; it must be auto, cpu or gpu"
 
 platform=$PLATFORM
 if [[ "$platform" == auto ]]; then

@@ -6,13 +6,15 @@ the platform chosen.
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
+from recipe.prepo.cpu.fork_server import ForkServer, import_modules
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
 from recipe.prepo.preflight import check_all, check_device, joined_ray, refuse_old_names, set_paths
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions
+from recipe.prepo.supervise.start_lines import StartLines
+from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, session_folders
 from recipe.prepo.tools.report.live import live_report
 from recipe.prepo.tools.summary import closing_summary
-from recipe.prepo.trainer.workarounds import RUN_ID_ENV
+from recipe.prepo.trainer.workarounds import RUN_ID_ENV, SOCKET
 
 RESUME = "trainer.resume_mode=auto"
 GRADING_TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"  # read by recipe.prepo.reward
@@ -89,6 +93,27 @@ def choose_platform(config: DictConfig) -> None:
     os.environ.update(environment)
     ray_init = config.ray_kwargs.ray_init
     ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})
+
+
+def fork_server(config: DictConfig) -> AbstractContextManager[Any]:
+    """The process from which workers are forked: only on the CPU, and only with a Ray of the run's own."""
+    ray_init = config.ray_kwargs.ray_init
+    environment = {name: str(value) for name, value in ray_init.runtime_env.env_vars.items()}
+    another_python = any(value for name, value in ray_init.runtime_env.items() if name != "env_vars")
+    hash_seed = config.actor_rollout_ref.rollout.get("full_determinism")  # a running Python cannot change its hash seed
+    possible = sys.platform == "linux" and not (joined_ray(ray_init) or another_python or hash_seed)
+    if config.trainer.device != CPU_PLATFORM or not possible:
+        return nullcontext()
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a first import may take minutes
+    server = ForkServer(run_folder(), {"VLLM_LOGGING_LEVEL": "WARN", **os.environ, **environment})
+    with open_dict(config):
+        ray_init.runtime_env.py_executable = server.worker_command
+    return server
+
+
+def run_folder() -> Path:
+    """Folder for the run's sockets. The sweeper removes it, and everything whose name begins with its name."""
+    return Path(tempfile.gettempdir(), f"prepo-{os.environ[RUN_ID_ENV]}")
 
 
 def make_paths_absolute(config: DictConfig) -> None:
@@ -165,18 +190,21 @@ def run(config: DictConfig) -> None:
             )
         else:
             archive_earlier(config.trainer, first_step)
-            print("starting Ray, the actor and the rollout servers …", flush=True)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            sweeper = Sweeper([] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config))
-            with progress_bar(run_dir, total_steps, first_step=first_step), live, sweeper:
-                stopped = train(config)
+            sweeper = Sweeper(
+                [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config),
+                [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"],
+            )
+            bar = progress_bar(run_dir, total_steps, first_step=first_step)
+            with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
+                stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))
         if stopped:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 
 
-def train(config: DictConfig) -> tuple[int, str] | None:
+def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
     """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
 
     Returns:
@@ -186,8 +214,10 @@ def train(config: DictConfig) -> tuple[int, str] | None:
         ConfigError: another run is on the cluster.
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
+    start_lines.now("the libraries")
     # verl warns at each import about engines that are not installed.
     warnings.filterwarnings("ignore", message=".* engine is not available")
+    import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
@@ -205,7 +235,10 @@ def train(config: DictConfig) -> tuple[int, str] | None:
             def before_training() -> None:
                 signals.install()
                 messages.require_lone_run()
+                start_lines.now("the trainer")
+                start_lines.follow_actors()
 
+            start_lines.now("Ray")
             run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
         if failed := messages.get(messages.FAILED):
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
@@ -244,9 +277,9 @@ def _session_roots(config: DictConfig) -> list[Path]:
 
 def ray_logs(config: DictConfig) -> str:
     """Where the workers of this run write their logs; for a message."""
-    found = sessions(_session_roots(config), os.getpid())
-    newest = max(found, key=lambda folder: folder.name, default=None)
-    return os.environ.get("PREPO_RAY_LOGS") or str((newest or Path("/tmp/ray/session_latest")) / "logs")
+    found = [name for pattern in session_folders(_session_roots(config)) for name in glob.glob(pattern)]
+    newest = max(found, key=os.path.basename, default="/tmp/ray/session_latest")
+    return os.environ.get("PREPO_RAY_LOGS") or f"{newest}/logs"
 
 
 @contextmanager

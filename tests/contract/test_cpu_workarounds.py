@@ -1,7 +1,7 @@
-"""The CPU platform touches nothing unless it is chosen, and each of its workarounds still mends what stock code breaks.
+"""The CPU platform changes nothing unless it is chosen, and each workaround still repairs what the stock code breaks.
 
-Four fresh processes import the real libraries and report what they saw as JSON; no server and no Ray is started.
-When a test about stock behaviour fails after an upgrade, its workaround can go.
+Four fresh processes import the real libraries and report what they saw as JSON. No server and no Ray is started.
+When a test of stock behaviour fails after an upgrade, its workaround can go.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+pytestmark = pytest.mark.alarm
 PROJECT = Path(__file__).parents[2]
 
 # Everything that patching could change: where the code of each function and method of these packages comes from.
@@ -59,7 +60,7 @@ print("JSON" + json.dumps({
 }))
 """
 
-# The same trials with and without the workarounds. "first" tells what is imported before verl, as in vLLM's workers.
+# The same trials with and without the workarounds; "vllm first" imports vLLM before verl, as vLLM's workers do.
 TRIALS = """
 import importlib.metadata, json, os, sys, threading, asyncio, uuid
 if sys.argv[1] == "vllm first":
@@ -236,8 +237,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def mended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return report(TRIALS, "vllm first", str(tmp_path_factory.mktemp("mended")), plugins="auto", platform="cpu")
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return report(TRIALS, "vllm first", str(tmp_path_factory.mktemp("repaired")), plugins="auto", platform="cpu")
 
 
 def test_without_the_platform_no_function_of_the_libraries_changes(untouched: Any, with_plugin: Any) -> None:
@@ -268,45 +269,45 @@ def test_plugin_adds_its_trainers_and_nothing_else(untouched: Any, with_plugin: 
     assert set(untouched["trainers"]) <= set(with_plugin["trainers"])
 
 
-def test_vllm_distribution_has_another_name_on_the_cpu(stock: Any, mended: Any) -> None:
+def test_vllm_distribution_has_another_name_on_the_cpu(stock: Any, repaired: Any) -> None:
     assert stock["vllm version"].startswith("PackageNotFoundError")
-    assert mended["vllm version"][0].isdigit()
-    assert mended["other version"].startswith("PackageNotFoundError")
+    assert repaired["vllm version"][0].isdigit()
+    assert repaired["other version"].startswith("PackageNotFoundError")
 
 
-def test_a_device_named_twice_is_refused(stock: Any, mended: Any) -> None:
+def test_a_device_named_twice_is_refused(stock: Any, repaired: Any) -> None:
     assert "Error" in str(stock["groups"])
-    assert mended["groups"] == 1.0
+    assert repaired["groups"] == 1.0
 
 
 @pytest.mark.parametrize("backend", ["fsdp", "fsdp2"])
-def test_engine_is_not_registered_for_the_cpu(backend: str, stock: Any, mended: Any) -> None:
+def test_engine_is_not_registered_for_the_cpu(backend: str, stock: Any, repaired: Any) -> None:
     assert stock[backend].startswith("ValueError: No engine registered for device='cpu'")
-    assert mended[backend] == "FSDPEngineWithLMHead"
+    assert repaired[backend] == "FSDPEngineWithLMHead"
 
 
-def test_linear_weights_are_dropped_after_the_first_load(stock: Any, mended: Any) -> None:
+def test_linear_weights_are_dropped_after_the_first_load(stock: Any, repaired: Any) -> None:
     assert stock["weight kept"] is False
     assert stock["second load"] is not True
-    assert mended["weight kept"] is True
-    assert mended["second load"] is True
+    assert repaired["weight kept"] is True
+    assert repaired["second load"] is True
 
 
-def test_received_weights_are_views_of_a_buffer_that_goes_away(stock: Any, mended: Any) -> None:
+def test_received_weights_are_views_of_a_buffer_that_goes_away(stock: Any, repaired: Any) -> None:
     assert stock["views"] == [True, True]
     assert stock["receive"].startswith("BufferError")
-    assert mended["views"] == [False, False]
-    assert mended["receive"] is None
-    assert mended["values"] == [["a", True], ["b", True]]
-    assert mended["lasts"] == [True]
-    assert mended["sender ended"]
+    assert repaired["views"] == [False, False]
+    assert repaired["receive"] is None
+    assert repaired["values"] == [["a", True], ["b", True]]
+    assert repaired["lasts"] == [True]
+    assert repaired["sender ended"]
 
 
 @pytest.mark.parametrize("kind", ["queue", "sockets"])
-def test_names_in_memory_and_in_tmp_outlive_their_processes(kind: str, stock: Any, mended: Any) -> None:
+def test_names_in_memory_and_in_tmp_outlive_their_processes(kind: str, stock: Any, repaired: Any) -> None:
     assert stock[kind][:2] == [True, "still there"]
-    assert mended[kind][:2] == [False, "still there"]
-    assert not any(mended[kind][2:])
+    assert repaired[kind][:2] == [False, "still there"]
+    assert not any(repaired[kind][2:])
 
 
 def test_an_engine_ends_with_its_server_however_that_went() -> None:
@@ -332,13 +333,13 @@ time.sleep(600)
         parent.stdout.close()
 
 
-def test_device_index_works_in_both_of_verls_ways(stock: Any, mended: Any) -> None:
-    assert mended["index"] == stock["index"] == ["cpu", "cpu:0", True]
-    assert mended["platform"] == "PlatformCPU"
+def test_device_index_works_in_both_of_verls_ways(stock: Any, repaired: Any) -> None:
+    assert repaired["index"] == stock["index"] == ["cpu", "cpu:0", True]
+    assert repaired["platform"] == "PlatformCPU"
 
 
-def test_cpu_is_never_detected_only_chosen(stock: Any, mended: Any) -> None:
-    assert "cpu" not in (stock["detected"], mended["detected"])
+def test_cpu_is_never_detected_only_chosen(stock: Any, repaired: Any) -> None:
+    assert "cpu" not in (stock["detected"], repaired["detected"])
 
 
 def test_vllm_rewinds_generators_in_a_way_that_a_cpu_cannot() -> None:

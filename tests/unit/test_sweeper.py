@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, sessions, sweep, writers
+from recipe.prepo.supervise.sweeper import MARK, Sweeper, processes, ray_roots, remove_sockets
 
-# Makes a session folder with a socket and a process that writes a log there, as Ray does, and then ends in some way.
+# Makes a session folder with a socket and a process with another session, as Ray does, and then ends in some way.
 DRIVER = """
 import os, signal, socket, subprocess, sys
 from pathlib import Path
@@ -26,14 +26,16 @@ from recipe.prepo.supervise.sweeper import Sweeper
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 root, seconds, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-with Sweeper([root], grace_s=1):
+with Sweeper([root], [f"{root}/own-*"], grace_s=1):
     session = root / f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
     (session / "sockets").mkdir(parents=True)
     socket.socket(socket.AF_UNIX).bind(str(session / "sockets" / "raylet"))
-    (session / "agent.log").touch()
-    with open(session / "agent.log", "a") as log:
-        last_words = 'sleep "$0" && touch "$1"'
-        agent = subprocess.Popen(["sh", "-c", last_words, seconds, str(root / "ended-by-itself")], stdout=log)
+    (root / "own-folder").mkdir()
+    (root / "own-folder" / "file").touch()
+    (root / "own-file").touch()
+    last_words = 'sleep "$0" && touch "$1"'
+    command = ["sh", "-c", last_words, seconds, str(root / "ended-by-itself")]
+    agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     print(agent.pid, flush=True)
     if ending == "killed":
         os.kill(os.getpid(), 9)
@@ -72,7 +74,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 def wait_until_clean(root: Path, process: psutil.Process) -> None:
     deadline = time.monotonic() + 20
-    while not is_gone(process) or any(root.glob("*/sockets/*")):
+    while not is_gone(process) or any(root.glob("*/sockets/*")) or any(root.glob("own-*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -84,9 +86,9 @@ def test_a_process_that_stays_is_killed_after_its_grace_and_the_sockets_go(root:
         driver.wait(60)
         if ending != "killed":  # the driver itself waits for it
             assert is_gone(agent)
-            assert not any(root.glob("*/sockets/*"))
+            assert not any([*root.glob("*/sockets/*"), *root.glob("own-*")])
         wait_until_clean(root, agent)
-    assert (next(root.glob("session_*")) / "agent.log").exists()
+    assert any(root.glob("session_*")), "Ray's logs stay"
 
 
 def test_a_process_that_ends_by_itself_has_its_time(root: Path) -> None:
@@ -116,21 +118,15 @@ def test_a_killed_group_leaves_no_socket(root: Path) -> None:
 
 
 def test_what_is_not_this_drivers_stays(root: Path) -> None:
-    mine = root / f"session_x_{os.getpid()}"
-    others = [root / f"session_x_1{os.getpid()}", root / "session_x_1"]
-    earlier = root / f"session_w_{os.getpid()}"  # of a process that had the same number
-    for folder in (earlier, *others):
+    mine, *others = [root / f"session_x_{number}" for number in (os.getpid(), f"1{os.getpid()}", 1)]
+    for folder in (mine, *others):
         (folder / "sockets").mkdir(parents=True)
         socket.socket(socket.AF_UNIX).bind(str(folder / "sockets" / "raylet"))
     with Sweeper([root], grace_s=0.5):
-        (mine / "sockets").mkdir(parents=True)
-        socket.socket(socket.AF_UNIX).bind(str(mine / "sockets" / "raylet"))
-        (mine / "log").write_text("something")
-        reader = subprocess.Popen(["tail", "-f", mine / "log"], stdout=subprocess.DEVNULL)
+        reader = subprocess.Popen(["sleep", "60"], env={MARK: "another", "NAME": os.environ[MARK]})
     try:
         assert reader.poll() is None
-        left = sorted(path.parent.parent.name for path in root.glob("*/sockets/*"))
-        assert left == sorted(folder.name for folder in (earlier, *others))
+        assert {path.parent.parent for path in root.glob("*/sockets/*")} == set(others)
     finally:
         reader.kill()
         reader.wait()
@@ -142,51 +138,47 @@ def test_a_socket_that_another_container_listens_at_stays(root: Path) -> None:
         folder.mkdir(parents=True)
         server.bind(str(folder / "raylet"))
         server.listen()
-        sweep([folder.parent], 1, 1, grace_s=0.5)
+        remove_sockets(f"{folder}/*")
         assert (folder / "raylet").exists()
-    assert (folder / "raylet").exists() is False  # by now nobody does
+    assert not (folder / "raylet").exists()  # by now nobody does
 
 
-def test_links_that_others_may_have_put_there_are_not_followed(root: Path) -> None:
+@pytest.mark.parametrize("link", ["session", "sockets"])
+def test_links_are_not_followed(root: Path, link: str) -> None:
+    """Ray lets everyone write where it makes its folders."""
     thesis = root / "home"
-    thesis.mkdir()
-    (thesis / "thesis.tex").touch()
-    socket.socket(socket.AF_UNIX).bind(str(thesis / "agent"))
-    number = os.getpid()
-    (root / f"session_x_{number}").symlink_to(thesis)
-    assert sessions([root], number) == set()
-    (root / f"session_y_{number}").mkdir()
-    (root / f"session_y_{number}" / "sockets").symlink_to(thesis)
-    sweep(sessions([root], number), number, 1, grace_s=0.5)
-    assert sorted(path.name for path in thesis.iterdir()) == ["agent", "thesis.tex"]
+    (thesis / "sockets").mkdir(parents=True)
+    socket.socket(socket.AF_UNIX).bind(str(thesis / "sockets" / "agent"))
+    if link == "session":
+        (root / "session").symlink_to(thesis)
+    else:
+        (root / "session").mkdir()
+        (root / "session" / "sockets").symlink_to(thesis / "sockets")
+    remove_sockets(f"{root}/session/sockets/*")
+    assert (thesis / "sockets" / "agent").exists()
 
 
 def test_only_sockets_are_removed(root: Path) -> None:
-    folder = root / f"session_x_{os.getpid()}" / "sockets"
-    folder.mkdir(parents=True)
-    (folder / "notes").touch()
-    socket.socket(socket.AF_UNIX).bind(str(folder / "raylet"))
-    sweep(sessions([root], os.getpid()), os.getpid(), 1, grace_s=0.5)
-    assert [path.name for path in folder.iterdir()] == ["notes"]
+    (root / "notes").touch()
+    (root / "link").symlink_to(root / "notes")
+    socket.socket(socket.AF_UNIX).bind(str(root / "raylet"))
+    remove_sockets(f"{root}/*")
+    assert sorted(path.name for path in root.iterdir()) == ["link", "notes"]
 
 
-def test_writers_of_the_session_are_found_and_readers_are_not(root: Path) -> None:
-    folder = root / "session_x_1"
-    folder.mkdir()
-    (folder / "log").touch()
-    own, other = os.getsid(0), 1
-    with open(folder / "log", "a"):
-        assert [process.pid for process in writers([folder], own)] == [os.getpid()]
-        assert writers([root / "session_x"], own) == []
-        assert writers([folder], other) == []
-    with open(folder / "log"):
-        assert writers([folder], own) == []
+def test_processes_are_found_by_the_environment_that_they_were_started_with() -> None:
+    with subprocess.Popen(["sleep", "60"], env={MARK: f"test{os.getpid()}"}, start_new_session=True) as process:
+        time.sleep(0.1)
+        assert processes(f"test{os.getpid()}") == [process.pid]
+        assert processes(f"test{os.getpid()}1") == []
+        process.kill()
 
 
 def test_nothing_is_started_where_another_ray_is_joined() -> None:
     before = psutil.Process().children()
     with Sweeper([]):
         assert psutil.Process().children() == before
+        assert MARK not in os.environ
 
 
 def test_roots_are_those_of_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -194,4 +186,3 @@ def test_roots_are_those_of_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("TMPDIR", raising=False)
     assert ray_roots() == [tmp_path / "ray", Path("/tmp/ray")]
     assert ray_roots("/elsewhere") == [Path("/elsewhere")]
-    assert sessions([tmp_path / "none"], 1) == set()

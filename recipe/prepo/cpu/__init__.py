@@ -1,4 +1,4 @@
-"""The CPU as a verl platform: chosen with ``VERL_PLATFORM=cpu``, without effect anywhere else."""
+"""The CPU as a verl platform. It is active only if ``VERL_PLATFORM=cpu`` is set."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ CPU_PLATFORM = "cpu"
 
 
 def is_cpu_platform() -> bool:
-    """Whether this process was told to run verl on the CPU."""
+    """Whether this process runs verl on the CPU."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == CPU_PLATFORM
 
 
 def cpu_environment() -> dict[str, str]:
-    """Environment variables of every process of a CPU run; a variable that is already set keeps its value."""
+    """Environment variables for every process of a CPU run. Variables that are already set keep their values."""
     wanted = {
         "VERL_PLATFORM": CPU_PLATFORM,
         "VLLM_TARGET_DEVICE": "cpu",
-        # GiB of key-value cache: plenty for a tiny model, and small beside a laptop's memory.
+        # GiB of key-value cache: enough for a small model, and little on a laptop.
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        # Several single-threaded processes share few cores: more threads each would only fight.
+        # Several processes share a few cores; more threads would only compete.
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     }

@@ -1,6 +1,6 @@
-"""Weights over gloo from the actor to rollout servers in other processes (verl 0.9.1's checkpoint engines need GPUs).
+"""Sends weights over gloo from the actor to rollout servers. The checkpoint engines of verl 0.9.1 need GPUs.
 
-Importing it registers the engine: ``actor_rollout_ref.rollout.checkpoint_engine.backend=gloo``.
+Importing this module registers the engine: ``actor_rollout_ref.rollout.checkpoint_engine.backend=gloo``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TIMEOUT = timedelta(seconds=120)
 
 @CheckpointEngineRegistry.register("gloo")
 class GlooCheckpointEngine(CheckpointEngine):
-    """One broadcast for each tensor, after its name, shape and type as JSON. The group is made once and kept.
+    """Broadcasts each tensor after a JSON header with its name, shape and type. The process group is kept.
 
     Args:
-        bucket_size: of verl's interface; tensors travel one by one.
-        is_master: whether this is the actor's first rank, which sends.
+        bucket_size: required by verl's interface and ignored; tensors are sent one by one.
+        is_master: whether this is the actor's first rank, which sends the weights.
     """
 
     def __init__(self, bucket_size: int, is_master: bool = False, **_: Any) -> None:
@@ -38,7 +38,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._rank = -1
 
     def prepare(self) -> dict[str, Any]:
-        """Where the group meets: an address of the cluster's own network, never all interfaces."""
+        """Address for the rendezvous: on the cluster's network, never on all interfaces."""
         if not self._is_master:
             return {}
         if self._group is None:
@@ -50,7 +50,7 @@ class GlooCheckpointEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[dict[str, Any]]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """The actor's first rank is rank 0 and sends to all rollout workers; its other ranks stay out."""
+        """The actor's first rank becomes rank 0 and sends to all rollout workers. Its other ranks do not join."""
         size = 1 + rollout_world_size
         ranks = [0] + [-1] * (actor_wg_world_size - 1), list(range(1, size))
 
@@ -60,7 +60,7 @@ class GlooCheckpointEngine(CheckpointEngine):
         return arguments(ranks[0]), arguments(ranks[1])
 
     def init_process_group(self, rank: int, world_size: int, meeting: dict[str, Any]) -> None:
-        """Join the group; the second and later calls keep the one that stands."""
+        """Join the group at the first call; later calls keep it."""
         self._rank = rank
         if rank < 0 or self._group is not None:
             return
@@ -80,12 +80,12 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._group = ProcessGroupGloo(self._store, rank, world_size, options)
 
     def finalize(self) -> None:
-        """Nothing to free: there are no buckets."""
+        """Nothing to free."""
 
     async def send_weights(
         self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None
     ) -> dict[str, Any]:
-        """Send every tensor; ranks outside the group only walk the generator, which is collective over the actor."""
+        """Send every tensor. Ranks outside the group only run the generator, which is collective over the actor."""
         async for name, tensor in ensure_async_iterator(weights):
             if self._rank == 0:
                 dense = tensor.detach().contiguous()

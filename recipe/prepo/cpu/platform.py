@@ -16,14 +16,14 @@ from recipe.prepo.cpu import CPU_PLATFORM
 
 
 class CpuIndex(str):
-    """Device «index» that works both in ``tensor.to(index)`` and in ``f"cpu:{index}"``, as verl uses it."""
+    """A device index for both ``tensor.to(index)`` and ``f"cpu:{index}"``, which verl uses."""
 
     def __format__(self, spec: str) -> str:
         return "0"
 
 
 class CpuDeviceModule(types.ModuleType):
-    """The part of the ``torch.cuda`` interface that verl calls, over ``torch.cpu``. Memory figures are the host's."""
+    """The part of ``torch.cuda`` that verl uses, on top of ``torch.cpu``. Memory figures are the host's."""
 
     def __init__(self) -> None:
         super().__init__("torch_cpu_device_module")
@@ -81,7 +81,7 @@ class CpuDeviceModule(types.ModuleType):
 
 @PlatformRegistry.register(platform=CPU_PLATFORM)
 class PlatformCPU(PlatformBase):
-    """Ray's «GPU» resource stands for logical devices: start Ray with ``num_gpus`` of them."""
+    """Ray's "GPU" resource stands for logical devices: start Ray with ``num_gpus`` of them."""
 
     _module = CpuDeviceModule()
 
@@ -101,7 +101,7 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Never chosen by detection: only ``VERL_PLATFORM=cpu`` chooses the CPU."""
+        """False: the CPU is never detected, only chosen with ``VERL_PLATFORM=cpu``."""
         return False
 
     def current_device(self) -> Any:
@@ -154,7 +154,7 @@ class PlatformCPU(PlatformBase):
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        """False: weights then travel through shared memory."""
+        """False, so that weights are sent through shared memory."""
         return False
 
     def cudart(self) -> None:

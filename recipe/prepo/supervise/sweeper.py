@@ -1,68 +1,66 @@
-"""A small process that outlives the driver and takes away what its Ray leaves, however the driver ended.
+"""A small process that outlives the driver and removes what its Ray leaves behind, however the driver ended.
 
-Where a driver is killed, Ray 2.60 ends most of its processes with it, but not the dashboard's and the runtime
-environment's agents; and its two sockets stay also after an ordinary end. Each process of a Ray that a driver started
-is in the driver's POSIX session and writes its log in a folder that has the driver's process id in its name.
+Ray 2.60 leaves two of its agents after a SIGKILL of the driver, and two sockets after every end. All that the driver
+starts inherits a mark in its environment, so it is found wherever it is in the process tree (Linux).
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import psutil
-
-GRACE_S = 10.0  # for processes to end by themselves, which most do within one or two seconds
+MARK = "PREPO_STARTED_BY"
+GRACE_S = 10.0  # for processes to end by themselves; most do within two seconds
 POLL_INTERVAL_S = 0.2
 
 
 class Sweeper:
-    """Sweeps after its ``with`` block, and then waits until that is done; or after this process was killed.
+    """Cleans up after its ``with`` block, and waits for that; also after a SIGKILL of this process.
 
     Args:
-        roots: folders in which Ray makes its session folders; empty: none is started here, and nothing is done.
-        grace_s: time that processes have to end by themselves, in seconds.
+        roots: folders in which Ray makes its session folders; empty: no Ray is started here, and nothing is done.
+        names: glob patterns of the run's own files and folders.
+        grace_s: seconds that processes have to end by themselves.
     """
 
-    def __init__(self, roots: Iterable[Path], *, grace_s: float = GRACE_S) -> None:
-        self._roots = list(roots)
-        self._grace_s = grace_s
+    def __init__(self, roots: Iterable[Path], names: Iterable[str] = (), *, grace_s: float = GRACE_S) -> None:
+        sockets = [f"{folder}/sockets/*" for folder in session_folders(roots)]
+        mark = uuid.uuid4().hex
+        self._arguments = [mark, str(grace_s), json.dumps(sockets), json.dumps(list(names))] if sockets else []
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Sweeper:
-        if self._roots:
-            driver = os.getpid()
-            # Of an earlier process with this number, perhaps in another container.
-            before = sessions(self._roots, driver)
-            task: dict[str, Any] = {"driver": driver, "posix_session": os.getsid(0), "grace_s": self._grace_s}
-            task |= {"roots": self._roots, "before": sorted(before)}
-            # Its standard input ends when this process does; a signal to the process group must not reach it.
+        if self._arguments:
+            # Its input ends with this process, and no signal to the process group reaches it.
             self._process = subprocess.Popen(
-                [sys.executable, __file__, json.dumps(task, default=str)],
+                [sys.executable, "-IS", __file__, *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,  # whoever reads the driver's output must not wait for this process
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            os.environ[MARK] = self._arguments[0]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait()
+            del os.environ[MARK]
+            self._process.communicate()  # closes its input
 
 
 def ray_roots(temp_dir: str | None = None) -> list[Path]:
@@ -73,74 +71,56 @@ def ray_roots(temp_dir: str | None = None) -> list[Path]:
     return list(dict.fromkeys(Path(folder, "ray") for folder in found if folder))
 
 
-def sessions(roots: Iterable[Path], driver: int) -> set[Path]:
-    """Session folders of the Ray that process ``driver`` started.
-
-    Ray lets everyone write where it makes them, so a link, or another user's folder, is none.
-    """
-    found = set()
-    for folder in (folder for root in roots for folder in root.glob(f"session_*_{driver}")):
-        with contextlib.suppress(OSError):
-            status = folder.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-                found.add(folder.resolve())
-    return found
+def session_folders(roots: Iterable[Path]) -> list[str]:
+    """Glob patterns of the folders of a Ray that this process starts."""
+    return [f"{root.resolve()}/session_*_{os.getpid()}" for root in roots]
 
 
-def writers(folders: Iterable[Path], posix_session: int) -> list[psutil.Process]:
-    """Processes of this POSIX session that have a file below one of the folders open for writing.
+# ---- in the small process -------------------------------------------------------------------------------------------
 
-    What only reads a log there, or joined this Ray from another terminal, is its user's.
-    """
-    starts = tuple(f"{folder}{os.sep}" for folder in folders)
+
+def processes(mark: str) -> list[int]:
+    """Process ids with the mark in the environment that they were started with."""
     found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
-            if os.getsid(process.pid) != posix_session:
-                continue
-            if any(file.path.startswith(starts) and file.mode != "r" for file in process.open_files()):
-                found.append(process)
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
     return found
 
 
-def sweep(folders: Iterable[Path], driver: int, posix_session: int, *, grace_s: float) -> None:
-    """Wait until the processes of these Ray sessions are gone, kill those that stay, and remove the sockets."""
-    folders = list(folders)
-    deadline = time.monotonic() + grace_s
-    while left := [process for process in writers(folders, posix_session) if process.pid != driver]:
-        if time.monotonic() > deadline:
-            for process in left:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(left, timeout=grace_s)
-            break
+def end_processes(mark: str, grace_s: float) -> None:
+    """Wait for the end of all processes with the mark; kill those that stay longer than ``grace_s`` seconds."""
+    begin = time.monotonic()
+    while (found := processes(mark)) and (waited := time.monotonic() - begin) < 2 * grace_s:
+        for pid in found if waited > grace_s else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         time.sleep(POLL_INTERVAL_S)
-    for folder in folders:
-        if not (folder / "sockets").is_symlink():
-            for path in folder.glob("sockets/*"):
-                with contextlib.suppress(OSError):
-                    if is_dead_socket(path):
-                        path.unlink()
 
 
-def is_dead_socket(path: Path) -> bool:
-    """Whether this is a Unix socket that nobody listens at, not even in another container with the same /tmp."""
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-    return False
+def remove_sockets(pattern: str) -> None:
+    """Remove sockets that nobody listens at, not even in another container with the same /tmp. Follows no link."""
+    for name in glob.glob(pattern):
+        path = Path(name)
+        with contextlib.suppress(OSError):
+            if path.parent.resolve() == path.parent and stat.S_ISSOCK(path.lstat().st_mode):
+                with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(ConnectionRefusedError):
+                    client.connect(name)
+                    continue
+                path.unlink()
 
 
-def main(task: dict[str, Any]) -> None:
-    """Wait for the end of standard input, then sweep."""
+def main(mark: str, grace_s: str, sockets: str, names: str) -> None:
+    """Wait for the end of standard input, then clean up."""
     sys.stdin.buffer.read()
-    folders = sessions(map(Path, task["roots"]), task["driver"]) - set(map(Path, task["before"]))
-    sweep(folders, task["driver"], task["posix_session"], grace_s=task["grace_s"])
+    end_processes(mark, float(grace_s))
+    for pattern in json.loads(sockets):
+        remove_sockets(pattern)
+    for name in (name for pattern in json.loads(names) for name in glob.glob(pattern)):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(*sys.argv[1:])
