@@ -120,7 +120,7 @@ def give_titles() -> None:
     """Let vLLM set process titles as Ray does: setproctitle cannot once the environment has been replaced."""
     if "ray" in sys.modules:
         import setproctitle
-        from ray._raylet import setproctitle as set_title
+        from ray._raylet import setproctitle as set_title  # type: ignore[attr-defined]
 
         setproctitle.setproctitle = set_title
 
