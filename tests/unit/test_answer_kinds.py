@@ -315,7 +315,7 @@ f(x)=x^2 | + f(x) = x**2
 \frac{\sqrt{6}}{3} | + sqrt(6)/3 | + sqrt(2/3)
 \pi-2 | + pi - 2 | - 2 - pi
 \frac{5\pi}{6} | + (5pi)/6
-\lfloor\sqrt{n-1}\rfloor | - -\lfloor\sqrt{n-1}\rfloor | - \lfloor(n-1)\rfloor
+\lfloor\sqrt{n-1}\rfloor | - \lfloor\sqrt{n-2}\rfloor | - -\lfloor\sqrt{n-1}\rfloor | - \lfloor(n-1)\rfloor
 \sqrt{x} | - |x|
 # unit
 42 | + 42 元 | + 42个 | + 42人 | + 42\text{元} | + ４２．０ | + 42％ | + 42° | + 42℃ | + ￥42 | + ¥42 | + €42 | + 42€
@@ -366,7 +366,7 @@ def _cases() -> list[Any]:
 
 @pytest.mark.parametrize(("gold", "response", "is_correct"), _cases())
 def test_kind(gold: str, response: str, is_correct: bool) -> None:
-    assert compute_score("math", response, gold, {})["score"] == float(is_correct)
+    assert compute_score("math", response, gold, {}, time_limit_s=60)["score"] == float(is_correct)
 
 
 @pytest.mark.parametrize(

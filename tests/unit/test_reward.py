@@ -213,6 +213,7 @@ def test_hung_grading_is_stopped_in_a_thread_and_the_next_answer_is_graded(monke
     ],
 )
 def test_long_and_odd_responses_are_incorrect_and_cheap(response: str) -> None:
+    compute_score("math", "x", "y")  # starts the worker before the clock runs
     start = time.monotonic()
     assert compute_score("math", response, "5") == WRONG
     assert time.monotonic() - start < 3
