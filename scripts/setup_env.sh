@@ -238,7 +238,7 @@ make_venv() {
     local start=$SECONDS free_kib network="Check that pip can download (pip download --no-deps tqdm), then run this again."
     lock_setup
     if ready; then return; fi # another set-up has just made it
-    unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX
+    unset PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE PIP_USER PIP_TARGET PIP_PREFIX
     if [[ -e "$VENV" && ! -d "$MARKS" ]]; then
         die "$VENV is there, but this script did not make it, so it is left alone. Activate it if it can run this" \
             "recipe, or move it away: mv '$VENV' '$VENV.own'"

@@ -17,8 +17,9 @@ def test_one_line_a_part_with_the_seconds_of_the_part_before(
 ) -> None:
     alive: list[str] = []
     monkeypatch.setattr(start_lines, "POLL_INTERVAL_S", 0.01)
-    context = SimpleNamespace(job_id="01")
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    context = SimpleNamespace(get_job_id=lambda: "01")
+    fake = SimpleNamespace(get_runtime_context=lambda: context, JobID=SimpleNamespace(from_hex=bytes.fromhex))
+    monkeypatch.setitem(sys.modules, "ray", fake)
     table = SimpleNamespace(actors=lambda *_: {name: {"ActorClassName": name} for name in alive})
     monkeypatch.setitem(sys.modules, "ray._private", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "ray._private.state", table)

@@ -119,10 +119,10 @@ def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_f
 def give_titles() -> None:
     """Let vLLM set process titles as Ray does: setproctitle cannot once the environment has been replaced."""
     if "ray" in sys.modules:
+        import ray
         import setproctitle
-        from ray._raylet import setproctitle as set_title  # type: ignore[attr-defined]
 
-        setproctitle.setproctitle = set_title
+        setproctitle.setproctitle = ray._raylet.setproctitle
 
 
 class Request:

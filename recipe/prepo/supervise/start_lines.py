@@ -45,7 +45,7 @@ class StartLines:
         from ray._private.state import actors
 
         with contextlib.suppress(Exception):  # Ray has shut down during the start
-            job = ray.get_runtime_context().job_id
+            job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
             for name, part in NEXT:
                 while not any(name in actor["ActorClassName"] for actor in actors(None, job, "ALIVE").values()):
                     if self._done.wait(POLL_INTERVAL_S):
