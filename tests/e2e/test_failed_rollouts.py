@@ -6,14 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from real_stack import long
 
 from benchmarks.faults import REWARD
 from benchmarks.faults_check import read
 from benchmarks.faults_run import Ending, Training
 from recipe.prepo.errors import EXIT_FAULT
 
-pytestmark = [pytest.mark.e2e, long]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 NUM_RAISED = 2
 SAYS = "failed; the latest: KeyError: 'answer'"
 

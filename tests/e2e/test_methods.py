@@ -14,12 +14,12 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from mixed_temperatures import TEMPERATURES
 from real_stack import ROOT, Run, check_resumed, launch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NUM_STEPS = 24
+TEMPERATURES = (0.7, 1.4)  # of tests/helpers/mixed_temperatures.py, which must not be imported here
 QUIET = ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
 # Few prompts, so that each of them comes up several times.
 PAIRED = [
