@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,14 @@ def test_a_worker_inherits_what_a_program_inherits(server: ForkServer, tmp_path:
     assert worker.process.is_running()
     assert worker.stub.communicate() == ("", "last words\n")
     assert ends(worker.process)
+
+
+def test_a_request_that_breaks_off_harms_nobody(server: ForkServer, folder: Path, tmp_path: Path) -> None:
+    for said in (b"", b"f", b"f{"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(folder / "fork"))
+            client.sendall(said)
+    assert Worker(server.worker_command, tmp_path).found["parent"] == server._process.pid
 
 
 def test_workers_draw_different_random_numbers(server: ForkServer, tmp_path: Path) -> None:

@@ -105,7 +105,12 @@ def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_f
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets dead children
     server = os.getpid()
     while True:
-        request = Request(listener.accept()[0])
+        connection, _ = listener.accept()
+        try:
+            request = Request(connection)
+        except (OSError, ValueError):  # who asked was killed meanwhile
+            connection.close()
+            continue
         os.environ.update(request.environment)
         import_modules(before_first)
         give_titles()
