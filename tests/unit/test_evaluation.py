@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from recipe.prepo.tools import evaluate
 from recipe.prepo.tools.analyze import analyse, draw
 from recipe.prepo.tools.evaluate import summarise, table, vote
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
-from recipe.prepo.tools.evaluation.session import Question, final_answer, graded, load_sets
+from recipe.prepo.tools.evaluation.session import Question, check_lengths, final_answer, graded, load_sets
 from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store, write_json
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -167,7 +168,7 @@ def test_what_is_no_model_is_refused_with_what_to_give_instead(checkpoint: Path,
     assert "does not exist" in refusal("./nowhere/model")
     for path in (checkpoint.parent, checkpoint / "actor" / "huggingface", MODEL / "config.json", tmp_path):
         found = refusal(path)
-        assert str(path) in found and "neither config.json and weights" in found and "global_step_N" in found
+        assert str(path) in found and "no config.json with weights" in found and "global_step_N" in found
     (checkpoint / "actor" / "model_world_size_2_rank_1.pt").unlink()
     assert "model_world_size_2_rank_1.pt" in refusal(checkpoint)
     (checkpoint / "actor" / "lora_train_meta.json").write_text("{}")
@@ -384,3 +385,23 @@ def test_analysis_of_few_or_equal_prompts_has_no_verdict() -> None:
         found = analyse(nll, [30] * len(nll), correct, num_samples=16, group_size=8, seed=0)
         assert "is unknown" in found["conclusion"]
         assert draw(np.exp(nll), np.array(correct) / 16, found, "set").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((4, 3), r"prompt q0 has 5 tokens, more than --max-prompt-tokens 4,.* Set --max-prompt-tokens 5"),
+        ((5, 4), r"\(5 tokens\) and --max-tokens 4 need 9 tokens.* made for 8 .* Set --max-tokens 3 or less"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(limits: tuple[int, int], message: str) -> None:
+    tokens, config = {"q0": [0] * 5, "q1": [0]}, {"max_position_embeddings": 8}
+
+    def check(max_prompt_tokens: int, max_tokens: int, **more: Any) -> None:
+        options = Namespace(model="m", max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens)
+        check_lengths(tokens, {**config, **more}, options)
+
+    check(5, 3)
+    check(5, 9, rope_parameters={"factor": 2})
+    with pytest.raises((ConfigError, DataError), match=message):
+        check(*limits)

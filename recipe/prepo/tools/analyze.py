@@ -79,9 +79,8 @@ def analyse(
     """The figures of one set of Q prompts, as ``analysis.json`` has them.
 
     Args:
-        nll_nats_Q: mean negative log-likelihood of each prompt's scored tokens, of which ``num_prompt_tokens_Q`` exist.
-        num_correct_Q: correct samples of each prompt, of ``num_samples``.
-        group_size: rollouts of a training group, at most ``num_samples``.
+        nll_nats_Q: mean negative log-likelihood of each prompt's ``num_prompt_tokens_Q`` scored tokens.
+        num_correct_Q: correct samples of each prompt, of ``num_samples``. A training group has ``group_size`` of them.
 
     Returns:
         Among others ``rho`` (perplexity against pass rate), ``all_right_frac``, ``all_wrong_frac`` and ``live_frac``

@@ -8,28 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from recipe.prepo.errors import ConfigError, PrepoError
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_WHAT_TO_GIVE = (
-    "Give a Hugging Face model folder, a verl FSDP checkpoint (outputs/…/global_step_N), or a hub id such as"
-    " Qwen/Qwen2.5-Math-1.5B. Convert a Megatron checkpoint with python -m verl.model_merger first."
-)
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A model that was found, not loaded yet.
 
-    Attributes:
-        folder: has config and tokenizer; the weights too, unless ``shards`` is set.
-        fingerprint: identifies the model: every byte of a local one, id and commit of a hub one.
-        shards: the ``actor`` folder of a verl FSDP checkpoint, whose weights must be merged first.
+    ``folder`` has config and tokenizer; the weights too, unless ``shards`` is set: the ``actor`` folder of a verl FSDP
+    checkpoint, whose weights must be merged first. ``fingerprint`` identifies the model: every byte of a local one, id
+    and commit of a hub one.
     """
 
     folder: Path
@@ -44,27 +38,8 @@ def find_model(given: str) -> Model:
         ConfigError: there is no model, or none that can be loaded; says what to give instead.
     """
     path = Path(given).expanduser()
-    if path.exists():
-        return _local(given, path)
-    if not _HUB_ID.fullmatch(given):
-        raise ConfigError(f"--model {given} does not exist. {_WHAT_TO_GIVE}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        for weights in _WEIGHTS:
-            folder = Path(snapshot_download(given, allow_patterns=[*_SMALL_FILES, weights]))
-            if (folder / "config.json").is_file() and _files(folder, _WEIGHTS):
-                return Model(folder, fingerprint=f"{given}@{folder.name}")
-    except OSError as error:  # every error of the hub is one
-        first = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"--model {given} is no local folder, and the hub did not provide it: {first} Correct --model, or log in"
-            f" with hf auth login if the model asks for it."
-        ) from error
-    raise ConfigError(f"--model {given}: this hub repository lacks config.json or weights ({', '.join(_WEIGHTS)}).")
-
-
-def _local(given: str, path: Path) -> Model:
+    if not path.exists() and _HUB_ID.fullmatch(given):
+        return _from_hub(given)
     if (path / "actor").is_dir():
         path = path / "actor"
     is_checkpoint = (path / "fsdp_config.json").is_file()
@@ -75,9 +50,28 @@ def _local(given: str, path: Path) -> Model:
             return Model(folder, _fingerprint(folder, weights + files))
         if is_checkpoint:
             return Model(folder, _fingerprint(path, _shards(given, path) + files), shards=path)
+    lacks = "has no config.json with weights, and is no verl FSDP checkpoint" if path.exists() else "does not exist"
     raise ConfigError(
-        f"--model {given} has neither config.json and weights nor a complete verl FSDP checkpoint. {_WHAT_TO_GIVE}"
+        f"--model {given} {lacks}. Give a Hugging Face model folder, a verl FSDP checkpoint (outputs/…/global_step_N)"
+        f" or a hub id such as Qwen/Qwen2.5-Math-1.5B. Convert Megatron checkpoints with python -m verl.model_merger."
     )
+
+
+def _from_hub(hub_id: str) -> Model:
+    from huggingface_hub import snapshot_download
+
+    try:
+        for weights in _WEIGHTS:
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, weights]))
+            if (folder / "config.json").is_file() and _files(folder, _WEIGHTS):
+                return Model(folder, fingerprint=f"{hub_id}@{folder.name}")
+    except OSError as error:  # every error of the hub is one
+        first = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"--model {hub_id} is no local folder, and the hub did not provide it: {first} Correct --model, or log in"
+            f" with hf auth login if the model asks for it."
+        ) from error
+    raise ConfigError(f"--model {hub_id}: this hub repository lacks config.json or weights ({', '.join(_WEIGHTS)}).")
 
 
 def _shards(given: str, actor: Path) -> list[Path]:

@@ -82,7 +82,7 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
         max_prompt_tokens=NO_PROMPT_LIMIT,
     )
     tokens = {q.prompt_id: encode(q.messages) for q in questions}
-    _check_lengths(tokens, config, options)
+    check_lengths(tokens, config, options)
     names = (*SAMPLING, "seed", "chat_template_kwargs", "device", "dtype")  # not the number: more can be added later
     settings = {
         "model": {"path": options.model, "fingerprint": model.fingerprint},
@@ -94,20 +94,17 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
     }
     with open_store(options.out, settings) as (samples, prompts):
         seconds = _fill(options, model, questions, tokens, tokenizer, samples, prompts if scores_prompts else None)
-    groups = {
-        name: [[samples[q.prompt_id, i] for i in range(options.samples)] for q in one] for name, one in sets.items()
-    }
-    scored = {name: [prompts[q.prompt_id] for q in one] for name, one in sets.items()} if scores_prompts else {}
+    groups, scored = {}, {}
+    for name, one in sets.items():
+        groups[name] = [[samples[q.prompt_id, number] for number in range(options.samples)] for q in one]
+        scored[name] = [prompts[q.prompt_id] for q in one if scores_prompts]
     return Collected(settings, seconds, groups, scored)
 
 
 def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: int = 0) -> dict[str, list[Question]]:
-    """Read and check the files; each is one set, named after the file.
+    """Read and check the files; each is one set, named after the file. ``max_questions`` of each are drawn by the seed.
 
     In a file without any ``extra_info.prompt_id``, rows get ``<file name>/<row number>``.
-
-    Args:
-        max_questions: draw this many questions of each set, by the seed. Smaller sets are taken whole.
 
     Raises:
         DataError: a file is missing or breaks the data contract (:mod:`recipe.prepo.rows`), two files have one name,
@@ -151,14 +148,13 @@ def _load(path: Path) -> list[Question]:
     ]
 
 
-def _check_lengths(tokens: dict[str, list[int]], config: dict[str, Any], options: argparse.Namespace) -> None:
+def check_lengths(tokens: dict[str, list[int]], config: dict[str, Any], options: argparse.Namespace) -> None:
     longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]))
-    length, limit = len(tokens[longest]), options.max_prompt_tokens
-    if length > limit:
+    length = len(tokens[longest])
+    if length > options.max_prompt_tokens:
         raise DataError(
-            f"{sum(len(ids) > limit for ids in tokens.values())} of {len(tokens)} prompts are longer than"
-            f" --max-prompt-tokens {limit}; the longest, {longest}, has {length} tokens, and cutting it would change"
-            f" the question. Set --max-prompt-tokens {length}, or drop such rows."
+            f"prompt {longest} has {length} tokens, more than --max-prompt-tokens {options.max_prompt_tokens}, and"
+            f" cutting it would change the question. Set --max-prompt-tokens {length}, or drop such rows."
         )
     config = config.get("text_config") or config
     is_stretched = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
@@ -180,11 +176,17 @@ def _fill(
     samples: Records,
     prompts: Records | None,
 ) -> float:
-    """Store every sample as soon as it is finished and graded; returns the seconds since vLLM had started."""
-    numbered = [(question, number) for question in questions for number in range(options.samples)]
-    missing = [(q, number) for q, number in numbered if (q.prompt_id, number) not in samples]
+    """Store each missing sample as soon as it is graded; returns the seconds of it, without the start of vLLM."""
+    # A sample's seed does not depend on what else is sampled, or in which order.
+    missing = [
+        (q, number, rollout_seed(options.seed, 0, q.prompt_id, number))
+        for q in questions
+        for number in range(options.samples)
+        if (q.prompt_id, number) not in samples
+    ]
+    total = len(questions) * options.samples
     unscored = [] if prompts is None else [q.prompt_id for q in questions if q.prompt_id not in prompts]
-    print(f"{len(numbered) - len(missing):,} of {len(numbered):,} samples exist, {len(missing):,} to make", flush=True)
+    print(f"{total - len(missing):,} of {total:,} samples exist, {len(missing):,} to make", flush=True)
     if not missing and not unscored:
         return 0.0
     folder = loadable_folder(model, options.out)
@@ -200,17 +202,13 @@ def _fill(
                 scored = zip(output.prompt_token_ids[1:], list(output.prompt_logprobs)[1:], strict=True)
                 log_probs = np.array([entry[token].logprob for token, entry in scored])
                 prompts.add(ScoredPrompt(unscored[request], mean_nll_nats(log_probs), len(log_probs)))
-        # A sample's seed does not depend on what else is sampled, or in which order.
-        seeds = [rollout_seed(options.seed, 0, q.prompt_id, number) for q, number in missing]
         sampling = {name: getattr(options, name) for name in SAMPLING}
-        requests = [
-            (tokens[q.prompt_id], {**sampling, "seed": seed}) for (q, _), seed in zip(missing, seeds, strict=True)
-        ]
+        requests = [(tokens[q.prompt_id], {**sampling, "seed": seed}) for q, _, seed in missing]
         for request, output in _run(engine, requests, "samples"):
             (done,) = output.outputs
             text = tokenizer.decode(list(done.token_ids), skip_special_tokens=True)  # as in training
             response = {"text": text, "num_tokens": len(done.token_ids), "finish_reason": str(done.finish_reason)}
-            samples.add(graded(*missing[request], seeds[request], response))
+            samples.add(graded(*missing[request], response))
         return time.monotonic() - start
 
 

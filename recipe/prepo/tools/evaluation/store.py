@@ -100,25 +100,23 @@ def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Reco
                 f"--out {folder} is in use by another call. Wait for it, or give another --out."
             ) from error
         if (folder / GENERATIONS).exists():
-            _require_same(folder, settings)
+            try:
+                found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise StateError(
+                    f"--out {folder} has samples of unknown settings: {error}. Give another one."
+                ) from error
+            if difference := _difference(found, settings):
+                raise StateError(
+                    f"--out {folder} has samples of another {difference}. Give another --out, or the settings in"
+                    f" {folder / SETTINGS}."
+                )
         write_atomically(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         with (
             closing(Records(folder / GENERATIONS, Sample, "prompt_id", "sample")) as samples,
             closing(Records(folder / PROMPTS, ScoredPrompt, "prompt_id")) as prompts,
         ):
             yield samples, prompts
-
-
-def _require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    path = folder / SETTINGS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StateError(f"--out {folder} has samples of unknown settings ({error}). Give another --out.") from error
-    if difference := _difference(found, settings):
-        raise StateError(
-            f"--out {folder} has samples of another {difference}. Give another --out, or the settings in {path}."
-        )
 
 
 def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
