@@ -15,7 +15,7 @@ from recipe.prepo.maths.perplexity import mean_nll_nats, perplexity
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.rules.selection.ppl_schedule import ascending_order, window_start
 from recipe.prepo.rules.weighting.relative_entropy import relative_entropy_weights
-from recipe.prepo.tools.rank_correlation import spearman
+from recipe.prepo.tools.stats import spearman
 
 SEED = 0
 # With the usual initialisation every token entropy of a random model is close to ln V. The final norm is scaled so that

@@ -18,7 +18,7 @@ from benchmarks.mini_math.options import MODELS, SETTINGS, Options, flag
 from benchmarks.mini_math.runs import claim_directory, gather, is_finished, make_task, options_of, read_options, run_all
 from data_prep.mini_math.task import TASKS
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
-from recipe.prepo.tools.rank_correlation import spearman
+from recipe.prepo.tools.stats import spearman
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

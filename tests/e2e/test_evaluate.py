@@ -23,8 +23,8 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
+from recipe.prepo.maths.rng import rollout_seed
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
-from recipe.prepo.tools.evaluation.session import sample_seed
 from recipe.prepo.trainer.hooks import set_val_samples
 
 pytestmark = pytest.mark.e2e
@@ -133,7 +133,7 @@ def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(
         for folder in (analyzed, resumed[0])
     )
     assert straight.keys() == again.keys() and len(straight) == NUM_PROMPTS * NUM_SAMPLES
-    assert all(line["seed"] == sample_seed(0, *key) for key, line in straight.items())
+    assert all(line["seed"] == rollout_seed(0, 0, *key) for key, line in straight.items())
     same = np.mean([straight[key]["text"] == again[key]["text"] for key in straight])
     assert same > 0.99
 
@@ -167,11 +167,15 @@ def test_a_finished_folder_needs_no_vllm_and_another_setting_is_refused(resumed:
     assert "another sampling.temperature: 1.0 there, 0.6 now" in output and "Traceback" not in output
 
 
-def test_a_verl_checkpoint_becomes_a_model_folder(straight_run: Run, tmp_path: Path) -> None:
+def test_a_verl_checkpoint_becomes_a_model_folder(
+    straight_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its weights are the actor's, in bfloat16, as verl's merger stores them."""
+    for name, value in cpu_environment().items():
+        monkeypatch.setenv(name, value)
     found = find_model(str(straight_run.directory / "global_step_4"))
     assert found.shards is not None
-    merged = loadable_folder(found, tmp_path, cpu_environment())
+    merged = loadable_folder(found, tmp_path)
     weights = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).state_dict()
     actor = torch.load(found.shards / "model_world_size_1_rank_0.pt", map_location="cpu", weights_only=False)
     base = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).state_dict()
@@ -180,7 +184,7 @@ def test_a_verl_checkpoint_becomes_a_model_folder(straight_run: Run, tmp_path: P
     assert torch.equal(weights[name], trained.bfloat16().float())
     assert not torch.equal(weights[name], base[name].bfloat16().float())
     before = (merged / "model.safetensors").stat().st_mtime_ns
-    assert loadable_folder(found, tmp_path, cpu_environment()) == merged
+    assert loadable_folder(found, tmp_path) == merged
     assert (merged / "model.safetensors").stat().st_mtime_ns == before
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from real_stack import ROOT, SMALL, Run, launch
 
-from recipe.prepo.tools.rank_correlation import spearman
+from recipe.prepo.tools.stats import spearman
 
 pytestmark = [pytest.mark.e2e, pytest.mark.real_data]
 

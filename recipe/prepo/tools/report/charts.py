@@ -12,10 +12,10 @@ import pandas as pd
 
 from recipe.prepo.run import metric_names
 from recipe.prepo.run.metric_names import REWARD, ROLLOUTS, STEP_SECONDS, TOKENS
-from recipe.prepo.tools.rank_correlation import spearman, spearman_interval
 from recipe.prepo.tools.report.compare import SECONDS, Method, all_runs, common_held_out, curve, rule_panels
 from recipe.prepo.tools.report.load import ROLLOUTS_FILE, SELECTION_FILE, Run
 from recipe.prepo.tools.report.style import figure, legend, line, log_scale, plain_numbers, spread, to_png
+from recipe.prepo.tools.stats import spearman, spearman_interval
 from recipe.prepo.types import Panel
 
 if TYPE_CHECKING:
