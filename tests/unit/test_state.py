@@ -233,7 +233,7 @@ def test_numpy_values_keep_their_precision_and_texts_their_one_line(tmp_path: Pa
 
 def test_object_that_is_no_json_is_our_bug_and_writes_nothing(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "log.jsonl", resume_step=0)
-    with pytest.raises(TypeError, match="object"):
+    with pytest.raises(AttributeError, match="object"):
         log.append([{"step": 1}, {"step": 2, "bad": object()}])
     log.close()
     assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == ""
