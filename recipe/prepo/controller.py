@@ -53,8 +53,6 @@ class Controller:
 
     Args:
         rules: options of each rule group, with the rule's ``name``.
-        identity: seed, sizes and data fingerprint of the run.
-        run: what the rules may know about the run.
         base_temperature: the configured sampling temperature.
 
     Raises:
@@ -62,12 +60,7 @@ class Controller:
     """
 
     def __init__(
-        self,
-        rules: Mapping[str, Mapping[str, Any]],
-        *,
-        identity: RunIdentity,
-        run: RunFacts,
-        base_temperature: float,
+        self, rules: Mapping[str, Mapping[str, Any]], *, identity: RunIdentity, run: RunFacts, base_temperature: float
     ) -> None:
         self.identity = identity
         self.run = run
@@ -100,8 +93,10 @@ class Controller:
     def next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
         """The next round of a step that lacks ``num_missing`` groups; see :class:`SkippingRule`."""
         assert isinstance(self.selection, SkippingRule)
-        sizes = {"zero_variance_frac": zero_variance_frac, "num_selected": self.identity.num_selected}
-        return self.selection.next_round(num_missing, refills=refills, **sizes)
+        num_selected = self.identity.num_selected
+        return self.selection.next_round(
+            num_missing, zero_variance_frac=zero_variance_frac, num_selected=num_selected, refills=refills
+        )
 
     def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
         """Choose prompts among these candidates, their group sizes and the step's temperature.
@@ -195,9 +190,8 @@ class Controller:
         A rollout is one generated response. It counts when its prompt is dispatched, so discarded ones count too.
 
         Args:
-            rollouts: the rollouts that are trained on, with their weights ``weight_R``.
-            step: the training step.
-            shaped_R: their shaped rewards, if rewards are shaped.
+            rollouts: the rollouts that are trained on, with their weights ``weight_R`` and, if rewards are shaped,
+                their shaped rewards ``shaped_R``.
             discarded: groups that were rolled out and then discarded.
         """
         num_rollouts = sum(int(decision.rollout_n_P.sum()) for decision in self._decisions)
@@ -246,10 +240,8 @@ def require_same_run(
 ) -> None:
     """Refuse a saved state from which a resumed run could not make the same choices.
 
-    Args:
-        state: as returned by :meth:`Controller.state_dict`.
-        identity: fields of :class:`RunIdentity`, or those that are known before the data are read.
-        options: options of each rule group.
+    ``identity`` has fields of :class:`RunIdentity` (those that are known before the data are read), ``options`` the
+    options of each rule group.
 
     Raises:
         StateError: names the first difference.
@@ -266,11 +258,7 @@ def require_same_run(
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """SHA-256 of a data set's prompt ids in order.
-
-    >>> data_fingerprint(["a", "b"]) != data_fingerprint(["ab"])
-    True
-    """
+    """SHA-256 of a data set's prompt ids in order."""
     digest = hashlib.sha256()
     for prompt_id in prompt_ids:
         digest.update(json.dumps(prompt_id).encode() + b"\n")

@@ -32,8 +32,8 @@ class Candidates:
     ppl_C: FloatArray | None = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, array in (("nll_nats_C", self.nll_nats_C), ("num_tokens_C", self.num_tokens_C)):
-            assert array is None or array.shape == (len(self.prompt_ids),), f"{name} must have shape [C]"
+        for array in (self.nll_nats_C, self.num_tokens_C):
+            assert array is None or array.shape == (len(self),), "every array must have shape [C]"
         object.__setattr__(self, "ppl_C", None if self.nll_nats_C is None else perplexity(self.nll_nats_C))
 
     def __len__(self) -> int:
@@ -54,10 +54,8 @@ class Selection:
 
     Attributes:
         indices_P: chosen positions in the candidate list, in the order of submission.
-        skip_reasons: position in the candidate list -> why it was not chosen. A reason that ends in ``_before``
-            refers to earlier rollouts of the prompt.
-        details: what the rule adds to the audit line, by name: scalars, and arrays of shape [C] with an entry for
-            each candidate.
+        skip_reasons: other position -> reason; one that ends in ``_before`` refers to earlier rollouts of the prompt.
+        details: scalars and arrays of shape [C] that the rule adds to the audit line, by name.
     """
 
     indices_P: IntArray

@@ -73,19 +73,6 @@ def test_simulated_run_exercises_what_the_rules_can_do() -> None:
     assert any(0.0 < reward < 1.0 for record in steps for reward in record["shaped"])
 
 
-def test_saved_state_does_not_follow_the_run() -> None:
-    names = {"selection": "greso", "budget": "difficulty", "temperature": "entropy_target", "shaping": "length_bias"}
-    run = SimulatedRun(all_options(**names))
-    for step in range(1, 6):
-        run.step(step)
-    state = run.controller.state_dict()
-    before = repr(state)
-    for step in range(6, 10):
-        run.step(step)
-    assert repr(state) == before
-    assert repr(run.controller.state_dict()) != before
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

@@ -157,15 +157,6 @@ def test_bounds_widen_to_their_limits_and_stay_there(options: dict[str, int], ex
 # Ranks
 
 
-def test_ties_keep_the_row_order_or_share_their_mean() -> None:
-    accuracy_N = np.array([0.5, 0.0, 1.0, 0.5, 0.0, 0.5, 0.0, 0.25])
-    published = difficulty_ranks(accuracy_N, average_ties=False)
-    # 1.0 first, the three 0.5 as they stand, 0.25, then the three 0.0 as they stand.
-    assert published.tolist() == [1 / 8, 5 / 8, 0.0, 2 / 8, 6 / 8, 3 / 8, 7 / 8, 4 / 8]
-    averaged = difficulty_ranks(accuracy_N, average_ties=True)
-    assert averaged.tolist() == [2 / 8, 6 / 8, 0.0, 2 / 8, 6 / 8, 2 / 8, 6 / 8, 4 / 8]
-
-
 @given(st.lists(st.sampled_from([0.0, 0.125, 1 / 3, 0.5, 1.0]), min_size=1, max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_ranks_count_the_easier_prompts(accuracies: list[float]) -> None:
@@ -393,19 +384,6 @@ def test_raw_rewards_and_statistics_stay_as_they_are() -> None:
     state, raw = rule.state_dict()["difficulty"], plain.state_dict()
     assert {name: array.tolist() for name, array in state.items()} == {n: a.tolist() for n, a in raw.items()}
     assert state["num_correct_N"].tolist() == [16, 12, 8, 4]
-
-
-def test_bias_follows_the_ranks_of_the_epochs_start() -> None:
-    rule = length_bias(("p0", "p1"), epoch_steps=2)
-    batch = rollouts(["p0", "p1"], [1.0, 1.0], [1000, 1000])
-    for step in (1, 2):
-        rule.observe(outcome(step, [("p0", answers(4, 4)), ("p1", answers(0, 4))]))
-    assert rule.shape(batch).tolist() == [0.5, 1.0]
-    turned = [("p0", answers(0, 8)), ("p1", answers(24, 24))]
-    rule.observe(outcome(3, turned))
-    assert rule.shape(batch).tolist() == [0.5, 1.0]
-    rule.observe(outcome(4, turned))
-    assert rule.shape(batch).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -106,24 +106,6 @@ def test_discarded_and_trained_groups_count_alike() -> None:
     assert shares == (0.25, 0.25)
 
 
-@pytest.mark.parametrize(
-    ("trained", "discarded", "run"),
-    [
-        ([], [[("a", CORRECT)], [("a", CORRECT)]], 2),
-        ([], [[("a", CORRECT), ("a", CORRECT), ("a", CORRECT)]], 3),
-        ([], [[("a", CORRECT)], [("a", INCORRECT)]], -1),
-        ([], [[("a", INCORRECT), ("a", CORRECT)]], 1),
-        ([], [[("a", INCORRECT), ("b", CORRECT), ("a", INCORRECT)], [("b", INCORRECT)]], -2),
-        ([("a", MIXED)], [[("a", CORRECT)]], 0),
-        ([], [[("a", MIXED)], [("a", CORRECT)], [("a", CORRECT)]], 2),
-    ],
-)
-def test_prompt_rolled_out_more_than_once_in_a_step(trained: Groups, discarded: list[Groups], run: int) -> None:
-    kept = history("b", "a")
-    kept.observe(outcome(trained, *discarded))
-    assert kept.runs(("a",)).tolist() == [run]
-
-
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=8), min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_runs_are_the_end_of_the_whole_trace(steps: list[list[tuple[str, int]]]) -> None:
@@ -176,15 +158,6 @@ def test_prompts_are_skipped_as_often_as_the_rule_says() -> None:
         assert set(found.skip_reasons.values()) <= {"all_wrong_before" if name[0] == "h" else "all_right_before"}
 
 
-def test_skipping_leaves_no_trace() -> None:
-    rule = greso(("a", "b"))
-    rule.observe(outcome([], [("a", CORRECT)]))
-    before = rule.state_dict()["history"]["run_N"].tolist()
-    assert draw(rule, ("a",) * 200).skip_reasons
-    rule.observe(outcome([("b", MIXED)]))
-    assert rule.state_dict()["history"]["run_N"].tolist() == before
-
-
 # Control of the probabilities
 
 
@@ -220,16 +193,6 @@ def test_probabilities_wait_for_the_second_epoch_of_draws() -> None:
     assert probabilities(rule) == (0.5, 0.5)
     draw(rule, ("f", "a"))  # the second epoch begins within this step
     rule.observe(all_correct)
-    assert probabilities(rule) == pytest.approx((0.49, 0.51))
-
-
-def test_step_that_just_ends_the_first_epoch_belongs_to_it() -> None:
-    rule = greso(tuple("abcdef"))
-    draw(rule, tuple("abcdef"))
-    rule.observe(outcome([], [("a", CORRECT)]))
-    assert probabilities(rule) == (0.5, 0.5)
-    draw(rule, ("a",))
-    rule.observe(outcome([], [("a", CORRECT)]))
     assert probabilities(rule) == pytest.approx((0.49, 0.51))
 
 

@@ -168,11 +168,6 @@ def test_resume_beyond_the_log_loses_nothing(tmp_path: Path) -> None:
     assert steps_in(path) == [0, 0, 1, 1, 2, 2]
 
 
-def test_resume_without_a_log_starts_one(tmp_path: Path) -> None:
-    log_steps(tmp_path / "log.jsonl", [8], resume_step=7)
-    assert steps_in(tmp_path / "log.jsonl") == [8, 8]
-
-
 @pytest.mark.parametrize("lost", range(1, 30))
 def test_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, lost: int) -> None:
     """The last step runs again. A line may be torn inside a letter, or lack nothing but its line end."""
@@ -205,12 +200,6 @@ def test_starting_over_keeps_earlier_files_under_numbers(tmp_path: Path) -> None
     assert steps_in(tmp_path / "metrics.1.jsonl") == [10, 10]
     assert steps_in(tmp_path / "metrics.2.jsonl") == [20, 20]
     assert steps_in(path) == [30, 30]
-
-
-def test_empty_file_is_not_kept(tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").touch()
-    log_steps(tmp_path / "log.jsonl", [1])
-    assert os.listdir(tmp_path) == ["log.jsonl"]
 
 
 def test_lines_are_readable_while_the_log_is_open(tmp_path: Path) -> None:

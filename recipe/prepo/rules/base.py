@@ -119,22 +119,14 @@ def _fits(value: Any, mine: Any) -> bool:
 
 
 class Rule(Stateful, ABC):
-    """Base class of all rules. A step calls ``observe`` once, then ``metrics`` once.
-
-    Args:
-        config: the rule's ``Config``.
-        seed: of the rule's own generators.
-    """
+    """Base class of all rules. A step calls ``observe`` once, then ``metrics`` once."""
 
     Config: ClassVar[type] = Options
-
-    needs_entropy: ClassVar[bool] = False
-    """Whether the rule reads the rollouts' entropies, so that every run with it must have them."""
-
-    panels: ClassVar[tuple[Panel, ...]] = ()
-    """What the rule adds to the report."""
+    needs_entropy: ClassVar[bool] = False  # whether it reads the rollouts' entropies: every run with it has them
+    panels: ClassVar[tuple[Panel, ...]] = ()  # what it adds to the report
 
     def __init__(self, config: Any, *, seed: int) -> None:
+        """Rules that draw make their own generators from ``seed``."""
         self.config = config
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
@@ -158,11 +150,8 @@ class Rule(Stateful, ABC):
 class SelectionRule(Rule):
     """Chooses the candidate prompts that are rolled out."""
 
-    needs_scores: ClassVar[bool]
-    """Whether ``select`` reads perplexities, so that the candidates must be scored first."""
-
-    uses_candidates: ClassVar[bool] = True
-    """False for rules that take every prompt they are given: a step then draws K prompts, not |B|."""
+    needs_scores: ClassVar[bool]  # whether ``select`` reads perplexities: the candidates are scored first
+    uses_candidates: ClassVar[bool] = True  # False if it takes all that it is given: a step draws K prompts, not |B|
 
     @property
     def follows_progress(self) -> bool:
@@ -179,14 +168,9 @@ class SelectionRule(Rule):
 
     @classmethod
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
-        """Recompute a choice from its audit line alone, in plain Python and without the code of ``select``.
+        """Recompute a choice from its line of ``audit/selection.jsonl``, without the code of ``select``.
 
-        Args:
-            line: a line of ``audit/selection.jsonl`` that lists each candidate once, as chosen or as skipped.
-            options: the rule's options from the run's config.yaml.
-
-        Returns:
-            The difference found; "" when the line agrees with the rule.
+        Returns the difference found; "" when the line agrees with the rule under these options (of config.yaml).
         """
         return "" if line["window_start"] is None else "a rule without a window has a window_start"
 
@@ -218,8 +202,7 @@ class SkippingRule(SelectionRule):
 class WeightingRule(Rule):
     """Gives each rollout of the step a weight that multiplies its advantage."""
 
-    is_identity: ClassVar[bool] = False
-    """True when every weight is 1: advantages then stay untouched, bit for bit."""
+    is_identity: ClassVar[bool] = False  # every weight is 1: advantages then stay untouched, bit for bit
 
     @abstractmethod
     def weigh(self, rollouts: RolloutBatch) -> FloatArray:
@@ -242,8 +225,7 @@ class BudgetRule(Rule):
 class ShapingRule(Rule):
     """Changes the rewards that advantages are computed from. Statistics keep the raw rewards."""
 
-    is_identity: ClassVar[bool] = False
-    """True when no reward is changed."""
+    is_identity: ClassVar[bool] = False  # no reward is changed
 
     @abstractmethod
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
@@ -253,8 +235,7 @@ class ShapingRule(Rule):
 class TemperatureRule(Rule):
     """Sets the sampling temperature of a step."""
 
-    is_constant: ClassVar[bool] = False
-    """True when every rollout of the run has the configured temperature."""
+    is_constant: ClassVar[bool] = False  # every rollout of the run has the configured temperature
 
     @property
     def measures_target(self) -> bool:

@@ -16,8 +16,12 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     Scalars of the rule's details become fields of the line, arrays become fields of the candidates.
     """
     candidates, selection = decision.candidates, decision.selection
-    scalars = dict(selection.details)
-    columns = {"nll_nats": candidates.nll_nats_C, "num_tokens": candidates.num_tokens_C, "ppl": candidates.ppl_C}
+    scalars: dict[str, Any] = dict(selection.details)
+    columns: dict[str, Any] = {
+        "nll_nats": candidates.nll_nats_C,
+        "num_tokens": candidates.num_tokens_C,
+        "ppl": candidates.ppl_C,
+    }
     columns |= {name: scalars.pop(name) for name in selection.details if isinstance(scalars[name], np.ndarray)}
     columns_C = {name: [None] * len(candidates) if array is None else array.tolist() for name, array in columns.items()}
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
