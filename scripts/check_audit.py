@@ -6,6 +6,7 @@ no code with what chooses and weighs. Prints one line; exits 1 with the first di
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -26,15 +27,13 @@ class Difference(Exception):
     """An audit line disagrees with what the run's rules do."""
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def check_choice(line: Mapping[str, Any], options: Mapping[str, Any], chosen_before: set[str]) -> str:
-    """Difference of one choice from what holds for every rule, then from its rule; "" for none.
-
-    ``chosen_before`` holds the prompts that earlier steps chose.
-    """
+    """Difference of one choice from what holds for every rule, then from its rule; "" for none."""
     ids = [candidate["prompt_id"] for candidate in line["candidates"]]
     if line["rule"] != options["name"]:
         return f"rule {line['rule']}, but config.yaml has {options['name']}"
@@ -56,23 +55,22 @@ def check_choice(line: Mapping[str, Any], options: Mapping[str, Any], chosen_bef
 
 def check_selection(path: Path, options: Mapping[str, Any]) -> int:
     """Check every choice of the run; returns their number."""
-    choices = read(path)
+    choices = read_lines(path)
     chosen_before: set[str] = set()
-    chosen_now: set[str] = set()
-    step = None
-    for line in choices:
-        if line["step"] != step:
-            chosen_before, chosen_now, step = chosen_before | chosen_now, set(), line["step"]
-        if difference := check_choice(line, options, chosen_before):
-            raise Difference(f"{path.name}, step {line['step']}, call {line['call']}: {difference}")
-        chosen_now.update(line["selected"])
+    for step, calls in itertools.groupby(choices, key=lambda line: line["step"]):
+        chosen_now: set[str] = set()
+        for line in calls:
+            if difference := check_choice(line, options, chosen_before):
+                raise Difference(f"{path.name}, step {step}, call {line['call']}: {difference}")
+            chosen_now.update(line["selected"])
+        chosen_before |= chosen_now
     return len(choices)
 
 
 def check_rollouts(path: Path, options: Mapping[str, Any]) -> int:
     """Check the weights of every step (of every update, if a step has several); returns the number of rollouts."""
     batches = defaultdict(list)
-    for line in read(path):
+    for line in read_lines(path):
         batches[line["step"], line.get("update", 0)].append(line)
     for (step, _), rollouts in batches.items():
         where = f"{path.name}, step {step}"
@@ -91,18 +89,14 @@ def check_rollouts(path: Path, options: Mapping[str, Any]) -> int:
 
 
 def check_run(run_dir: Path) -> str:
-    """Check a run directory; returns the line to print.
-
-    Raises:
-        Difference: the first one found.
-    """
+    """Check a run directory; returns the line to print. Raises the first ``Difference``."""
     rules = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["prepo"]
     num_choices = check_selection(run_dir / "audit" / "selection.jsonl", rules["selection"])
     num_rollouts = check_rollouts(run_dir / "audit" / "rollouts.jsonl", rules["weighting"])
     return f"ok: {num_choices} choices and {num_rollouts} rollouts agree within {TOLERANCE}"
 
 
-def main() -> None:
+if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: check_audit.py RUN_DIR")
     try:
@@ -110,7 +104,3 @@ def main() -> None:
     except Difference as difference:
         print(f"difference: {difference}")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -156,7 +156,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         temperature=float(value_at(config, TEMPERATURE)),
         score_prompts=selection.needs_scores or always,
         skips_prompts=skips_prompts,
-        min_prompts=selection.first_round(num_selected) if isinstance(selection, SkippingRule) else num_candidates,
+        min_prompts=selection.first_round(num_selected) if skips_prompts else num_candidates,
         val_samples=dict(prepo["val_samples"] or {}),
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
         grading_time_limit_s=float(prepo["grading_time_limit_s"]),

@@ -30,14 +30,11 @@ from recipe.prepo.types import Candidates, Decision, FloatArray, Refill, Rollout
 
 
 def training_progress(step: int, total_steps: int) -> float:
-    """Progress rho in [0, 1] of a 1-based training step: ``(step - 1) / (total_steps - 1)``.
-
-    A single-step run stays at 0. A step beyond the run has the progress of the last one.
+    """Progress rho in [0, 1] of a 1-based step: ``(step - 1) / (total_steps - 1)``; 0 for a single-step run.
 
     >>> [training_progress(s, 5) for s in (1, 3, 5)], training_progress(1, 1)
     ([0.0, 0.5, 1.0], 0.0)
     """
-    assert step >= 1 and total_steps >= 1, f"{step=}, {total_steps=}"
     return 0.0 if total_steps == 1 else min(1.0, (step - 1) / (total_steps - 1))
 
 
@@ -56,8 +53,6 @@ class Controller:
 
     Args:
         rules: options of each rule group, with the rule's ``name``.
-        identity: seed, sizes and data fingerprint of the run.
-        run: what the rules may know about the run.
         base_temperature: the configured sampling temperature.
 
     Raises:
@@ -65,22 +60,16 @@ class Controller:
     """
 
     def __init__(
-        self,
-        rules: Mapping[str, Mapping[str, Any]],
-        *,
-        identity: RunIdentity,
-        run: RunFacts,
-        base_temperature: float,
+        self, rules: Mapping[str, Mapping[str, Any]], *, identity: RunIdentity, run: RunFacts, base_temperature: float
     ) -> None:
         self.identity = identity
         self.run = run
         self.base_temperature = base_temperature
         self._options = {group: dict(options) for group, options in rules.items()}
-        self._rules: dict[str, Rule] = {
-            group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()
-        }
-        for rule in self._rules.values():
-            rule.bind(run)
+        self._rules: dict[str, Rule] = {}
+        for group, options in rules.items():
+            self._rules[group] = build_rule(group, options, seed=identity.seed)
+            self._rules[group].bind(run)
         self.selection = cast(SelectionRule, self._rules["selection"])
         self.weighting = cast(WeightingRule, self._rules["weighting"])
         self.budget = cast(BudgetRule, self._rules["budget"])
@@ -99,17 +88,14 @@ class Controller:
     @property
     def first_round(self) -> int:
         """Prompts that a step asks for first: K, or more if groups are discarded and refilled."""
-        num_selected = self.identity.num_selected
-        return self.selection.first_round(num_selected) if isinstance(self.selection, SkippingRule) else num_selected
+        return self.selection.first_round(self.identity.num_selected)
 
     def next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
         """The next round of a step that lacks ``num_missing`` groups; see :class:`SkippingRule`."""
         assert isinstance(self.selection, SkippingRule)
+        num_selected = self.identity.num_selected
         return self.selection.next_round(
-            num_missing,
-            zero_variance_frac=zero_variance_frac,
-            num_selected=self.identity.num_selected,
-            refills=refills,
+            num_missing, zero_variance_frac=zero_variance_frac, num_selected=num_selected, refills=refills
         )
 
     def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
@@ -122,7 +108,8 @@ class Controller:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
         progress = training_progress(step, self.run.total_steps)
         selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
-        return self._decide(candidates, selection, num_selected=num_selected, step=step, progress=progress)
+        assert len(selection.indices_P) == num_selected
+        return self._decide(candidates, selection, progress=progress, step=step)
 
     def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
         """For rules that skip prompts: draw from the data until ``num_selected`` different prompts are kept.
@@ -138,9 +125,8 @@ class Controller:
         while len(chosen) < num_selected:
             start = len(ids)
             ids.extend(draw(num_selected - len(chosen)))
-            part = self.selection.select(
-                Candidates(tuple(ids[start:])), num_selected=len(ids) - start, progress=progress
-            )
+            drawn = Candidates(tuple(ids[start:]))
+            part = self.selection.select(drawn, num_selected=len(drawn), progress=progress)
             reasons |= {start + i: reason for i, reason in part.skip_reasons.items()}
             parts.append(part.details)
             for i in (part.indices_P + start).tolist():
@@ -151,13 +137,11 @@ class Controller:
             for name, value in parts[-1].items()
         }
         selection = Selection(np.array(list(chosen.values()), dtype=np.int64), dict(sorted(reasons.items())), details)
-        return self._decide(Candidates(tuple(ids)), selection, num_selected=num_selected, step=step, progress=progress)
+        return self._decide(Candidates(tuple(ids)), selection, progress=progress, step=step)
 
-    def _decide(
-        self, candidates: Candidates, selection: Selection, *, num_selected: int, step: int, progress: float
-    ) -> Decision:
+    def _decide(self, candidates: Candidates, selection: Selection, *, progress: float, step: int) -> Decision:
         chosen = selection.indices_P.tolist()
-        assert len(set(chosen)) == num_selected == len(chosen), "a rule must choose K different candidates"
+        assert len(set(chosen)) == len(chosen), "a rule must choose different candidates"
         for name, detail in selection.details.items():
             assert np.shape(detail) in ((), (len(candidates),)), f"{name} must be a scalar or have shape [C]"
         prompt_ids = tuple(candidates.prompt_ids[i] for i in chosen)
@@ -206,9 +190,8 @@ class Controller:
         A rollout is one generated response. It counts when its prompt is dispatched, so discarded ones count too.
 
         Args:
-            rollouts: the rollouts that are trained on, with their weights ``weight_R``.
-            step: the training step.
-            shaped_R: their shaped rewards, if rewards are shaped.
+            rollouts: the rollouts that are trained on, with their weights ``weight_R`` and, if rewards are shaped,
+                their shaped rewards ``shaped_R``.
             discarded: groups that were rolled out and then discarded.
         """
         num_rollouts = sum(int(decision.rollout_n_P.sum()) for decision in self._decisions)
@@ -235,7 +218,7 @@ class Controller:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Continue from a saved state.
 
         Raises:
             StateError: the state is from another data set, size, seed or rule, or its content does not fit.
@@ -252,51 +235,30 @@ class Controller:
             raise StateError(f"the saved state of {part} cannot be read: {type(error).__name__}: {error}") from error
 
 
-KEYS = ("identity", "options", "totals", "rules")
-
-
 def require_same_run(
     state: Mapping[str, Any], *, identity: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Refuse a saved state from which a resumed run could not make the same choices.
 
-    Args:
-        state: as returned by :meth:`Controller.state_dict`.
-        identity: fields of :class:`RunIdentity`, or those that are known before the data are read.
-        options: options of each rule group.
+    ``identity`` has fields of :class:`RunIdentity` (those that are known before the data are read), ``options`` the
+    options of each rule group.
 
     Raises:
         StateError: names the first difference.
     """
-    if set(state) != set(KEYS):
-        raise StateError(f"the saved state has the keys {sorted(state)}, this release expects {sorted(KEYS)}")
-    saved_identity, saved_options = state["identity"], state["options"]
-    if not isinstance(saved_identity, Mapping) or not isinstance(saved_options, Mapping):
-        raise StateError("the saved state cannot be read: its identity and options must be sections")
-    _require_same("run", {key: saved_identity.get(key) for key in identity}, identity)
-    for group, mine in options.items():
-        saved = saved_options.get(group)
-        if not isinstance(saved, Mapping):
-            raise StateError(f"the saved state has no options of prepo.{group}")
-        _require_same(f"prepo.{group}", saved, mine)
-
-
-def _require_same(what: str, saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    for key in sorted(set(saved) | set(mine)):
-        if saved.get(key) != mine.get(key):
-            raise StateError(
-                f"the checkpoint was written with {what}.{key}={saved.get(key)!r}, this run has {mine.get(key)!r}: "
-                f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
-                f"directory (trainer.experiment_name=<new name>)."
-            )
+    parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
+    for part, saved, now in [("run", state["identity"], identity), *parts]:
+        for key in sorted(now):
+            if saved.get(key) != now[key]:
+                raise StateError(
+                    f"the checkpoint was written with {part}.{key}={saved.get(key)!r}, this run has {now[key]!r}: "
+                    f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
+                    f"directory (trainer.experiment_name=<new name>)."
+                )
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """SHA-256 of a data set's prompt ids in order.
-
-    >>> data_fingerprint(["a", "b"]) != data_fingerprint(["ab"])
-    True
-    """
+    """SHA-256 of a data set's prompt ids in order."""
     digest = hashlib.sha256()
     for prompt_id in prompt_ids:
         digest.update(json.dumps(prompt_id).encode() + b"\n")

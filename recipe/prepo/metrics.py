@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recipe.prepo.maths.entropy import token_mean_entropy_nats
-from recipe.prepo.maths.groups import group_outcomes
+from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.types import Decision, FloatArray, RolloutBatch, concatenate_rollouts
 
 
@@ -38,14 +39,14 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of a step's rollouts. Shares are over all groups that were rolled out, discarded ones included."""
     rolled_out = concatenate_rollouts([rollouts, *discarded])
-    outcomes = for_advantages = group_outcomes(rolled_out.reward_R, rolled_out.group_R)
+    groups = for_advantages = group_statistics(rolled_out.reward_R, rolled_out.group_R)
     if shaped_R is not None:
         discarded_R = rolled_out.reward_R[len(rollouts) :]
-        for_advantages = group_outcomes(np.concatenate([shaped_R, discarded_R]), rolled_out.group_R)
+        for_advantages = group_statistics(np.concatenate([shaped_R, discarded_R]), rolled_out.group_R)
     metrics = _summary("prepo/weight", weight_R)
-    metrics["prepo/zero_advantage_frac/mean"] = for_advantages.zero_advantage_frac
-    metrics["prepo/all_correct_frac/mean"] = outcomes.all_correct_frac
-    metrics["prepo/all_wrong_frac/mean"] = outcomes.all_wrong_frac
+    metrics["prepo/zero_advantage_frac/mean"] = _share(for_advantages.is_flat_G)
+    metrics["prepo/all_correct_frac/mean"] = _share(groups.num_correct_G == groups.size_G)
+    metrics["prepo/all_wrong_frac/mean"] = _share(groups.num_correct_G == 0)
     metrics["prepo/discarded_rollouts/sum"] = float(sum(len(batch) for batch in discarded))
     if rollouts.entropy_nats_R is not None and len(rollouts):
         metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
@@ -55,11 +56,10 @@ def rollout_metrics(
     return metrics
 
 
+def _share(is_true_G: NDArray[np.bool_]) -> float:
+    return float(is_true_G.mean()) if is_true_G.size else 0.0
+
+
 def _summary(name: str, values: FloatArray) -> dict[str, float]:
-    if not values.size:  # every rollout of the step failed
-        return {}
-    return {
-        f"{name}/mean": float(values.mean()),
-        f"{name}/min": float(values.min()),
-        f"{name}/max": float(values.max()),
-    }
+    """Mean, minimum and maximum; nothing where every rollout of the step failed."""
+    return {f"{name}/{end}": float(getattr(values, end)()) for end in ("mean", "min", "max")} if values.size else {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from recipe.prepo.maths import FloatArray as FloatArray
 from recipe.prepo.maths import IntArray as IntArray
-from recipe.prepo.maths.groups import group_counts
+from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.maths.prompt_index import PromptIndex
 
@@ -32,8 +32,8 @@ class Candidates:
     ppl_C: FloatArray | None = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, array in (("nll_nats_C", self.nll_nats_C), ("num_tokens_C", self.num_tokens_C)):
-            assert array is None or array.shape == (len(self.prompt_ids),), f"{name} must have shape [C]"
+        for array in (self.nll_nats_C, self.num_tokens_C):
+            assert array is None or array.shape == (len(self),), "every array must have shape [C]"
         object.__setattr__(self, "ppl_C", None if self.nll_nats_C is None else perplexity(self.nll_nats_C))
 
     def __len__(self) -> int:
@@ -54,10 +54,8 @@ class Selection:
 
     Attributes:
         indices_P: chosen positions in the candidate list, in the order of submission.
-        skip_reasons: position in the candidate list -> why it was not chosen. A reason that ends in ``_before``
-            refers to earlier rollouts of the prompt.
-        details: what the rule adds to the audit line, by name: scalars, and arrays of shape [C] with an entry for
-            each candidate.
+        skip_reasons: other position -> reason; one that ends in ``_before`` refers to earlier rollouts of the prompt.
+        details: scalars and arrays of shape [C] that the rule adds to the audit line, by name.
     """
 
     indices_P: IntArray
@@ -67,7 +65,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Decision:
-    """A selection together with everything else that was decided for the chosen prompts."""
+    """A selection, and everything else that was decided for the chosen prompts."""
 
     candidates: Candidates
     selection: Selection
@@ -78,23 +76,14 @@ class Decision:
     call: int
     rule: str
 
-    @property
-    def policy_version(self) -> int:
-        """Step whose weights the rollout servers held at this choice; weights are pushed at the end of each step."""
-        return self.step - 1
-
 
 @dataclass(frozen=True)
 class Refill:
-    """Size of the next round of a step, in prompts.
-
-    estimate: prompts expected to give the missing groups; None when no estimate is possible (no group had a signal).
-    is_last: the estimate is at most a full round, so this round is expected to be the last.
-    """
+    """Size of the next round of a step, in prompts."""
 
     num_prompts: int
-    estimate: int | None
-    is_last: bool
+    estimate: int | None  # prompts expected to give the missing groups; None when no group had a signal
+    is_last: bool  # the estimate is at most a full round
 
 
 @dataclass(frozen=True)
@@ -160,13 +149,10 @@ class PromptOutcomes:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """Result of a step's rollouts.
+    """Result of a training step's rollouts; steps count from 1.
 
-    Attributes:
-        trained: the rollouts that are trained on.
-        discarded: groups that were rolled out and then discarded (no reward variance, surplus, stale), in the order
-            of the discards; without entropies.
-        step: the training step, from 1.
+    ``discarded`` holds the groups that were rolled out and then discarded (no reward variance, surplus, stale), in the
+    order of the discards, without entropies.
     """
 
     trained: RolloutBatch
@@ -175,44 +161,28 @@ class StepOutcome:
 
     def prompts(self, index: PromptIndex) -> PromptOutcomes:
         """Outcomes of all groups, discarded ones first."""
-        counts = [(batch, group_counts(batch.reward_R, batch.group_R)) for batch in (*self.discarded, self.trained)]
-        ids = [batch.prompt_ids[i] for batch, count in counts for i in count.first_G.tolist()]
-        return PromptOutcomes(
-            rows_G=index.rows(ids),
-            size_G=np.concatenate([count.size_G for _, count in counts]),
-            num_correct_G=np.concatenate([count.num_correct_G for _, count in counts]),
-        )
+        rollouts = concatenate_rollouts([*self.discarded, self.trained])
+        groups = group_statistics(rollouts.reward_R, rollouts.group_R)
+        ids = [rollouts.prompt_ids[i] for i in groups.first_G.tolist()]
+        return PromptOutcomes(index.rows(ids), groups.size_G, groups.num_correct_G)
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a rule may know about its run.
+    """What a rule may know about its run."""
 
-    Attributes:
-        prompts: index of the training set's prompts.
-        vocab_size: from the model's configuration.
-        rollouts_per_prompt: nominal group size M.
-        total_steps: training steps of the run.
-        steps_per_epoch: steps in which the data are drawn once.
-    """
-
-    prompts: PromptIndex
+    prompts: PromptIndex  # of the training set
     vocab_size: int
-    rollouts_per_prompt: int
+    rollouts_per_prompt: int  # nominal group size M
     total_steps: int
-    steps_per_epoch: int
+    steps_per_epoch: int  # steps in which the data are drawn once
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel that a rule adds to the report: metrics over the training steps.
-
-    Attributes:
-        series: metric name -> legend label. Comparisons of several runs draw the first metric only.
-        y_label: quantity and unit of the y axis.
-    """
+    """A panel that a rule adds to the report: metrics over the training steps."""
 
     title: str
     caption: str
-    series: Mapping[str, str]
-    y_label: str
+    series: Mapping[str, str]  # metric name -> legend label
+    y_label: str  # quantity and unit

@@ -12,7 +12,6 @@ import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.rules.selection.greso import refill_size
 from recipe.prepo.trainer.replay import PrepoReplayBuffer, RoundsReplayBuffer
 from recipe.prepo.types import Refill
 
@@ -80,7 +79,10 @@ class Rounds:
         self.asked.append((num_missing, zero_variance_frac))
         if not self.rounds or self._last(len(refills)):
             return None
-        return refill_size(num_missing, zero_variance_frac=zero_variance_frac, full_round=4, min_round=1, safety=1.25)
+        if zero_variance_frac == 1.0:
+            return Refill(4, None, False)
+        estimate = int(1.25 * num_missing / (1.0 - zero_variance_frac))
+        return Refill(min(estimate, 4), estimate, estimate <= 4)
 
     def submit(self, _num_prompts: int) -> None:
         uids = [roll_out(f"p{len(self.submitted) + i}", rewards) for i, rewards in enumerate(self.rounds.pop(0))]

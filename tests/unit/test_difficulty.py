@@ -13,8 +13,8 @@ from simulated_run import rollout_batch, rule_options, run_facts
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import BudgetRule, ShapingRule
-from recipe.prepo.rules.budget.difficulty import allocate_rollouts, widen_bounds
-from recipe.prepo.rules.prompt_difficulty import UNRANKED, PromptDifficulty, difficulty_ranks
+from recipe.prepo.rules.budget.difficulty import allocate_rollouts
+from recipe.prepo.rules.prompt_difficulty import UNRANKED, PromptDifficulty, RankOptions, difficulty_ranks
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.types import RolloutBatch, StepOutcome
 
@@ -55,8 +55,8 @@ def length_bias(ids: tuple[str, ...], **options: Any) -> Any:
     return rule
 
 
-def difficulty(ids: tuple[str, ...], *, average_ties: bool = False, epoch_steps: int | None = 1) -> PromptDifficulty:
-    tracked = PromptDifficulty(average_ties=average_ties, epoch_steps=epoch_steps)
+def difficulty(ids: tuple[str, ...], *, epoch_steps: int | None = 1) -> PromptDifficulty:
+    tracked = PromptDifficulty(RankOptions(ties="row_order", epoch_steps=epoch_steps))
     tracked.bind(run_facts(ids, steps_per_epoch=3))
     return tracked
 
@@ -138,26 +138,23 @@ def test_ten_thousand_batches_keep_the_sum_the_bounds_and_the_order() -> None:
 # Bounds
 
 
-def test_bounds_widen_to_their_limits_and_stay_there() -> None:
-    bounds, seen = (8, 8), []
-    for _ in range(4):
-        bounds = widen_bounds(*bounds, step=2, lowest=4, highest=12)
-        seen.append(bounds)
-    assert seen == [(6, 10), (4, 12), (4, 12), (4, 12)]
-    assert widen_bounds(8, 8, step=3, lowest=7, highest=9) == (7, 9)
-    assert widen_bounds(8, 8, step=3, lowest=1, highest=8) == (5, 8)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [(6, 10), (4, 12), (4, 12)]),
+        ({"widen_step": 3, "lowest": 7, "highest": 9}, [(7, 9), (7, 9), (7, 9)]),
+        ({"widen_step": 3, "lowest": 1, "highest": 8}, [(5, 8), (2, 8), (1, 8)]),
+    ],
+)
+def test_bounds_widen_to_their_limits_and_stay_there(options: dict[str, int], expected: list[tuple[int, int]]) -> None:
+    rule, seen = budget(**options), []
+    for step in (1, 2, 3):
+        rule.observe(outcome(step, falling()))
+        seen.append((rule.state_dict()["low"], rule.state_dict()["high"]))
+    assert seen == expected
 
 
 # Ranks
-
-
-def test_ties_keep_the_row_order_or_share_their_mean() -> None:
-    accuracy_N = np.array([0.5, 0.0, 1.0, 0.5, 0.0, 0.5, 0.0, 0.25])
-    published = difficulty_ranks(accuracy_N, average_ties=False)
-    # 1.0 first, the three 0.5 as they stand, 0.25, then the three 0.0 as they stand.
-    assert published.tolist() == [1 / 8, 5 / 8, 0.0, 2 / 8, 6 / 8, 3 / 8, 7 / 8, 4 / 8]
-    averaged = difficulty_ranks(accuracy_N, average_ties=True)
-    assert averaged.tolist() == [2 / 8, 6 / 8, 0.0, 2 / 8, 6 / 8, 2 / 8, 6 / 8, 4 / 8]
 
 
 @given(st.lists(st.sampled_from([0.0, 0.125, 1 / 3, 0.5, 1.0]), min_size=1, max_size=12))
@@ -389,19 +386,6 @@ def test_raw_rewards_and_statistics_stay_as_they_are() -> None:
     assert state["num_correct_N"].tolist() == [16, 12, 8, 4]
 
 
-def test_bias_follows_the_ranks_of_the_epochs_start() -> None:
-    rule = length_bias(("p0", "p1"), epoch_steps=2)
-    batch = rollouts(["p0", "p1"], [1.0, 1.0], [1000, 1000])
-    for step in (1, 2):
-        rule.observe(outcome(step, [("p0", answers(4, 4)), ("p1", answers(0, 4))]))
-    assert rule.shape(batch).tolist() == [0.5, 1.0]
-    turned = [("p0", answers(0, 8)), ("p1", answers(24, 24))]
-    rule.observe(outcome(3, turned))
-    assert rule.shape(batch).tolist() == [0.5, 1.0]
-    rule.observe(outcome(4, turned))
-    assert rule.shape(batch).tolist() == [1.0, 0.5]
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -418,12 +402,3 @@ def test_bias_follows_the_ranks_of_the_epochs_start() -> None:
 def test_length_bias_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"prepo\.shaping.*length_bias"):
         length_bias(("a",), **options)
-
-
-# State
-
-
-@pytest.mark.parametrize("change", [{"low": 3}, {"high": 13}, {"low": 9, "high": 8}])
-def test_saved_bounds_outside_the_options_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"are not in \[4, 12\]"):
-        budget().load_state_dict({**budget().state_dict(), **change})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recipe.prepo.controller import training_progress
 from recipe.prepo.maths.entropy import sequence_entropy_nats
-from recipe.prepo.maths.groups import GroupOutcomes, group_outcomes
+from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.maths.perplexity import mean_nll_nats, perplexity
 from recipe.prepo.maths.rng import make_generator, rollout_seed
 
@@ -74,29 +74,23 @@ def test_ragged_groups_match_brute_force(rollouts: list[tuple[int, float]]) -> N
     groups: dict[int, list[float]] = {}
     for group, reward in rollouts:
         groups.setdefault(group, []).append(reward)
-    found = group_outcomes(np.array([r for _, r in rollouts]), np.array([g for g, _ in rollouts]))
-    size = len(groups)
-    assert found == GroupOutcomes(
-        zero_advantage_frac=pytest.approx(sum(no_advantage(r) for r in groups.values()) / size),
-        all_correct_frac=pytest.approx(sum(set(r) == {1.0} for r in groups.values()) / size),
-        all_wrong_frac=pytest.approx(sum(max(r) < 1.0 for r in groups.values()) / size),
-    )
+    found = group_statistics(np.array([r for _, r in rollouts]), np.array([g for g, _ in rollouts]))
+    sorted_groups = [groups[group] for group in sorted(groups)]
+    assert found.is_flat_G.tolist() == [no_advantage(rewards) for rewards in sorted_groups]
+    assert found.size_G.tolist() == [len(rewards) for rewards in sorted_groups]
+    assert found.num_correct_G.tolist() == [rewards.count(1.0) for rewards in sorted_groups]
+    assert [rollouts[i][0] for i in found.first_G] == sorted(groups)
 
 
 def test_interleaved_groups_are_not_reshaped() -> None:
     """Six rollouts of three groups in sizes 1, 2, 3: a reshape by 2 would find no group without a signal."""
-    found = group_outcomes(np.array([0.0, 0.0, 1.0, 0.0, 1.0, 1.0]), np.array([7, 5, 5, 9, 9, 9]))
-    assert found == GroupOutcomes(pytest.approx(1 / 3), 0.0, pytest.approx(1 / 3))
+    found = group_statistics(np.array([0.0, 0.0, 1.0, 0.0, 1.0, 1.0]), np.array([7, 5, 5, 9, 9, 9]))
+    assert found.size_G.tolist() == [2, 1, 3] and found.is_flat_G.tolist() == [False, True, False]
 
 
-def test_partial_rewards_are_not_correct() -> None:
-    """Only a reward of 1 is correct, not a reward for the format alone."""
-    assert group_outcomes(np.array([0.5, 0.5]), np.array([0, 0])) == GroupOutcomes(1.0, 0.0, 1.0)
-    assert group_outcomes(np.array([0.1, 0.0]), np.array([0, 0])) == GroupOutcomes(0.0, 0.0, 1.0)
-
-
-def test_no_rollouts_have_no_outcomes() -> None:
-    assert group_outcomes(np.zeros(0), np.zeros(0, dtype=np.int64)) == GroupOutcomes(0.0, 0.0, 0.0)
+def test_partial_rewards_are_not_correct_and_no_rollouts_make_no_group() -> None:
+    assert group_statistics(np.array([0.5, 0.5]), np.array([0, 0])).num_correct_G.tolist() == [0]
+    assert len(group_statistics(np.zeros(0), np.zeros(0, dtype=np.int64)).size_G) == 0
 
 
 def test_generators_differ_by_seed_and_by_purpose() -> None:

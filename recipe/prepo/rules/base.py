@@ -1,16 +1,11 @@
-"""Base classes of the rules. A rule sees plain values, never a config object, a tensor or verl.
-
-The nested ``Config`` dataclass of a rule has one field per key of its yaml and no defaults: defaults live in the yaml.
-Every rule gets ``seed``; rules that draw make their own generators from it.
-"""
+"""Base classes of the rules. A rule sees plain values, never a config object, a tensor or verl."""
 
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,45 +25,57 @@ from recipe.prepo.types import (
 AuditLine = Mapping[str, Any]
 
 
-def require_positive_integers(config: Any, *names: str) -> None:
-    """Check options that count something.
+def number(interval: str, *, optional: bool = False) -> Any:
+    """Declares an option that is a number in an interval, such as ``"(0, 1]"``; None fits too if ``optional``."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def fits(value: Any) -> bool:
+        if type(value) not in (int, float):
+            return value is None and optional
+        above = low <= value if interval[0] == "[" else low < value
+        return above and (value <= high if interval[-1] == "]" else value < high)
+
+    return field(metadata={"fits": fits, "allowed": f"a number in {interval}{' or null' if optional else ''}"})
+
+
+def count(*, optional: bool = False) -> Any:
+    """Declares an option that counts something; None fits too if ``optional``."""
+
+    def fits(value: Any) -> bool:
+        return value >= 1 if type(value) is int else value is None and optional
+
+    return field(metadata={"fits": fits, "allowed": f"an integer of at least 1{' or null' if optional else ''}"})
+
+
+def choice(*values: Any) -> Any:
+    """Declares an option that is one of some values of one type."""
+
+    def fits(value: Any) -> bool:
+        return type(value) is type(values[0]) and value in values
+
+    return field(metadata={"fits": fits, "allowed": f"one of {', '.join(map(str, values))}"})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of a rule's ``Config``, with one field per key of its yaml and no defaults: defaults live in the yaml.
 
     Raises:
-        ValueError: names the first that is not an integer of at least 1.
+        ValueError: an option is not what its field declares.
     """
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value!r} must be an integer of at least 1")
 
-
-def require_between(config: Any, lowest: float, highest: float, *names: str) -> None:
-    """Check options that are numbers.
-
-    Raises:
-        ValueError: names the first that is not a number in [lowest, highest].
-    """
-    for name in names:
-        value = getattr(config, name)
-        if not _is_number(value) or not lowest <= value <= highest:
-            raise ValueError(f"{name}={value!r} is not a number in [{lowest:g}, {highest:g}]")
-
-
-def require_shares(config: Any, *names: str) -> None:
-    """Check options that are probabilities or shares: numbers in [0, 1]."""
-    require_between(config, 0.0, 1.0, *names)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.metadata and not option.metadata["fits"](value):
+                raise ValueError(f"{option.name}={value!r} is not {option.metadata['allowed']}")
 
 
 class Stateful:
-    """Saves, checks and loads the attributes that ``saved`` names.
+    """Saves and loads the attributes that ``saved`` names: for the name ``x``, the attribute ``_x``.
 
-    The attribute ``_x`` of the name ``x`` holds a generator, an array, a number or None, a list of numbers, or another
-    ``Stateful``. A saved array must have the dtype and shape of the attribute that it replaces; where that one is still
-    empty (shape [0, ...]) any number of rows fits. State is loaded into a fresh object only.
+    Each holds a generator, an array, a number or None, a list of numbers, or another ``Stateful``. A saved array must
+    have the dtype and shape of the attribute that it replaces; if that one is empty, any number of rows fits.
     """
 
     saved: ClassVar[tuple[str, ...]] = ()
@@ -77,33 +84,25 @@ class Stateful:
         """Everything that a resumed run needs to make the same choices: JSON values and NumPy arrays, as copies."""
         return {name: _copied(getattr(self, f"_{name}")) for name in self.saved}
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Check a saved state before anything is loaded. Override to check ranges too, after ``super()``'s checks.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned, into a fresh object.
 
         Raises:
-            ValueError: names what does not fit.
+            KeyError, OverflowError, TypeError, ValueError: the state does not fit.
         """
         if not isinstance(state, Mapping) or set(state) != set(self.saved):
             found = sorted(state) if isinstance(state, Mapping) else state
             raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {found}")
         for name in self.saved:
-            _check_value(name, state[name], like=getattr(self, f"_{name}"))
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Raises:
-            ValueError: the state does not fit; nothing was changed.
-        """
-        self.check_state(state)
-        for name in self.saved:
-            mine = getattr(self, f"_{name}")
+            mine, value = getattr(self, f"_{name}"), state[name]
             if isinstance(mine, Stateful):
-                mine.load_state_dict(state[name])
+                mine.load_state_dict(value)
             elif isinstance(mine, np.random.Generator):
-                mine.bit_generator.state = state[name]
+                mine.bit_generator.state = value
+            elif _fits(value, mine):
+                setattr(self, f"_{name}", copy.copy(value))
             else:
-                setattr(self, f"_{name}", copy.copy(state[name]))
+                raise ValueError(f"{type(self).__name__}: the saved {name!r} has another type or shape")
 
 
 def _copied(value: Any) -> Any:
@@ -112,48 +111,22 @@ def _copied(value: Any) -> Any:
     return value.bit_generator.state if isinstance(value, np.random.Generator) else copy.copy(value)
 
 
-def _check_value(name: str, found: Any, *, like: Any) -> None:
-    if isinstance(like, Stateful):
-        like.check_state(found)
-    elif isinstance(like, np.random.Generator):
-        try:
-            type(like.bit_generator)().state = found
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ValueError(f"{name!r} is not the state of a {type(like.bit_generator).__name__} generator") from error
-    elif isinstance(like, np.ndarray):
-        shape = ("any", *like.shape[1:]) if like.shape[0] == 0 else like.shape
-        fits = isinstance(found, np.ndarray) and found.dtype == like.dtype and found.ndim == like.ndim
-        if not fits or any(mine not in ("any", size) for mine, size in zip(shape, found.shape, strict=True)):
-            raise ValueError(f"{name!r} is not an array of {like.dtype} with the shape {list(shape)}")
-    elif isinstance(like, list):
-        if not isinstance(found, list) or not all(map(_is_number, found)):
-            raise ValueError(f"{name}={found!r} is not a list of numbers")
-    elif not (found is None and like is None):
-        is_integer = isinstance(like, int)
-        if not _is_number(found) or not math.isfinite(found) or (is_integer and not isinstance(found, int)):
-            raise ValueError(f"{name}={found!r} is not {'an integer' if is_integer else 'a finite number'}")
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Config of rules that have nothing to set."""
+def _fits(value: Any, mine: Any) -> bool:
+    if isinstance(mine, np.ndarray):
+        same_kind = isinstance(value, np.ndarray) and (value.dtype, value.ndim) == (mine.dtype, mine.ndim)
+        return same_kind and value.shape[1:] == mine.shape[1:] and len(mine) in (0, len(value))
+    return isinstance(value, list) if isinstance(mine, list) else value is None or type(value) in (int, float)
 
 
 class Rule(Stateful, ABC):
     """Base class of all rules. A step calls ``observe`` once, then ``metrics`` once."""
 
-    Config: ClassVar[type] = NoOptions
-
-    needs_entropy: ClassVar[bool] = False
-    """Whether the rule reads the rollouts' entropies, so that every run with it must have them."""
-
-    metric_notes: ClassVar[Mapping[str, str]] = {}
-    """Name of each metric of the rule -> its meaning in one sentence. Names end in /mean, /min, /max or /sum."""
-
-    panels: ClassVar[tuple[Panel, ...]] = ()
-    """What the rule adds to the report."""
+    Config: ClassVar[type] = Options
+    needs_entropy: ClassVar[bool] = False  # whether it reads the rollouts' entropies: every run with it has them
+    panels: ClassVar[tuple[Panel, ...]] = ()  # what it adds to the report
 
     def __init__(self, config: Any, *, seed: int) -> None:
+        """Rules that draw make their own generators from ``seed``."""
         self.config = config
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
@@ -170,23 +143,24 @@ class Rule(Stateful, ABC):
         """See the outcome of the step's rollouts, before the update."""
 
     def metrics(self) -> dict[str, float]:
-        """The rule's metrics of this step; ``metric_notes`` explains them."""
+        """The rule's metrics of this step. Their names end in /mean, /min, /max or /sum: how verl reduces them."""
         return {}
 
 
 class SelectionRule(Rule):
     """Chooses the candidate prompts that are rolled out."""
 
-    needs_scores: ClassVar[bool]
-    """Whether ``select`` reads perplexities, so that the candidates must be scored first."""
-
-    uses_candidates: ClassVar[bool] = True
-    """False for rules that take every prompt they are given: a step then draws K prompts, not |B|."""
+    needs_scores: ClassVar[bool]  # whether ``select`` reads perplexities: the candidates are scored first
+    uses_candidates: ClassVar[bool] = True  # False if it takes all that it is given: a step draws K prompts, not |B|
 
     @property
     def follows_progress(self) -> bool:
         """Whether it prefers other prompts early in the run than late, so that the first steps are not typical."""
         return False
+
+    def first_round(self, num_selected: int) -> int:
+        """Prompts that a step asks for first, for K = ``num_selected``: K, or more if groups are discarded."""
+        return num_selected
 
     @abstractmethod
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
@@ -194,14 +168,9 @@ class SelectionRule(Rule):
 
     @classmethod
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
-        """Recompute a choice from its audit line alone, in plain Python and without the code of ``select``.
+        """Recompute a choice from its line of ``audit/selection.jsonl``, without the code of ``select``.
 
-        Args:
-            line: a line of ``audit/selection.jsonl`` that lists each candidate once, as chosen or as skipped.
-            options: the rule's options from the run's config.yaml.
-
-        Returns:
-            The difference found; "" when the line agrees with the rule.
+        Returns the difference found; "" when the line agrees with the rule under these options (of config.yaml).
         """
         return "" if line["window_start"] is None else "a rule without a window has a window_start"
 
@@ -215,10 +184,6 @@ class SkippingRule(SelectionRule):
 
     needs_scores = False
     uses_candidates = False
-
-    @abstractmethod
-    def first_round(self, num_selected: int) -> int:
-        """Prompts of a step's first round, for K = ``num_selected``."""
 
     @abstractmethod
     def next_round(
@@ -237,8 +202,7 @@ class SkippingRule(SelectionRule):
 class WeightingRule(Rule):
     """Gives each rollout of the step a weight that multiplies its advantage."""
 
-    is_identity: ClassVar[bool] = False
-    """True when every weight is 1: advantages then stay untouched, bit for bit."""
+    is_identity: ClassVar[bool] = False  # every weight is 1: advantages then stay untouched, bit for bit
 
     @abstractmethod
     def weigh(self, rollouts: RolloutBatch) -> FloatArray:
@@ -261,8 +225,7 @@ class BudgetRule(Rule):
 class ShapingRule(Rule):
     """Changes the rewards that advantages are computed from. Statistics keep the raw rewards."""
 
-    is_identity: ClassVar[bool] = False
-    """True when no reward is changed."""
+    is_identity: ClassVar[bool] = False  # no reward is changed
 
     @abstractmethod
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
@@ -272,8 +235,7 @@ class ShapingRule(Rule):
 class TemperatureRule(Rule):
     """Sets the sampling temperature of a step."""
 
-    is_constant: ClassVar[bool] = False
-    """True when every rollout of the run has the configured temperature."""
+    is_constant: ClassVar[bool] = False  # every rollout of the run has the configured temperature
 
     @property
     def measures_target(self) -> bool:

@@ -9,19 +9,14 @@ from typing import Any, cast
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
 from recipe.prepo.rules.budget.difficulty import Difficulty
-from recipe.prepo.rules.budget.fixed import Fixed
-from recipe.prepo.rules.selection.all import All
+from recipe.prepo.rules.neutral import All, Constant, Fixed, NoShaping, NoWeighting, Uniform
 from recipe.prepo.rules.selection.greso import Greso
 from recipe.prepo.rules.selection.mopps import Mopps
 from recipe.prepo.rules.selection.mopps_ppl import MoppsPpl
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
 from recipe.prepo.rules.selection.skip_dead import PplScheduleSkip, UniformSkip
-from recipe.prepo.rules.selection.uniform import Uniform
 from recipe.prepo.rules.shaping.length_bias import LengthBias
-from recipe.prepo.rules.shaping.none import NoShaping
-from recipe.prepo.rules.temperature.constant import Constant
 from recipe.prepo.rules.temperature.entropy_target import EntropyTarget
-from recipe.prepo.rules.weighting.none import NoWeighting
 from recipe.prepo.rules.weighting.relative_entropy import RelativeEntropy
 
 SELECTION: dict[str, type[SelectionRule]] = {
@@ -34,22 +29,10 @@ SELECTION: dict[str, type[SelectionRule]] = {
     "uniform": Uniform,
     "uniform_skip": UniformSkip,
 }
-WEIGHTING: dict[str, type[WeightingRule]] = {
-    "none": NoWeighting,
-    "relative_entropy": RelativeEntropy,
-}
-BUDGET: dict[str, type[BudgetRule]] = {
-    "difficulty": Difficulty,
-    "fixed": Fixed,
-}
-TEMPERATURE: dict[str, type[TemperatureRule]] = {
-    "constant": Constant,
-    "entropy_target": EntropyTarget,
-}
-SHAPING: dict[str, type[ShapingRule]] = {
-    "length_bias": LengthBias,
-    "none": NoShaping,
-}
+WEIGHTING: dict[str, type[WeightingRule]] = {"none": NoWeighting, "relative_entropy": RelativeEntropy}
+BUDGET: dict[str, type[BudgetRule]] = {"difficulty": Difficulty, "fixed": Fixed}
+TEMPERATURE: dict[str, type[TemperatureRule]] = {"constant": Constant, "entropy_target": EntropyTarget}
+SHAPING: dict[str, type[ShapingRule]] = {"length_bias": LengthBias, "none": NoShaping}
 REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
     "selection": SELECTION,
     "weighting": WEIGHTING,
@@ -71,15 +54,14 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
         ConfigError: unknown name (the error lists the known ones), missing or unknown option, or value out of range.
     """
     known = REGISTRIES[group]
-    name = options.get("name")
+    given = dict(options)
+    name = given.pop("name", None)
     if not isinstance(name, str) or name not in known:
         raise ConfigError(
             f"prepo.{group}.name={name!r} is not a known {group} rule; known: {', '.join(sorted(known))}. "
             f"Choose one with prepo/{group}=<name>."
         )
-    rule_class = known[name]
-    given = {key: value for key, value in options.items() if key != "name"}
-    expected = {field.name for field in dataclasses.fields(cast(Any, rule_class.Config))}
+    expected = {field.name for field in dataclasses.fields(cast(Any, known[name].Config))}
     if set(given) != expected:
         missing, unknown = sorted(expected - set(given)), sorted(set(given) - expected)
         raise ConfigError(
@@ -87,7 +69,7 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
             f"Its options are {sorted(expected)}; see conf/prepo/{group}/{name}.yaml."
         )
     try:
-        config = rule_class.Config(**given)
-    except (TypeError, ValueError) as error:
+        config = known[name].Config(**given)
+    except ValueError as error:
         raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Correct the override.") from error
-    return rule_class(config, seed=seed)
+    return known[name](config, seed=seed)

@@ -16,19 +16,19 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     Scalars of the rule's details become fields of the line, arrays become fields of the candidates.
     """
     candidates, selection = decision.candidates, decision.selection
-    arrays = {name: value for name, value in selection.details.items() if isinstance(value, np.ndarray)}
-    scalars = {name: value for name, value in selection.details.items() if name not in arrays}
-    columns = {"nll_nats": candidates.nll_nats_C, "num_tokens": candidates.num_tokens_C, "ppl": candidates.ppl_C}
-    assert not columns.keys() & arrays.keys()
-    columns_C = {
-        name: [None] * len(candidates) if array is None else array.tolist()
-        for name, array in {**columns, **arrays}.items()
+    scalars: dict[str, Any] = dict(selection.details)
+    columns: dict[str, Any] = {
+        "nll_nats": candidates.nll_nats_C,
+        "num_tokens": candidates.num_tokens_C,
+        "ppl": candidates.ppl_C,
     }
+    columns |= {name: scalars.pop(name) for name in selection.details if isinstance(scalars[name], np.ndarray)}
+    columns_C = {name: [None] * len(candidates) if array is None else array.tolist() for name, array in columns.items()}
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
     rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
     for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
         rollout_n[prompt_id] += n
-    line = {
+    return {
         "step": decision.step,
         "call": decision.call,
         "rule": decision.rule,
@@ -45,10 +45,9 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         ],
         "rollout_n": dict(rollout_n),
         "temperature": decision.temperature,
-        "policy_version": decision.policy_version,
+        "policy_version": decision.step - 1,  # weights are pushed to the rollout servers at the end of each step
+        **scalars,
     }
-    assert not line.keys() & scalars.keys()
-    return {**line, **scalars}
 
 
 def rollout_lines(

@@ -6,6 +6,7 @@ Values are JSON in ``prepo_state.json``; NumPy arrays are in an ``.npz`` file th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import zipfile
@@ -22,8 +23,14 @@ LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, with the step to re
 FORMAT = "prepo-state"
 VERSION = 3
 ARRAY = "__array__"
-START_OVER = "Resume from another checkpoint (trainer.resume_mode=resume_path), or start over in a new directory \
-(trainer.experiment_name=<new name>)."
+EDITED = "does not match its checksum: it was edited or damaged"
+
+
+def _refused(path: Path, why: str) -> StateError:
+    return StateError(
+        f"{path} {why}. Resume from another checkpoint (trainer.resume_mode=resume_path), or start over in a new "
+        f"directory (trainer.experiment_name=<new name>)."
+    )
 
 
 def _checksum(payload: dict[str, Any]) -> str:
@@ -66,11 +73,10 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
     Raises:
         OSError: as :func:`write_atomically`.
     """
-    path = folder / FILE_NAME
+    path, keep = folder / FILE_NAME, None
     arrays: dict[str, Any] = {}
     values = _take_arrays(payload, "", arrays)
     document = {"format": FORMAT, "version": VERSION, "sha256": _checksum(values), "payload": values}
-    keep = None
     if arrays:
         unnamed = folder / "prepo_arrays.npz"
         write_atomically(unnamed, lambda file: np.savez(file, **arrays))
@@ -79,9 +85,8 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
         os.replace(unnamed, keep)
         document["arrays"] = {"file": keep.name, "sha256": checksum}
     write_atomically(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
-    for old in folder.glob("prepo_arrays*.npz"):
-        if old != keep:
-            old.unlink()
+    for old in {*folder.glob("prepo_arrays*.npz")} - {keep}:
+        old.unlink()
     return path
 
 
@@ -95,37 +100,32 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StateError(
-            f"{path} does not exist: this checkpoint was not written by this recipe, so a resumed run could not make "
-            f"the same choices. {START_OVER}"
-        ) from None
+        raise _refused(path, "does not exist, so this recipe did not write this checkpoint") from None
     except ValueError as error:
-        raise StateError(f"{path} is truncated or edited ({error}). {START_OVER}") from error
+        raise _refused(path, f"is truncated or edited ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise StateError(f"{path} is not a state file of this recipe (format {FORMAT!r} expected). {START_OVER}")
+        raise _refused(path, f"is not a state file of this recipe (format {FORMAT!r} expected)")
     if document.get("version") != VERSION:
-        raise StateError(
-            f"{path} has state version {document.get('version')!r}, this release reads version {VERSION}: options and "
-            f"state of the rules differ between the two. Resume with the release that wrote it. {START_OVER}"
+        raise _refused(
+            path,
+            f"has state version {document.get('version')!r}, this release reads version {VERSION}: options and state "
+            f"of the rules differ between the two. Resume with the release that wrote it",
         )
     payload = document.get("payload")
     if not isinstance(payload, dict) or document.get("sha256") != _checksum(payload):
-        raise StateError(f"{path} does not match its checksum: it was edited or damaged. {START_OVER}")
-    return payload if "arrays" not in document else _put_arrays(payload, _load_arrays(folder, document["arrays"]))
-
-
-def _load_arrays(folder: Path, described: Any) -> dict[str, np.ndarray]:
-    path = folder
+        raise _refused(path, EDITED)
+    if "arrays" not in document:
+        return payload
+    path = folder / Path(document["arrays"]["file"]).name
     try:
-        path = folder / Path(described["file"]).name
-        if _file_checksum(path) != described["sha256"]:
-            raise StateError(f"{path} does not match its checksum: it was edited or damaged. {START_OVER}")
+        if _file_checksum(path) != document["arrays"]["sha256"]:
+            raise _refused(path, EDITED)
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            return _put_arrays(payload, dict(file))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, StateError):
             raise
-        raise StateError(f"{path}, a part of {folder / FILE_NAME}, cannot be read: {error!r}. {START_OVER}") from error
+        raise _refused(path, f"cannot be read: {error!r}") from error
 
 
 def is_complete(folder: Path) -> bool:
@@ -149,18 +149,15 @@ def latest_checkpoint(run_dir: Path, *, repair: bool = False) -> int:
     text = latest.read_text(encoding="utf-8", errors="replace").strip()
     steps = _steps(run_dir)
     complete = [step for step in steps if is_complete(run_dir / f"global_step_{step}")]
-    if not text.isdecimal() or int(text) not in steps:
-        step = complete[-1] if complete else 0
-        if repair:
-            write_atomically(latest, str(step))
-        return step
-    step = int(text)
-    if step not in complete:
-        others = f"Complete checkpoints: steps {', '.join(map(str, complete))}. " if complete else ""
-        raise StateError(
-            f"{run_dir / f'global_step_{step}'} lacks a part of a checkpoint (actor/, data.pt or {FILE_NAME}), so no "
-            f"run can resume from it. {others}{START_OVER}"
-        )
+    if text.isdecimal() and int(text) in complete:
+        return int(text)
+    if text.isdecimal() and int(text) in steps:
+        why = f"lacks a part of a checkpoint (actor/, data.pt or {FILE_NAME}), so no run can resume from it"
+        others = f". Complete checkpoints: steps {', '.join(map(str, complete))}" if complete else ""
+        raise _refused(run_dir / f"global_step_{text}", why + others)
+    step = complete[-1] if complete else 0
+    if repair:
+        write_atomically(latest, str(step))
     return step
 
 
@@ -176,9 +173,7 @@ def archive(run_dir: Path, *, after: int) -> Path | None:
     later = [step for step in steps if step > after]
     if not later:
         return None
-    number = 1
-    while (folder := run_dir / f"earlier_{number}").exists():
-        number += 1
+    folder = next(name for n in itertools.count(1) if not (name := run_dir / f"earlier_{n}").exists())
     folder.mkdir()
     if after in steps:
         write_atomically(run_dir / LATEST_FILE, str(after))

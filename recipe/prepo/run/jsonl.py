@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -9,13 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from recipe.prepo.run.files import write_atomically
-
-
-def _encode(value: Any) -> Any:
-    """NumPy scalars and arrays as plain Python; anything else is a bug."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
 class StepLog:
@@ -30,10 +24,11 @@ class StepLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.last_step = -1
-        if resume_step > 0:
+        if resume_step > 0 and path.exists():
             self._drop_after(resume_step)
         elif path.exists() and path.stat().st_size:
-            os.replace(path, _free_name(path))
+            names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+            os.replace(path, next(name for name in names if not name.exists()))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (stays open for the whole run)
 
     def _drop_after(self, resume_step: int) -> None:
@@ -43,15 +38,14 @@ class StepLog:
                     file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                     self.last_step = max(self.last_step, line["step"])
 
-        if self.path.exists():
-            write_atomically(self.path, copy_kept)
+        write_atomically(self.path, copy_kept)
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write objects that have a "step"; floats keep their full precision."""
         text = ""
         for line in lines:
             self.last_step = max(self.last_step, int(line["step"]))
-            text += json.dumps(line, default=_encode, ensure_ascii=False) + "\n"
+            text += json.dumps(line, default=lambda array: array.tolist(), ensure_ascii=False) + "\n"
         self._file.write(text)
         self._file.flush()
 
@@ -81,10 +75,3 @@ def log_identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino) if status.st_size else None
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    return candidate

@@ -1,9 +1,8 @@
 """A toy temperature rule: falls with the share of correct rollouts."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from recipe.prepo.rules.base import TemperatureRule, require_between
+from recipe.prepo.rules.base import Options, TemperatureRule, number
 from recipe.prepo.types import Panel
 
 CORRECT = "prepo/cool_down_correct_frac/mean"
@@ -13,17 +12,13 @@ class CoolDown(TemperatureRule):
     """The configured temperature minus ``slope`` times the mean reward of the steps so far."""
 
     saved = ("rewards",)
-    metric_notes: ClassVar = {CORRECT: "Mean reward of the steps so far."}
     panels = (
         Panel("Reward", "With the temperature.", {CORRECT: "mean", "prepo/temperature/mean": "temperature"}, "reward"),
     )
 
     @dataclass(frozen=True)
-    class Config:
-        slope: float
-
-        def __post_init__(self):
-            require_between(self, 0.0, 0.5, "slope")
+    class Config(Options):
+        slope: float = number("[0, 0.5]")
 
     def __init__(self, config, *, seed):
         super().__init__(config, seed=seed)

@@ -1,12 +1,11 @@
 """A toy budget rule: the first prompt of a choice gets rollouts of the last one."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rules.base import BudgetRule, require_positive_integers
+from recipe.prepo.rules.base import BudgetRule, Options, count
 from recipe.prepo.types import Panel
 
 LARGEST = "prepo/first_more_rollouts/max"
@@ -16,15 +15,11 @@ class FirstMore(BudgetRule):
     """Moves up to ``most`` rollouts, a random number, from the last prompt to the first."""
 
     saved = ("generator", "moved")
-    metric_notes: ClassVar = {LARGEST: "Rollouts of the first prompt of the last choice."}
     panels = (Panel("Rollouts of the first prompt", "Of the last choice.", {LARGEST: "first prompt"}, "rollouts"),)
 
     @dataclass(frozen=True)
-    class Config:
-        most: int
-
-        def __post_init__(self):
-            require_positive_integers(self, "most")
+    class Config(Options):
+        most: int = count()
 
     def __init__(self, config, *, seed):
         super().__init__(config, seed=seed)

@@ -1,11 +1,10 @@
 """A toy shaping rule: correct answers to prompts that were seldom correct earn more."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from recipe.prepo.rules.base import ShapingRule, require_shares
+from recipe.prepo.rules.base import Options, ShapingRule, number
 from recipe.prepo.types import Panel
 
 BONUS = "prepo/rare_bonus/mean"
@@ -15,15 +14,11 @@ class RareBonus(ShapingRule):
     """Reward times ``1 + bonus / (1 + c)``, with c correct rollouts of the prompt so far."""
 
     saved = ("correct_N",)
-    metric_notes: ClassVar = {BONUS: "Mean factor of the trained rollouts' rewards."}
     panels = (Panel("Bonus", "Mean over the trained rollouts.", {BONUS: "factor"}, "factor"),)
 
     @dataclass(frozen=True)
-    class Config:
-        bonus: float
-
-        def __post_init__(self):
-            require_shares(self, "bonus")
+    class Config(Options):
+        bonus: float = number("[0, 1]")
 
     def bind(self, run):
         self._index, self._correct_N = run.prompts, np.zeros(len(run.prompts), dtype=np.int32)

@@ -1,11 +1,10 @@
 """A toy weighting rule: shorter rollouts count more."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from recipe.prepo.rules.base import WeightingRule, require_shares
+from recipe.prepo.rules.base import Options, WeightingRule, number
 from recipe.prepo.types import Panel
 
 TOKENS = "prepo/short_first_tokens/mean"
@@ -15,15 +14,11 @@ class ShortFirst(WeightingRule):
     """``w_i = (l_i + 1)^-power``, scaled to mean 1."""
 
     saved = ("tokens", "num_steps")
-    metric_notes: ClassVar = {TOKENS: "Mean response length of all steps so far, in tokens."}
     panels = (Panel("Response length", "Mean over all steps so far.", {TOKENS: "mean length"}, "tokens"),)
 
     @dataclass(frozen=True)
-    class Config:
-        power: float
-
-        def __post_init__(self):
-            require_shares(self, "power")
+    class Config(Options):
+        power: float = number("[0, 1]")
 
     def __init__(self, config, *, seed):
         super().__init__(config, seed=seed)

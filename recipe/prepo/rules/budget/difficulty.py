@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from recipe.prepo.rules.base import BudgetRule, require_positive_integers
-from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
+from recipe.prepo.rules.base import BudgetRule, choice, count
+from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, RankOptions
 from recipe.prepo.types import FloatArray, IntArray, Panel, RunFacts, StepOutcome
-
-
-def widen_bounds(low: int, high: int, *, step: int, lowest: int, highest: int) -> tuple[int, int]:
-    """Bounds of the group size after an epoch; both start at the nominal size M.
-
-    >>> widen_bounds(8, 8, step=2, lowest=4, highest=12), widen_bounds(6, 10, step=5, lowest=4, highest=12)
-    ((6, 10), (4, 12))
-    """
-    return max(low - step, lowest), min(high + step, highest)
 
 
 def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int, high: int, clip: bool) -> IntArray:
@@ -67,48 +57,38 @@ class Difficulty(BudgetRule):
     """Group sizes proportional to difficulty ranks, within bounds that widen each epoch (arXiv 2505.18573).
 
     The first epoch is uniform. At the end of each epoch prompts are ranked by the accuracy of all their rollouts, and
-    ``low``, ``high`` move by ``widen_step`` towards ``lowest``, ``highest``.
+    the bounds, at first both M, move by ``widen_step`` to at most ``lowest`` and ``highest``.
     """
 
     saved = ("low", "high", "difficulty")
-    metric_notes: ClassVar = {
-        "prepo/rollouts_per_prompt/mean": "Mean group size of the step's choices.",
-        "prepo/rollouts_per_prompt/min": "Smallest group of the step's choices.",
-        "prepo/rollouts_per_prompt/max": "Largest group of the step's choices.",
-    }
     panels = (
         Panel(
-            title="Rollouts per prompt",
-            caption="Group sizes that the budget gave to the step's prompts.",
-            series={
+            "Rollouts per prompt",
+            "Group sizes that the budget gave to the step's prompts.",
+            {
                 "prepo/rollouts_per_prompt/max": "largest group",
                 "prepo/rollouts_per_prompt/mean": "mean",
                 "prepo/rollouts_per_prompt/min": "smallest group",
             },
-            y_label="rollouts per prompt",
+            "rollouts per prompt",
         ),
     )
 
     @dataclass(frozen=True)
-    class Config:
-        lowest: int
-        highest: int
-        widen_step: int
-        allocation: str
-        ties: str
-        epoch_steps: int | None
+    class Config(RankOptions):
+        lowest: int = count()
+        highest: int = count()
+        widen_step: int = count()
+        allocation: str = choice("clip", "published")
 
         def __post_init__(self) -> None:
-            require_positive_integers(self, "lowest", "highest", "widen_step")
+            super().__post_init__()
             if self.lowest > self.highest:
                 raise ValueError(f"lowest={self.lowest} is above highest={self.highest}")
-            if self.allocation not in ("clip", "published"):
-                raise ValueError(f"allocation={self.allocation!r} is not known: clip or published")
-            check_options(ties=self.ties, epoch_steps=self.epoch_steps)
 
-    def __init__(self, config: Config, *, seed: int) -> None:
+    def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self._difficulty = PromptDifficulty(average_ties=config.ties == "average", epoch_steps=config.epoch_steps)
+        self._difficulty = PromptDifficulty(config)
         self._step_sizes: list[IntArray] = []
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
@@ -137,27 +117,12 @@ class Difficulty(BudgetRule):
 
     def observe(self, outcome: StepOutcome) -> None:
         if self._difficulty.observe(outcome):
-            self._low, self._high = widen_bounds(
-                self._low,
-                self._high,
-                step=self.config.widen_step,
-                lowest=self.config.lowest,
-                highest=self.config.highest,
-            )
+            self._low = max(self._low - self.config.widen_step, self.config.lowest)
+            self._high = min(self._high + self.config.widen_step, self.config.highest)
 
     def metrics(self) -> dict[str, float]:
         if not self._step_sizes:
             return {}
         sizes = np.concatenate(self._step_sizes)
         self._step_sizes.clear()
-        return {
-            "prepo/rollouts_per_prompt/mean": float(sizes.mean()),
-            "prepo/rollouts_per_prompt/min": float(sizes.min()),
-            "prepo/rollouts_per_prompt/max": float(sizes.max()),
-        }
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        super().check_state(state)
-        low, high = state["low"], state["high"]
-        if not self.config.lowest <= low <= high <= self.config.highest:
-            raise ValueError(f"low={low}, high={high} are not in [{self.config.lowest}, {self.config.highest}]")
+        return {f"prepo/rollouts_per_prompt/{end}": float(getattr(sizes, end)()) for end in ("mean", "min", "max")}

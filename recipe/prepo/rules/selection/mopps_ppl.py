@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rules.base import require_between, require_positive_integers, require_shares
+from recipe.prepo.rules.base import count, number
 from recipe.prepo.rules.selection.mopps import Mopps
-from recipe.prepo.types import Candidates, FloatArray, IntArray, PromptOutcomes, RunFacts
+from recipe.prepo.types import Candidates, FloatArray, IntArray, RunFacts, Selection, StepOutcome
 
 TINY = 1e-9
 HIGHEST_ICC = 0.98
@@ -82,15 +80,9 @@ class MoppsPpl(Mopps):
 
     @dataclass(frozen=True)
     class Config(Mopps.Config):
-        near_groups: int
-        forget: float
-        max_prior_rollouts: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require_positive_integers(self, "near_groups")
-            require_shares(self, "forget")
-            require_between(self, 0.1, 1e6, "max_prior_rollouts")
+        near_groups: int = count()
+        forget: float = number("[0, 1]")
+        max_prior_rollouts: float = number("[0.1, 1e6]")
 
     def __init__(self, config: Config, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -101,9 +93,10 @@ class MoppsPpl(Mopps):
         self._nll_nats_N = np.full(len(run.prompts), np.nan, dtype=np.float32)  # when last scored
         self._memory = np.empty((0, 3))  # earlier groups: nll_nats, correct rollouts, rollouts
 
-    def _note_scores(self, rows: IntArray, candidates: Candidates) -> None:
-        assert candidates.nll_nats_C is not None
-        self._nll_nats_N[rows] = candidates.nll_nats_C
+    def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        assert candidates.nll_nats_C is not None, "the rule needs scores"
+        self._nll_nats_N[self._index.rows(candidates.prompt_ids)] = candidates.nll_nats_C
+        return super().select(candidates, num_selected=num_selected, progress=progress)
 
     def _prior(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         config = self.config
@@ -124,8 +117,9 @@ class MoppsPpl(Mopps):
             max_rollouts=config.max_prior_rollouts,
         )
 
-    def _learn(self, groups: PromptOutcomes) -> None:
-        super()._learn(groups)
+    def observe(self, outcome: StepOutcome) -> None:
+        super().observe(outcome)
+        groups = outcome.prompts(self._index)
         new = np.stack([self._nll_nats_N[groups.rows_G], groups.num_correct_G, groups.size_G], axis=1)
         # Evict at random: oldest-first would expire unselected groups together and retry them all.
         is_kept = self._forgetting.random(len(self._memory)) >= self.config.forget
@@ -133,10 +127,3 @@ class MoppsPpl(Mopps):
         if (num_groups := len(memory)) > LARGEST_MEMORY:
             memory = memory[np.sort(self._forgetting.choice(num_groups, LARGEST_MEMORY, replace=False))]
         self._memory = memory
-
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        super().check_state(state)
-        _, correct_H, size_H = state["memory"].T
-        is_group_H = (correct_H >= 0) & (correct_H <= size_H) & (size_H >= 1)
-        if not (np.isfinite(state["memory"]).all() and is_group_H.all()):
-            raise ValueError("'memory' has rows that are not groups of rollouts")

@@ -6,62 +6,27 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from recipe.prepo.rules.base import AuditLine, SelectionRule, require_shares
-from recipe.prepo.types import Candidates, FloatArray, IntArray, Selection
+from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, number
+from recipe.prepo.types import Candidates, FloatArray, Selection
 
 
 def window_start(progress: float, num_candidates: int, num_selected: int) -> int:
-    """First rank of the window, ``l(rho) = floor(rho * (|B| - K))``, in double precision.
-
-    >>> [window_start(rho, 160, 32) for rho in (0.0, 0.5, 1.0)]
-    [0, 64, 128]
-    """
+    """First rank of the window, ``l(rho) = floor(rho * (|B| - K))``, in double precision."""
     assert 0.0 <= progress <= 1.0 and 0 <= num_selected <= num_candidates, f"{progress=}"
     return math.floor(progress * (num_candidates - num_selected))
 
 
-def ascending_order(ppl_C: FloatArray, prompt_ids: Sequence[str]) -> IntArray:
-    """Candidate positions by ascending perplexity (finite, shape [C]), ties by prompt id, then by position.
+def ascending_order(ppl_C: FloatArray, prompt_ids: Sequence[str]) -> list[int]:
+    """Candidate positions by ascending perplexity, ties by prompt id (by code point), then by position.
 
-    >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"]).tolist()
+    >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"])
     [1, 2, 0]
     """
-    order_C = np.argsort(ppl_C, kind="stable").astype(np.int64)
-    ppl_sorted_C = ppl_C[order_C]
-    is_tie_C = np.r_[False, ppl_sorted_C[1:] == ppl_sorted_C[:-1], False]
-    # Only ties are sorted by id, as Python strings (by code point).
-    starts = np.flatnonzero(~is_tie_C[:-1] & is_tie_C[1:])
-    ends = np.flatnonzero(is_tie_C[:-1] & ~is_tie_C[1:]) + 1
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        order_C[start:end] = sorted(order_C[start:end].tolist(), key=prompt_ids.__getitem__)
-    return order_C
-
-
-def take_window(candidates: Candidates, *, num_selected: int, start: int) -> Selection:
-    """Choose the ranks ``start ... start + K - 1`` of ascending perplexity; the other candidates get a reason."""
-    assert candidates.ppl_C is not None, "the rule needs scores"
-    order_C = ascending_order(candidates.ppl_C, candidates.prompt_ids)
-    reasons = dict.fromkeys(np.sort(order_C[:start]).tolist(), "below_window")
-    reasons |= dict.fromkeys(np.sort(order_C[start + num_selected :]).tolist(), "above_window")
-    return Selection(order_C[start : start + num_selected], reasons, {"window_start": start})
-
-
-def check_window(line: AuditLine, start: int) -> str:
-    """Difference between an audit line and the window from rank ``start``; "" when they agree. Plain Python."""
-    ranked = sorted(line["candidates"], key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
-    ids, end = [candidate["prompt_id"] for candidate in ranked], start + line["num_selected"]
-    if line["window_start"] != start:
-        return f"window_start {line['window_start']}, recomputed {start}"
-    if line["selected"] != ids[start:end]:
-        return "the chosen prompts are not the window"
-    for reason, beside in (("below_window", ids[:start]), ("above_window", ids[end:])):
-        if Counter(skip["prompt_id"] for skip in line["skipped"] if skip["reason"] == reason) != Counter(beside):
-            return f"other prompts than those recorded are {reason!r}"
-    return ""
+    return [i for *_, i in sorted(zip(ppl_C.tolist(), prompt_ids, range(len(ppl_C)), strict=True))]
 
 
 class PplSchedule(SelectionRule):
@@ -71,7 +36,6 @@ class PplSchedule(SelectionRule):
     ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper, 0 and 0
     (1 and 1) for its ablations with the lowest (highest) perplexities only.
 
-    >>> import numpy as np
     >>> candidates = Candidates(("a", "b", "c", "d"), np.array([0.4, 0.1, 0.3, 0.2]), np.full(4, 9))
     >>> rule = PplSchedule(PplSchedule.Config(progress_start=0.0, progress_end=1.0), seed=0)
     >>> [rule.select(candidates, num_selected=2, progress=rho).indices_P.tolist() for rho in (0.0, 0.5, 1.0)]
@@ -79,17 +43,14 @@ class PplSchedule(SelectionRule):
     """
 
     needs_scores = True
-    metric_notes: ClassVar = {
-        "prepo/window_start/mean": "First rank of the window in ascending perplexity, 0 for the lowest."
-    }
 
     @dataclass(frozen=True)
-    class Config:
-        progress_start: float
-        progress_end: float
+    class Config(Options):
+        progress_start: float = number("[0, 1]")
+        progress_end: float = number("[0, 1]")
 
         def __post_init__(self) -> None:
-            require_shares(self, "progress_start", "progress_end")
+            super().__post_init__()
             if self.progress_start > self.progress_end:
                 raise ValueError(f"progress_start={self.progress_start} is above progress_end={self.progress_end}")
 
@@ -102,10 +63,16 @@ class PplSchedule(SelectionRule):
         return self.config.progress_start < self.config.progress_end
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
+        assert candidates.ppl_C is not None, "the rule needs scores"
         low, high = self.config.progress_start, self.config.progress_end
         start = window_start(min(low + progress * (high - low), 1.0), len(candidates), num_selected)
         self._starts.append(start)
-        return take_window(candidates, num_selected=num_selected, start=start)
+        order = ascending_order(candidates.ppl_C, candidates.prompt_ids)
+        reasons = dict.fromkeys(sorted(order[:start]), "below_window")
+        reasons |= dict.fromkeys(sorted(order[start + num_selected :]), "above_window")
+        return Selection(
+            np.array(order[start : start + num_selected], dtype=np.int64), reasons, {"window_start": start}
+        )
 
     def metrics(self) -> dict[str, float]:
         starts, self._starts = self._starts, []
@@ -114,5 +81,15 @@ class PplSchedule(SelectionRule):
     @classmethod
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
         low, high = options["progress_start"], options["progress_end"]
-        slack = len(line["candidates"]) - line["num_selected"]
-        return check_window(line, math.floor((low + line["progress"] * (high - low)) * slack))
+        ranked = sorted(line["candidates"], key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
+        ids = [candidate["prompt_id"] for candidate in ranked]
+        start = math.floor((low + line["progress"] * (high - low)) * (len(ids) - line["num_selected"]))
+        end = start + line["num_selected"]
+        if line["window_start"] != start:
+            return f"window_start {line['window_start']}, recomputed {start}"
+        if line["selected"] != ids[start:end]:
+            return "the chosen prompts are not the window"
+        for reason, beside in (("below_window", ids[:start]), ("above_window", ids[end:])):
+            if Counter(skip["prompt_id"] for skip in line["skipped"] if skip["reason"] == reason) != Counter(beside):
+                return f"other prompts than those recorded are {reason!r}"
+        return ""

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rules.base import AuditLine, SelectionRule, require_shares
+from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, number
+from recipe.prepo.rules.neutral import Uniform
+from recipe.prepo.rules.selection.greso import SignalHistory, skip_probability, skip_reasons
 from recipe.prepo.rules.selection.ppl_schedule import PplSchedule
-from recipe.prepo.rules.selection.skipping import SignalHistory, skip_probability, skip_reasons
-from recipe.prepo.rules.selection.uniform import Uniform
 from recipe.prepo.types import Candidates, Panel, RunFacts, Selection, StepOutcome
 
 LEFT_OUT = "prepo/left_out_frac/mean"
@@ -31,28 +31,20 @@ class SkipDead(SelectionRule):
     """The rule that chooses among the candidates that are left."""
 
     saved = ("skips", "history", "chooser")
-    metric_notes: ClassVar = {
-        LEFT_OUT: "Share of candidates that were left out because their recent groups gave no signal."
-    }
     panels = (
         Panel(
-            title="Candidates without a recent signal",
-            caption="Share of the step's candidates that the rule left out before it chose.",
-            series={LEFT_OUT: "left out: no recent signal"},
-            y_label="share of candidates",
+            "Candidates without a recent signal",
+            "Share of the step's candidates that the rule left out before it chose.",
+            {LEFT_OUT: "left out: no recent signal"},
+            "share of candidates",
         ),
     )
 
     @dataclass(frozen=True)
-    class Config:
-        p_easy: float
-        p_hard: float
-        explore: float
-
-        def __post_init__(self) -> None:
-            require_shares(self, "p_easy", "p_hard", "explore")
-            if not self.explore > 0.0:
-                raise ValueError("explore=0 could leave a prompt out forever; the published value is 0.01")
+    class Config(Options):
+        p_easy: float = number("[0, 1]")
+        p_hard: float = number("[0, 1]")
+        explore: float = number("(0, 1]")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -67,13 +59,10 @@ class SkipDead(SelectionRule):
 
     def bind(self, run: RunFacts) -> None:
         self._history.bind(run)
-        self._chooser.bind(run)
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
-        run_C = self._history.runs(candidates.prompt_ids)
-        skip_C = skip_probability(
-            run_C, p_easy=self.config.p_easy, p_hard=self.config.p_hard, explore=self.config.explore
-        )
+        config, run_C = self.config, self._history.runs(candidates.prompt_ids)
+        skip_C = skip_probability(run_C, p_easy=config.p_easy, p_hard=config.p_hard, explore=config.explore)
         draw_C = self._skips.random(len(candidates))
         is_left_C = draw_C >= skip_C
         if (num_missing := num_selected - int(is_left_C.sum())) > 0:
@@ -83,19 +72,16 @@ class SkipDead(SelectionRule):
         self._num_left_out += len(candidates) - len(left_L)
         self._num_candidates += len(candidates)
         found = self._chooser.select(candidates.take(left_L), num_selected=num_selected, progress=progress)
-        beside_L = left_L[np.fromiter(found.skip_reasons, dtype=np.int64, count=len(found.skip_reasons))]
-        reasons = dict(zip(beside_L.tolist(), found.skip_reasons.values(), strict=True))
+        reasons = {int(left_L[i]): reason for i, reason in found.skip_reasons.items()}
         return Selection(left_L[found.indices_P], reasons | skip_reasons(~is_left_C, run_C), found.details)
 
     def observe(self, outcome: StepOutcome) -> None:
         self._history.observe(outcome)
-        self._chooser.observe(outcome)
 
     def metrics(self) -> dict[str, float]:
         num_left_out, num_candidates = self._num_left_out, self._num_candidates
         self._num_left_out = self._num_candidates = 0
-        share = {LEFT_OUT: num_left_out / num_candidates} if num_candidates else {}
-        return {**share, **self._chooser.metrics()}
+        return {**({LEFT_OUT: num_left_out / num_candidates} if num_candidates else {}), **self._chooser.metrics()}
 
     @classmethod
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
@@ -125,10 +111,7 @@ class PplScheduleSkip(SkipDead):
 
     chooser = PplSchedule
     needs_scores = True
-    metric_notes: ClassVar = {**SkipDead.metric_notes, **PplSchedule.metric_notes}
 
     @dataclass(frozen=True)
     class Config(SkipDead.Config, PplSchedule.Config):
-        def __post_init__(self) -> None:
-            SkipDead.Config.__post_init__(self)
-            PplSchedule.Config.__post_init__(self)
+        pass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
 from recipe.prepo.maths.groups import CORRECT_REWARD
-from recipe.prepo.rules.base import ShapingRule
-from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, check_options
+from recipe.prepo.rules.base import ShapingRule, number
+from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, RankOptions
 from recipe.prepo.types import FloatArray, Panel, RolloutBatch, RunFacts, StepOutcome
 
 
@@ -23,35 +23,23 @@ class LengthBias(ShapingRule):
     """
 
     saved = ("difficulty",)
-    metric_notes: ClassVar = {
-        "prepo/length_biased_frac/mean": "Share of the trained rollouts whose reward the bias reduced."
-    }
     panels = (
         Panel(
-            title="Rollouts with a length bias",
-            caption="Share of the trained rollouts whose reward depends on their length.",
-            series={"prepo/length_biased_frac/mean": "with a length bias"},
-            y_label="share of rollouts",
+            "Rollouts with a length bias",
+            "Share of the trained rollouts whose reward depends on their length.",
+            {"prepo/length_biased_frac/mean": "with a length bias"},
+            "share of rollouts",
         ),
     )
 
     @dataclass(frozen=True)
-    class Config:
-        mu: float
-        easiest_share: float
-        ties: str
-        epoch_steps: int | None
+    class Config(RankOptions):
+        mu: float = number("(0, 1)")
+        easiest_share: float = number("(0, 1]")
 
-        def __post_init__(self) -> None:
-            if not 0.0 < self.mu < 1.0:
-                raise ValueError(f"mu={self.mu} is not in (0, 1)")
-            if not 0.0 < self.easiest_share <= 1.0:
-                raise ValueError(f"easiest_share={self.easiest_share} is not in (0, 1]")
-            check_options(ties=self.ties, epoch_steps=self.epoch_steps)
-
-    def __init__(self, config: Config, *, seed: int) -> None:
+    def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self._difficulty = PromptDifficulty(average_ties=config.ties == "average", epoch_steps=config.epoch_steps)
+        self._difficulty = PromptDifficulty(config)
         self._shaped_share = 0.0
 
     def bind(self, run: RunFacts) -> None:

@@ -23,9 +23,7 @@ def relative_entropy_weights(entropy_nats_R: FloatArray) -> FloatArray:
     [0.5, 1.5]
     """
     mean = entropy_nats_R.mean() if entropy_nats_R.size else 0.0
-    if mean == 0.0:
-        return np.ones_like(entropy_nats_R, dtype=np.float64)
-    return entropy_nats_R / mean
+    return entropy_nats_R / mean if mean else np.ones(len(entropy_nats_R))
 
 
 class RelativeEntropy(WeightingRule):
@@ -47,7 +45,6 @@ class RelativeEntropy(WeightingRule):
         for line in lines:
             weight = line["entropy_nats"] / mean if mean else 1.0
             if abs(line["weight"] - weight) > TOLERANCE:
-                return f"prompt {line['prompt_id']}, rollout {line['rollout']}: weight {line['weight']}, " + (
-                    f"recomputed {weight}"
-                )
+                which = f"prompt {line['prompt_id']}, rollout {line['rollout']}"
+                return f"{which}: weight {line['weight']}, recomputed {weight}"
         return ""
