@@ -62,7 +62,13 @@ class GlooCheckpointEngine(CheckpointEngine):
             return
         listening = {} if self._listener is None else {"master_listen_fd": self._listener.detach(), "use_libuv": True}
         self._store = TCPStore(
-            meeting["host"], meeting["port"], world_size, rank == 0, timeout=TIMEOUT, wait_for_workers=False, **listening
+            meeting["host"],
+            meeting["port"],
+            world_size,
+            rank == 0,
+            timeout=TIMEOUT,
+            wait_for_workers=False,
+            **listening,
         )
         options = ProcessGroupGloo._Options()
         options._timeout = TIMEOUT
