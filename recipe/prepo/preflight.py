@@ -128,7 +128,7 @@ def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
                 ("algorithm.rollout_correction.bypass_mode", "it skips the old-log-prob pass, which computes"),
                 (
                     "actor_rollout_ref.model.use_fused_kernels",
-                    f"not every fused backend of verl {VERL_VERSION} returns",
+                    "not every fused backend returns",
                 ),
             ):
                 yield Need(path, not get(path, False), f"{why} the entropies that {name} needs", False, neutral)

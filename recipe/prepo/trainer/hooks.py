@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,14 @@ class PrepoHooks(_Trainer):
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         check_data_size(len(self.train_dataset), self.prepo)
-        self._count_steps()
+        # verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do.
+        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
+        steps = self.steps_per_epoch * self.config.trainer.total_epochs
+        if self.total_training_steps > steps:
+            self.total_training_steps: int = steps
+            with open_dict(self.config):
+                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
+                    optim.total_training_steps = steps * self.parameter_sync_step
         default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
         prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
@@ -113,16 +121,6 @@ class PrepoHooks(_Trainer):
             ),
             base_temperature=self.prepo.temperature,
         )
-
-    def _count_steps(self) -> None:
-        """verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do."""
-        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
-        steps = self.steps_per_epoch * self.config.trainer.total_epochs
-        if self.total_training_steps > steps:
-            self.total_training_steps: int = steps
-            with open_dict(self.config):
-                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
-                    optim.total_training_steps = steps * self.parameter_sync_step
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -204,7 +202,11 @@ class PrepoHooks(_Trainer):
             batch, decision = self._choose_from_stream(num_selected)
         else:
             batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
-            candidates = self._candidates(batch)
+            candidates = Candidates(columns.prompt_ids_of(batch))
+            if self.prepo.score_prompts:
+                with marked_timer("prompt_scoring", self.timing_raw):
+                    messages = columns.messages_of(batch)
+                    candidates = score_candidates(candidates.prompt_ids, messages, self._tokenize, self._score_tokens)
             with marked_timer("prompt_selection", self.timing_raw):
                 decision = self.controller.select(candidates, num_selected=num_selected, step=self.global_steps)
         with marked_timer("prompt_selection", self.timing_raw):
@@ -227,13 +229,6 @@ class PrepoHooks(_Trainer):
         with marked_timer("prompt_selection", self.timing_raw):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
             return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
-
-    def _candidates(self, batch: TensorDict) -> Candidates:
-        prompt_ids = columns.prompt_ids_of(batch)
-        if not self.prepo.score_prompts:
-            return Candidates(prompt_ids)
-        with marked_timer("prompt_scoring", self.timing_raw):
-            return score_candidates(prompt_ids, columns.messages_of(batch), self._tokenize, self._score_tokens)
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         if self._own_buffer is not None:
@@ -261,12 +256,12 @@ class PrepoHooks(_Trainer):
                 with_temperature=not self.controller.temperature.is_constant,
             )
             trained.weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
-        if self.controller.shaping.is_identity:
-            batch = super()._compute_advantage(batch, metrics)
-        else:
+        shaping: AbstractContextManager[None] = nullcontext()
+        if not self.controller.shaping.is_identity:
             trained.shaped_R = self.controller.shape(trained.rollouts)
-            with columns.shaped_rewards(batch, trained.rows_R, trained.shaped_R):
-                batch = super()._compute_advantage(batch, metrics)
+            shaping = columns.shaped_rewards(batch, trained.rows_R, trained.shaped_R)
+        with shaping:
+            batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
             batch = self._apply_weights(batch, trained)
             self._updates.append(trained)
