@@ -21,11 +21,9 @@ INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1
 SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
 POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
-OTHER_KEYS = ("method", "run_suffix", "candidate_ratio", "val_samples")
 KEYS = {
-    *REGISTRIES,
-    *OTHER_KEYS,
-    *(path[6:] for table in (INTEGERS, SWITCHES, CHOICES, POSITIVE) for path in table if path.startswith("prepo.")),
+    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples")),
+    *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE),
 }
 
 
@@ -131,19 +129,24 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         ConfigError: names the value, the reason, and the override that fixes it.
     """
     prepo = value_at(config, "prepo")
-    _check_keys(prepo)
-    rules = {group: _rule_options(prepo[group], group) for group in REGISTRIES}
+    if not isinstance(prepo, Mapping):
+        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo.yaml.")
+    for key in prepo:
+        if f"prepo.{key}" not in KEYS:
+            hint = did_you_mean(key, [known.removeprefix("prepo.") for known in KEYS])
+            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo.yaml.")
+    rules = {group: _rule_options(value_at(config, f"prepo.{group}"), group) for group in REGISTRIES}
     check(config, _own_needs(config))
-    built = {group: build_rule(group, options, seed=prepo["seed"]) for group, options in rules.items()}
-    selection = built["selection"]
-    assert isinstance(selection, SelectionRule)
     num_selected = value_at(config, "data.train_batch_size")
     rollouts_per_prompt = value_at(config, "actor_rollout_ref.rollout.n")
-    for group, rule in built.items():
+    for group, options in rules.items():
+        rule = build_rule(group, options, seed=prepo["seed"])
         try:
             rule.check_sizes(num_selected=num_selected, rollouts_per_prompt=rollouts_per_prompt)
         except ValueError as error:
-            raise ConfigError(f"prepo/{group}={rules[group]['name']}: {error}.") from error
+            raise ConfigError(f"prepo/{group}={options['name']}: {error}.") from error
+        if isinstance(rule, SelectionRule):
+            selection = rule
     skips_prompts, always = isinstance(selection, SkippingRule), prepo["score_candidates"] == "always"
     why = f"prepo/selection={rules['selection']['name']} draws its prompts one by one and never scores them"
     check(config, [Need("prepo.score_candidates", not (skips_prompts and always), why, "auto")])
@@ -164,6 +167,13 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     )
 
 
+def _rule_options(value: Any, group: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        names = ", ".join(f"prepo/{group}={name}" for name in sorted(REGISTRIES[group]))
+        raise ConfigError(f"prepo.{group}={value!r}: it must be a section. Choose a rule with a slash: {names}.")
+    return dict(value)
+
+
 def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     for path, least in INTEGERS.items():
         yield Need(path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least)
@@ -173,11 +183,11 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
         yield Need(path, value_at(config, path) in known, f"it must be one of {', '.join(known)}", known[0])
     for path, example in POSITIVE.items():
         value = value_at(config, path)
-        ok = _is_number(value) and 0 < value < float("inf")
+        ok = type(value) in (int, float) and 0 < value < float("inf")
         why = " so that a group's rollouts differ" if path == TEMPERATURE else ""
         yield Need(path, ok, f"it must be a finite number above 0{why}", example)
     ratio = value_at(config, "prepo.candidate_ratio")
-    ok = _is_number(ratio) and 1 <= ratio <= MAX_RATIO
+    ok = type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO
     why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are chosen from |B| = ratio * K candidates"
     yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
     samples = value_at(config, "prepo.val_samples", {})
@@ -186,30 +196,8 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     yield Need("prepo.val_samples", ok, why, "{aime24: 16, gsm8k: 1}", "null for val_kwargs.n everywhere")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def is_integer(value: Any, least: int) -> bool:
-    return _is_number(value) and isinstance(value, int) and value >= least
-
-
-def _check_keys(prepo: Any) -> None:
-    if not isinstance(prepo, Mapping):
-        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo.yaml.")
-    unknown, missing = sorted(set(prepo) - KEYS), sorted(KEYS - set(prepo))
-    if unknown or missing:
-        hints = "".join(did_you_mean(key, KEYS) for key in unknown)
-        raise ConfigError(
-            f"the prepo section has unknown keys {unknown} and lacks {missing}.{hints} See conf/prepo.yaml."
-        )
-
-
-def _rule_options(value: Any, group: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        names = ", ".join(f"prepo/{group}={name}" for name in sorted(REGISTRIES[group]))
-        raise ConfigError(f"prepo.{group}={value!r}: it must be a section. Choose a rule with a slash: {names}.")
-    return dict(value)
+    return type(value) is int and value >= least
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:

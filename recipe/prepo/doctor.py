@@ -68,17 +68,17 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
         f"device    {device}" + (": this machine shows no GPU, so run it on one that has some" if lacks_gpu else ""),
         "rules     " + " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items()),
         f"step      {step}",
+        "ok: this run would start",
     ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was found; returns the exit status."""
     try:
-        lines = diagnose(sys.argv[1:] if argv is None else argv)
+        print("\n".join(diagnose(sys.argv[1:] if argv is None else argv)))
     except PrepoError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    print("\n".join([*lines, "ok: this run would start"]))
     return 0
 
 

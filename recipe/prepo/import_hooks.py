@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.abc
-import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
-Callback = Callable[[ModuleType], None]
+Callback = Callable[[ModuleType], Any]
 
 
 class _AfterImportFinder(importlib.abc.MetaPathFinder):
@@ -19,14 +19,12 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
         self.waiting: dict[str, list[Callback]] = {}
         self._looking_for: set[str] = set()
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> Any:
         if fullname not in self.waiting or fullname in self._looking_for:
             return None
         self._looking_for.add(fullname)
         try:
-            spec = importlib.util.find_spec(fullname)
+            spec: Any = importlib.util.find_spec(fullname)
         finally:
             self._looking_for.discard(fullname)
         if spec is None or spec.loader is None:
@@ -39,7 +37,7 @@ class _AfterImportFinder(importlib.abc.MetaPathFinder):
                 callback(module)
             del self.waiting[fullname]  # only now: after a failed import the next try needs the callbacks
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module
         return spec
 
 
@@ -51,9 +49,8 @@ def after_import(module_name: str, callback: Callback) -> None:
 
     An exception of the callback reaches the importer of the module.
     """
-    module = sys.modules.get(module_name)
-    if module is not None:
-        callback(module)
+    if module_name in sys.modules:
+        callback(sys.modules[module_name])
         return
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)

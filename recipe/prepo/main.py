@@ -43,28 +43,6 @@ GRADING_TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"  # read by recipe.prepo.re
 # ---- before the run -------------------------------------------------------------------------------------------------
 
 
-def prepare(config: DictConfig) -> tuple[PrepoConfig, int]:
-    """Check the configuration and the surroundings, then set the processes' environment.
-
-    Returns:
-        This recipe's part of the configuration, and the number of training steps of the run.
-
-    Raises:
-        PrepoError: one readable error; nothing was started.
-    """
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    prepo = read_config(plain)
-    check_device(plain)
-    found = check_all(plain, prepo)
-    print("\n".join(found.lines), flush=True)
-    OmegaConf.resolve(config)  # the workers may lack the variables that the configuration interpolates
-    with open_dict(config):
-        make_paths_absolute(config)
-        choose_ray(config)
-        choose_platform(config)
-    return prepo, found.total_steps
-
-
 def choose_ray(config: DictConfig) -> None:
     """Join the named cluster, or start a Ray of the run's own on the loopback interface only.
 
@@ -84,10 +62,7 @@ def choose_ray(config: DictConfig) -> None:
 
 def choose_platform(config: DictConfig) -> None:
     """Set the environment of this process and of every worker; must run before verl is imported."""
-    environment = {
-        RUN_ID_ENV: uuid.uuid4().hex[:12],
-        GRADING_TIME_LIMIT_ENV: str(config.prepo.grading_time_limit_s),
-    }
+    environment = {RUN_ID_ENV: uuid.uuid4().hex[:12], GRADING_TIME_LIMIT_ENV: str(config.prepo.grading_time_limit_s)}
     if config.trainer.device == CPU_PLATFORM:
         environment |= cpu_environment()
     os.environ.update(environment)
@@ -139,25 +114,23 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
         ConfigError: ``trainer.resume_from_path`` names no checkpoint.
         StateError: the checkpoint has other rules, sizes or another seed, or its state is damaged.
     """
-    checkpoint = None
     if trainer.resume_mode == "auto":
-        step = latest_checkpoint(Path(trainer.default_local_dir), repair=True)
-        checkpoint = Path(trainer.default_local_dir, f"global_step_{step}")
+        name = f"global_step_{latest_checkpoint(Path(trainer.default_local_dir), repair=True)}"
+        checkpoint = Path(trainer.default_local_dir, name)
     elif trainer.resume_mode == "resume_path":
         checkpoint = Path(trainer.resume_from_path or "")
-        name = checkpoint.name.removeprefix("global_step_")
-        if not name.isdecimal():
-            raise ConfigError(
-                f"trainer.resume_from_path={trainer.resume_from_path} is not the folder of a checkpoint. With "
-                f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
-            )
-        step = int(name)
-    if checkpoint is None or not step:
+    else:
         return 0
-    if checkpoint.exists():  # it may be on a file system that only the workers see
+    step = checkpoint.name.removeprefix("global_step_")
+    if not step.isdecimal():
+        raise ConfigError(
+            f"trainer.resume_from_path={trainer.resume_from_path} is not the folder of a checkpoint. With "
+            f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
+        )
+    if int(step) and checkpoint.exists():  # it may be on a file system that only the workers see
         known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
         require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
-    return step
+    return int(step)
 
 
 def archive_earlier(trainer: DictConfig, first_step: int) -> None:
@@ -178,9 +151,17 @@ def archive_earlier(trainer: DictConfig, first_step: int) -> None:
 def run(config: DictConfig) -> None:
     """One run of the composed configuration."""
     with readable_errors():
-        prepo, total_steps = prepare(config)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        prepo = read_config(plain)
+        check_device(plain)
+        lines, total_steps = check_all(plain, prepo)
+        OmegaConf.resolve(config)  # the workers may lack the variables that the configuration interpolates
+        with open_dict(config):
+            make_paths_absolute(config)
+            choose_ray(config)
+            choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
-        print(f"run       {run_dir}", flush=True)
+        print(*lines, f"run       {run_dir}", sep="\n", flush=True)
         stopped = None
         first_step = resume_step(config.trainer, prepo)
         if first_step >= total_steps and not config.trainer.val_only:
@@ -191,11 +172,9 @@ def run(config: DictConfig) -> None:
         else:
             archive_earlier(config.trainer, first_step)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            sweeper = Sweeper(
-                [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config),
-                [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"],
-            )
             bar = progress_bar(run_dir, total_steps, first_step=first_step)
+            roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
+            sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
             with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
                 stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
@@ -259,14 +238,16 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
 
 def _report_stop(step: int, signal_name: str, resume_mode: str, first_step: int, total_steps: int) -> int:
     """Print how to resume a run that a signal stopped, and return its exit status."""
+    when, how = f"after step {step} of {total_steps}", "the same command resumes from it"
+    # Where the same command would get no further, EXIT_STOPPED would make a batch system start it for ever.
     status = 128 + signal.Signals[signal_name]
-    if step <= first_step:  # EXIT_STOPPED would make a batch system start it again for ever
-        print(f"stopped        before the first step was done ({signal_name}); the same command starts there again")
-    elif resume_mode != "auto":  # likewise: it would start from the same step each time
-        print(f"stopped        after step {step} of {total_steps} ({signal_name}); {RESUME} resumes from it")
+    if step <= first_step:
+        when, how = "before the first step was done", "the same command starts there again"
+    elif resume_mode != "auto":
+        how = f"{RESUME} resumes from it"
     else:
-        print(f"stopped        after step {step} of {total_steps} ({signal_name}); the same command resumes from it")
         status = EXIT_STOPPED
+    print(f"stopped        {when} ({signal_name}); {how}")
     return status
 
 

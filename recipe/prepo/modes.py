@@ -1,4 +1,4 @@
-"""The trainer modes and the agent-loop manager, composed of hooks and supervision.
+"""The trainer modes and the agent-loop workers, composed of hooks and supervision.
 
 Importing this module registers the modes with verl 0.9.1.
 """
@@ -9,11 +9,16 @@ from typing import Any
 
 import ray
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from recipe.prepo.supervise.rollouts import SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks
 from recipe.prepo.trainer.hooks import PrepoHooks
+from recipe.prepo.trainer.rollout import OwnSampling
+
+# verl exports the Ray actor class; only the plain class that it wraps can be subclassed.
+PlainWorker: Any = vars(AgentLoopWorkerTQ)["__ray_metadata__"].modified_class
 
 
 @register_trainer("prepo_sync")
@@ -47,12 +52,13 @@ class PrepoTrainerSeparateAsync(AsyncHooks, PPOTrainerSeparateAsync):
         return self.standalone_server_manager.get_client()
 
 
+class PrepoWorker(SupervisedRollouts, OwnSampling, PlainWorker):
+    """verl's agent-loop worker with this recipe's sampling and supervision."""
+
+
 class PrepoAgentLoopManager(AgentLoopManagerTQ):
     """verl's manager with this recipe's workers (``rollout.agent.agent_loop_manager_class``)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Not at the top: where a worker's process imports its class first, verl registers the modes meanwhile.
-        from recipe.prepo.supervise.agent_loop import SupervisedWorker
-
-        self.agent_loop_workers_class = ray.remote(SupervisedWorker)
+        self.agent_loop_workers_class = ray.remote(PrepoWorker)

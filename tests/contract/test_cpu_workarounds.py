@@ -343,7 +343,7 @@ def test_cpu_is_never_detected_only_chosen(stock: Any, repaired: Any) -> None:
 
 
 def test_vllm_rewinds_generators_in_a_way_that_a_cpu_cannot() -> None:
-    """Why runs with seeds need ``enable_chunked_prefill=False`` on a CPU; see ``recipe.prepo.preflight._seeds``."""
+    """Why runs with seeds need ``enable_chunked_prefill=False`` on a CPU; see ``recipe.prepo.preflight._rollouts``."""
     spec = importlib.util.find_spec("vllm")
     assert spec is not None and spec.origin is not None
     runner = Path(spec.origin).parent / "v1" / "worker" / "gpu_model_runner.py"

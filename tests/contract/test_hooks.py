@@ -21,11 +21,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainer
 
 from recipe.prepo.maths.rng import rollout_seed
-from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSync
+from recipe.prepo.modes import PlainWorker, PrepoTrainerColocateAsync, PrepoTrainerSync, PrepoWorker
 from recipe.prepo.trainer import columns, scoring
 from recipe.prepo.trainer.async_hooks import BackgroundDispatch
 from recipe.prepo.trainer.hooks import use_row_temperatures
-from recipe.prepo.trainer.rollout import PlainWorker, RolloutWorker
 from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
 
 # ---- rollouts -------------------------------------------------------------------------------------------------------
@@ -42,7 +41,7 @@ def sampled_with(monkeypatch: pytest.MonkeyPatch, *, seeded: bool, validate: boo
         seen.append(sampling_params)
 
     monkeypatch.setattr(PlainWorker, "_run_agent_loop", agent_loop)
-    worker = object.__new__(RolloutWorker)
+    worker = object.__new__(PrepoWorker)
     worker.config = SimpleNamespace(prepo=SimpleNamespace(seed=5, seed_rollouts=seeded))
     asyncio.run(worker._run_agent_loop(dict(STOCK), {"validate": validate}, **PROMPT | kwargs))
     return seen[0]
@@ -159,28 +158,28 @@ def test_dispatches_run_in_order_without_blocking_the_caller() -> None:
     dispatch.check()
     assert done == []
     may_go.set()
-    dispatch.wait()
+    dispatch.check(wait=True)
     assert done == [True, 2]
 
 
 def test_a_failed_dispatch_reaches_whoever_waits_or_polls() -> None:
     dispatch, may_go = BackgroundDispatch(), threading.Event()
-    for wait in (dispatch.wait, dispatch.check):
+    for wait in (True, False):
         dispatch.submit(lambda: 1 / 0)
-        dispatch.submit(may_go.wait, 30 if wait == dispatch.check else 0)
+        dispatch.submit(may_go.wait, 0 if wait else 30)
         deadline = time.monotonic() + 30
         with pytest.raises(ZeroDivisionError):
             while time.monotonic() < deadline:
-                wait()
+                dispatch.check(wait=wait)
     may_go.set()
-    dispatch.wait()  # each error is raised once
+    dispatch.check(wait=True)  # each error is raised once
 
 
 def test_a_warm_up_of_several_batches_is_chosen_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(PPOTrainer, "_add_prompts_to_generate", lambda _self, num_prompts: asked.append(num_prompts))
     trainer = object.__new__(PrepoTrainerColocateAsync)
-    trainer.controller = SimpleNamespace(identity=SimpleNamespace(num_selected=8))
+    trainer.prepo = SimpleNamespace(num_selected=8)
     trainer._dispatch, trainer.timing_raw = BackgroundDispatch(), {}
     assert trainer._add_prompts_to_generate(19) == 19
     trainer.wait_for_dispatch()

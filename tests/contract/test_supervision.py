@@ -19,9 +19,8 @@ from transfer_queue import KVBatchMeta
 from recipe.prepo.errors import FaultError
 from recipe.prepo.reward.score import compute_score
 from recipe.prepo.supervise import messages, supervisor
-from recipe.prepo.supervise.failures import FailureCount, Failures, describe
-from recipe.prepo.supervise.messages import CallFirst
-from recipe.prepo.supervise.reward_timeout import GIVEN_UP, TIMED_OUT, RewardTimeout
+from recipe.prepo.supervise.messages import CallFirst, describe
+from recipe.prepo.supervise.rollouts import GIVEN_UP, TIMED_OUT, FailureCount, Failures, SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 
 # ---- failed rollouts ------------------------------------------------------------------------------------------------
@@ -65,23 +64,26 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-def score(timeout: RewardTimeout, scoring: Any, output: Output) -> Output:
-    async def run() -> None:
-        await timeout.score(scoring, output)
+def worker(limit_s: float) -> SupervisedRollouts:
+    made = SupervisedRollouts()
+    made.config = SimpleNamespace(prepo=SimpleNamespace(reward_wait_limit_s=limit_s))
+    return made
 
-    asyncio.run(run())
+
+def score(worker: SupervisedRollouts, scoring: Any, output: Output) -> Output:
+    asyncio.run(worker.limit(scoring, output))
     return output
 
 
 def test_a_reward_in_time_is_left_alone() -> None:
     output = Output()
-    score(RewardTimeout(60), answers(output, {"score": 1.0}), output)
+    score(worker(60), answers(output, {"score": 1.0}), output)
     assert output == Output(1.0, {"reward_extra_info": {"score": 1.0}})
 
 
 def test_a_hung_reward_scores_0_with_the_keys_of_this_recipes_own() -> None:
     begin = time.monotonic()
-    output = score(RewardTimeout(0.2), never(), Output(extra_fields={"turns": 1}))
+    output = score(worker(0.2), never(), Output(extra_fields={"turns": 1}))
     assert 0.2 <= time.monotonic() - begin < 20
     info = output.extra_fields["reward_extra_info"]
     assert info == {"score": 0.0, "acc": 0.0, "timed_out": 1.0}
@@ -90,9 +92,9 @@ def test_a_hung_reward_scores_0_with_the_keys_of_this_recipes_own() -> None:
 
 
 def test_a_hung_reward_has_the_keys_of_the_users_function() -> None:
-    timeout, output = RewardTimeout(0.2), Output()
-    score(timeout, answers(output, {"score": 1.0, "format": 0.5}), output)
-    output = score(timeout, never(), Output())
+    hanging, output = worker(0.2), Output()
+    score(hanging, answers(output, {"score": 1.0, "format": 0.5}), output)
+    output = score(hanging, never(), Output())
     assert output.extra_fields == {"reward_extra_info": {"score": 0.0, "format": 0.0}, GIVEN_UP: True}
 
 
@@ -102,7 +104,7 @@ def test_an_error_of_the_reward_function_is_passed_on(error: type[Exception]) ->
         raise error("its own")
 
     with pytest.raises(error, match="its own"):
-        score(RewardTimeout(60), fails(), Output())
+        score(worker(60), fails(), Output())
 
 
 # ---- the supervisor -------------------------------------------------------------------------------------------------
@@ -134,6 +136,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(supervisor, "renew_threads", renewed.append)
     trainer = SimpleNamespace(
         run_dir=tmp_path,
+        checkpoint_dir=tmp_path / "global_step_3",
         global_steps=3,
         prepo=SimpleNamespace(num_selected=2, rollouts_per_prompt=2, reward_wait_limit_s=20.0),
         config=SimpleNamespace(trainer=SimpleNamespace(resume_mode="auto")),

@@ -1,4 +1,4 @@
-"""verl's own trackers behind :class:`RunTracker`: each backend's reader finds every metric of the contract."""
+"""verl's own trackers behind :class:`RunLogs`: each backend's reader finds every metric of the contract."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from verl.utils.tracking import Tracking
 
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.run.jsonl import StepLog
-from recipe.prepo.run.logs import RunTracker
+from recipe.prepo.run.logs import RunLogs
 
 ROOT = Path(__file__).resolve().parents[2]
 # verl's validation metrics have an @ in their names, which mlflow refuses.
@@ -74,14 +73,18 @@ def log_in_a_process(folder: Path, backends: list[str]) -> str:
     return done.stdout
 
 
+def run_logs(folder: Path) -> RunLogs:
+    return RunLogs(folder, resume_step=0, audit=False)
+
+
 def log_two_steps(folder: str, backends: list[str]) -> None:
     config = OmegaConf.to_container(compose_config(["experiment=tiny_cpu"]), resolve=True)
     tracking = Tracking("prepo", "trackers", backends, config=config)
-    log = StepLog(Path(folder) / "metrics.jsonl", resume_step=0)
-    tracker = RunTracker(tracking, log, backends=backends)
+    logs = run_logs(Path(folder))
+    logs.track(tracking, backends, after_log=lambda: None)
     for step in (1, 2):
-        tracker.log(data=step_data(step), step=step)
-    tracker.finish()
+        logs.log(data=step_data(step), step=step)
+    logs.finish()
 
 
 def expected(step: int) -> dict[str, float]:
@@ -147,10 +150,9 @@ def test_swanlab_offline_takes_every_metric(tmp_path: Path) -> None:
 
 def test_a_tracker_that_did_not_start_is_named(tmp_path: Path) -> None:
     tracking = SimpleNamespace(logger={"console": object()})
-    log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
     with pytest.raises(ConfigError, match=r"mlflow could not be started.*MLFLOW_TRACKING_URI"):
-        RunTracker(tracking, log, backends=["console", "mlflow"])
-    RunTracker(tracking, log, backends="console")
+        run_logs(tmp_path).track(tracking, ["console", "mlflow"], after_log=lambda: None)
+    run_logs(tmp_path).track(tracking, "console", after_log=lambda: None)
 
 
 @pytest.mark.alarm
@@ -174,8 +176,9 @@ def test_verl_itself_goes_on_without_mlflow(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_no_number_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracking = SimpleNamespace(logger={}, log=lambda **_: None)
-    tracker = RunTracker(tracking, StepLog(tmp_path / "metrics.jsonl", resume_step=0))
+    logs = run_logs(tmp_path)
+    logs.track(tracking, [], after_log=lambda: None)
     for step in (1, 2):
-        tracker.log(data=step_data(step), step=step)
+        logs.log(data=step_data(step), step=step)
     (message,) = [record.getMessage() for record in caplog.records if "in no tracker" in record.getMessage()]
     assert "dropped/array, dropped/bool, dropped/none, dropped/text" in message

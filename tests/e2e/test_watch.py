@@ -16,8 +16,7 @@ pytestmark = pytest.mark.e2e
 SCRIPT = """
 import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
-from recipe.prepo.supervise import failures, messages
-from recipe.prepo.supervise.reward_timeout import renew_threads
+from recipe.prepo.supervise import messages, rollouts
 from recipe.prepo.supervise.watch import Process, Watch
 from recipe.prepo.errors import ConfigError, FaultError
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
@@ -48,7 +47,7 @@ class Server:
 @ray.remote(num_cpus=0)
 class Counter:
     def __init__(self):
-        self.failures = failures.Failures()
+        self.failures = rollouts.Failures()
     def fail(self, times):
         for _ in range(times):
             self.failures.note(ValueError(f"number {self.failures.training + 1}"), validate=False)
@@ -160,9 +159,9 @@ try:
 except ConfigError as error:
     found["second run"] = str(error)
 
-failures.ANSWER_LIMIT_S = 3.0
+rollouts.ANSWER_LIMIT_S = 3.0
 counters = [Counter.remote(), Counter.remote()]
-count = failures.FailureCount(counters)
+count = rollouts.FailureCount(counters)
 ray.get([each.fail.remote(times) for each, times in zip(counters, (2, 5))])
 found["counted"] = [str(count())]
 ray.get(counters[0].fail.remote(1))
@@ -177,7 +176,7 @@ while ray.get(grader.num_begun.remote()) < len(hung):  # Ray begins the calls of
 found["threads"] = []
 for renewed in (False, True):
     if renewed:
-        renew_threads([grader])
+        rollouts.renew_threads([grader])
     call = grader.grade.remote(0)
     done, _ = ray.wait([call], timeout=60 if renewed else 5)
     found["threads"].append(len(done))

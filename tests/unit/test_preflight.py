@@ -181,18 +181,6 @@ def test_samples_of_a_missing_data_source_are_refused(tmp_path: Path) -> None:
         findings(tmp_path, 10, **{"prepo.val_samples": {"aime24": 16}})
 
 
-@pytest.mark.parametrize("value", ["0", "600"])
-def test_old_variables_are_refused_with_their_keys(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    for variable, key in (
-        ("PREPO_REWARD_WAIT_LIMIT_S", "prepo.reward_wait_limit_s"),
-        ("PREPO_REWARD_TIME_LIMIT_S", "prepo.grading_time_limit_s"),
-    ):
-        monkeypatch.setenv(variable, value)
-        with pytest.raises(ConfigError, match=f"{variable}={value}.*{key}={value}"):
-            refuse_old_names([])
-        monkeypatch.delenv(variable)
-
-
 def test_a_methods_old_experiment_is_refused_with_the_new_command() -> None:
     refuse_old_names(["experiment=comparison,tiny_cpu", "method=prepo"])
     with pytest.raises(ConfigError, match="Use experiment=comparison method=random,prepo"):

@@ -33,15 +33,12 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._is_master = is_master
         self._listener: socket.socket | None = None
         self._meeting: dict[str, Any] = {}
-        self._group: ProcessGroupGloo | None = None
-        self._store: TCPStore | None = None
+        self._group: Any = None
         self._rank = -1
 
     def prepare(self) -> dict[str, Any]:
         """Address for the rendezvous: on the cluster's network, never on all interfaces."""
-        if not self._is_master:
-            return {}
-        if self._group is None:
+        if self._is_master and self._listener is None:
             self._listener = socket.create_server((_node_ip(), 0))
             self._meeting = dict(zip(("host", "port"), self._listener.getsockname()[:2], strict=True))
         return self._meeting
@@ -52,12 +49,11 @@ class GlooCheckpointEngine(CheckpointEngine):
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
         """The actor's first rank becomes rank 0 and sends to all rollout workers. Its other ranks do not join."""
         size = 1 + rollout_world_size
-        ranks = [0] + [-1] * (actor_wg_world_size - 1), list(range(1, size))
 
         def arguments(ranks: list[int]) -> dict[str, list[Any]]:
             return {"rank": ranks, "world_size": [size] * len(ranks), "meeting": [metadata[0]] * len(ranks)}
 
-        return arguments(ranks[0]), arguments(ranks[1])
+        return arguments([0] + [-1] * (actor_wg_world_size - 1)), arguments(list(range(1, size)))
 
     def init_process_group(self, rank: int, world_size: int, meeting: dict[str, Any]) -> None:
         """Join the group at the first call; later calls keep it."""
@@ -99,27 +95,23 @@ class GlooCheckpointEngine(CheckpointEngine):
         """Yield every tensor that rank 0 sends."""
         while header := self._receive_header():
             tensor = torch.empty(header["shape"], dtype=getattr(torch, header["dtype"].removeprefix("torch.")))
-            self._broadcast(tensor)
-            yield header["name"], tensor
+            yield header["name"], self._broadcast(tensor)
 
     def _send_header(self, header: dict[str, Any]) -> None:
         encoded = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
         self._broadcast(torch.tensor([encoded.numel()]))
         self._broadcast(encoded)
 
-    def _receive_header(self) -> dict[str, Any]:
-        size = torch.zeros(1, dtype=torch.int64)
-        self._broadcast(size)
-        encoded = torch.empty(int(size), dtype=torch.uint8)
-        self._broadcast(encoded)
-        header: dict[str, Any] = json.loads(encoded.numpy().tobytes())
-        return header
+    def _receive_header(self) -> Any:
+        size = self._broadcast(torch.zeros(1, dtype=torch.int64))
+        encoded = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
+        return json.loads(encoded.numpy().tobytes())
 
-    def _broadcast(self, tensor: torch.Tensor) -> None:
-        assert self._group is not None
+    def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         options = BroadcastOptions()
         options.rootRank = 0
         self._group.broadcast([tensor], options).wait()
+        return tensor
 
 
 def _node_ip() -> str:

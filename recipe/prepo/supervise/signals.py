@@ -11,14 +11,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 REQUESTING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 FORCING = (signal.SIGTERM, signal.SIGINT)
-NOTICE = (
-    "stop requested ({name}): the run ends after its current step, with a checkpoint; Ctrl-C or SIGTERM stops now\n"
-)
 
 
 class StopSignals:
@@ -31,8 +28,8 @@ class StopSignals:
 
     def __init__(self, forward: Callable[[str, threading.Event], None]) -> None:
         self._forward = forward
+        self.requested_by = ""  # name of the first signal, such as "SIGTERM"
         self._requested, self._closed = threading.Event(), threading.Event()
-        self._name = ""
         self._forced_by = 0
         self._handlers_before: dict[int, Any] = {}
         self._thread = threading.Thread(target=self._wait_and_forward, daemon=True, name="prepo-stop")
@@ -43,9 +40,7 @@ class StopSignals:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         self._closed.set()
@@ -56,11 +51,6 @@ class StopSignals:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # raised by ray.init's own handler
             raise SystemExit(128 + signal.SIGTERM) from None
 
-    @property
-    def requested_by(self) -> str:
-        """Name of the first signal, such as "SIGTERM"; empty where there was none."""
-        return self._name
-
     def install(self) -> None:
         """Install the handlers, again where needed: ``ray.init`` replaces the one for SIGTERM."""
         for number in REQUESTING:
@@ -68,10 +58,13 @@ class StopSignals:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if not self._name:
-            self._name = name
+        if not self.requested_by:
+            self.requested_by = name
             self._requested.set()
-            _print(NOTICE.format(name=name))
+            _print(
+                f"stop requested ({name}): the run ends after its current step, with a checkpoint; "
+                f"Ctrl-C or SIGTERM stops now\n"
+            )
         elif number in FORCING:
             self._forced_by = number
             _print(f"stopping at once ({name})\n")
@@ -80,7 +73,7 @@ class StopSignals:
     def _wait_and_forward(self) -> None:
         self._requested.wait()
         if not self._closed.is_set():
-            self._forward(self._name, self._closed)
+            self._forward(self.requested_by, self._closed)
 
 
 def _print(text: str) -> None:

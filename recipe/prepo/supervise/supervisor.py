@@ -17,20 +17,23 @@ from verl.workers.rollout.replica import RolloutMode
 from recipe.prepo.errors import FaultError, StateError
 from recipe.prepo.run.checkpoint import is_complete, latest_checkpoint
 from recipe.prepo.supervise import messages
-from recipe.prepo.supervise.failures import FailureCount, Failures, reason
-from recipe.prepo.supervise.reward_timeout import count_timeouts, renew_threads
+from recipe.prepo.supervise.messages import reason
+from recipe.prepo.supervise.rollouts import FailureCount, Failures, count_timeouts, renew_threads
 from recipe.prepo.supervise.watch import Process, Watch
-from recipe.prepo.trainer.supervision import NoSupervision
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 COUNT_INTERVAL_S = 5.0
 
 
-class Supervisor(NoSupervision):
-    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on."""
+class Supervisor:
+    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on.
+
+    Args:
+        trainer: the trainer that calls the public methods; verl builds its parts only later.
+    """
 
     def __init__(self, trainer: Any) -> None:
-        super().__init__(trainer)
+        self.trainer = trainer
         self._count_failures = FailureCount(())
         self._counted = Failures()  # up to the step before
         self._count_again_at = 0.0
@@ -38,15 +41,18 @@ class Supervisor(NoSupervision):
     # ---- graceful stop ----------------------------------------------------------------------------------------------
 
     def stop_requested(self) -> bool:
+        """Whether the run should end now: before its first step, or after a step."""
         return bool(messages.get(messages.STOP))
 
     def stopped(self) -> None:
+        """The run ends after the trainer's current step, as requested."""
         messages.put(messages.STOPPED, str(self.trainer.global_steps))
 
     # ---- failures ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def training(self, agent_loop_manager: Any) -> Iterator[None]:
+        """Watch the run's processes, and replace an error by one that says more."""
         self._count_failures = FailureCount(agent_loop_manager.agent_loop_workers)
         self._watch = Watch(processes_of(self.trainer, agent_loop_manager), self._how_to_resume)
         with self._watch:
@@ -95,15 +101,15 @@ class Supervisor(NoSupervision):
 
     @contextmanager
     def saving(self) -> Iterator[None]:
+        """Surround the writing of a checkpoint."""
         self._watch.require_alive()  # a step that lost rollouts to a death must not be kept
         try:
             yield
         except RayActorError:
             raise
         except Exception as error:
-            run_dir = self.trainer.run_dir
-            folder = run_dir / f"global_step_{self.trainer.global_steps}"
-            free = shutil.disk_usage(run_dir).free / 2**20
+            folder = self.trainer.checkpoint_dir
+            free = shutil.disk_usage(self.trainer.run_dir).free / 2**20
             if not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             raise self._fault(
@@ -141,14 +147,15 @@ class Supervisor(NoSupervision):
 
 def processes_of(trainer: Any, agent_loop_manager: Any) -> list[Process]:
     """Every process that a step of verl 0.9.1 needs, besides the trainer's own."""
-    found = []
-    groups = {"actor worker": trainer.actor_rollout_wg}
+    groups = {"actor worker": trainer.actor_rollout_wg.workers}
     if trainer.use_critic:
-        groups["critic worker"] = trainer.critic_wg
+        groups["critic worker"] = trainer.critic_wg.workers
     if trainer.use_reference_policy and trainer.ref_policy_wg.workers != trainer.actor_rollout_wg.workers:
-        groups["reference worker"] = trainer.ref_policy_wg
-    for name, group in groups.items():
-        found += _numbered(name, group.workers)
+        groups["reference worker"] = trainer.ref_policy_wg.workers
+    groups["agent-loop worker"] = agent_loop_manager.agent_loop_workers
+    groups["reward worker"] = trainer.reward_loop_manager.reward_loop_workers
+    groups["storage unit of TransferQueue"] = (interface._TQ_STORAGE or {}).get("SimpleStorage", {}).values()
+    found = [Process(f"{name} {i}", handle) for name, handles in groups.items() for i, handle in enumerate(handles)]
     for manager in trainer._rollout_server_managers():
         for replica in manager.get_replicas():
             of_replica = f"of vLLM replica {replica.replica_rank}"
@@ -160,13 +167,5 @@ def processes_of(trainer: Any, agent_loop_manager: Any) -> list[Process]:
                     found.append(Process(f"worker {rank} {of_replica}, which receives its weights", worker))
         if getattr(manager, "global_load_balancer", None) is not None:  # without replicas there is none
             found.append(Process("load balancer of the rollout servers", manager.global_load_balancer))
-    found += _numbered("agent-loop worker", agent_loop_manager.agent_loop_workers)
-    found += _numbered("reward worker", trainer.reward_loop_manager.reward_loop_workers)
     queue = ray.get_actor(messages.QUEUE, namespace=messages.QUEUE_NAMESPACE)
-    found.append(Process("controller of TransferQueue", queue))
-    storage = (interface._TQ_STORAGE or {}).get("SimpleStorage", {})
-    return found + _numbered("storage unit of TransferQueue", storage.values())
-
-
-def _numbered(name: str, handles: Any) -> list[Process]:
-    return [Process(f"{name} {i}", handle) for i, handle in enumerate(handles)]
+    return [*found, Process("controller of TransferQueue", queue)]

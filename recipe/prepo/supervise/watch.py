@@ -21,34 +21,26 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 
 from recipe.prepo.errors import EXIT_FAULT, FaultError
 from recipe.prepo.supervise import messages
-from recipe.prepo.supervise.failures import reason
+from recipe.prepo.supervise.messages import reason
 
 INTERVAL_S = 1.0  # between two rounds of calls
 BUSY_AFTER_S = 10.0  # `require_alive` takes a process that is silent for so long for a busy one
 EXIT_LIMIT_S = 60.0  # after a death the trainer's process ends itself, whatever it is waiting for
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Process:
     """One process of the run: its name in messages, such as "actor worker 0", and its Ray actor."""
 
     name: str
     handle: Any
+    place: str = ""  # known after its first answer
 
 
-@dataclass(frozen=True)
-class Status:
-    """A process's answer to a call."""
-
-    pid: int
-    node: str
-    engine_died: bool
-
-
-def probe(actor: Any) -> Status:
-    """Runs in the watched process. vLLM's engine is a child of the rollout server, which survives its death."""
+def probe(actor: Any) -> tuple[str, bool]:
+    """Runs in the watched process: where it is, and whether vLLM's engine, its child, has died under it."""
     engine_died = bool(getattr(getattr(actor, "engine", None), "errored", False))
-    return Status(os.getpid(), ray.util.get_node_ip_address(), engine_died)
+    return f" (pid {os.getpid()} on {ray.util.get_node_ip_address()})", engine_died
 
 
 class Watch(threading.Thread):
@@ -70,7 +62,6 @@ class Watch(threading.Thread):
         self._processes = processes
         self._how_to_resume = how_to_resume
         self._exit_limit_s = exit_limit_s
-        self._known: dict[str, Status] = {}
         self._calls: dict[Any, Process] = {}
         self._lock = threading.Lock()  # for one caller of `_round` at a time
         self._leaving = False
@@ -138,28 +129,23 @@ class Watch(threading.Thread):
         """Call every process that owes no answer, and read the answers that come within the limit."""
         if self._fault:
             return
-        waiting = {process.name for process in self._calls.values()}
+        waiting = list(self._calls.values())
         for process in self._processes:
-            if process.name not in waiting:
+            if process not in waiting:
                 self._calls[process.handle.__ray_call__.remote(probe)] = process
         answered, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=limit_s)
         for call in answered:
-            self._read(self._calls.pop(call), call)
+            if died := self._read(self._calls.pop(call), call):
+                self._fault = f"{died}. {self._how_to_resume()}"
+                messages.put(messages.FAULT, self._fault)
+                return
 
-    def _read(self, process: Process, call: Any) -> None:
-        known = self._known.get(process.name)
-        place = f" (pid {known.pid} on {known.node})" if known else ""
+    def _read(self, process: Process, call: Any) -> str:
+        """What died, if anything did."""
         try:
-            status = self._known[process.name] = ray.get(call)
+            process.place, engine_died = ray.get(call)
         except ActorUnavailableError:
-            return  # perhaps the network: it is called again
+            return ""  # perhaps the network: it is called again
         except RayActorError as error:
-            self._report(f"the {process.name}{place} died: {reason(error)}")
-        else:
-            if status.engine_died:
-                self._report(f"the engine of the {process.name} (pid {status.pid} on {status.node}) died")
-
-    def _report(self, what: str) -> None:
-        if not self._fault:
-            self._fault = f"{what}. {self._how_to_resume()}"
-            messages.put(messages.FAULT, self._fault)
+            return f"the {process.name}{process.place} died: {reason(error)}"
+        return f"the engine of the {process.name}{process.place} died" if engine_died else ""

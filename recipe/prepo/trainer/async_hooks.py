@@ -23,14 +23,9 @@ class BackgroundDispatch:
     def submit(self, dispatch: Callable[..., Any], *args: Any) -> None:
         self._pending.append(self._executor.submit(dispatch, *args))
 
-    def check(self) -> None:
-        """Raise the error of a dispatch that failed, without waiting for the others."""
-        while self._pending and self._pending[0].done():
-            self._pending.popleft().result()
-
-    def wait(self) -> None:
-        """Wait for all dispatches, and raise the first error among them."""
-        while self._pending:
+    def check(self, *, wait: bool = False) -> None:
+        """Raise the first error among the dispatches that are done; ``wait`` for all of them."""
+        while self._pending and (wait or self._pending[0].done()):
             self._pending.popleft().result()
 
 
@@ -49,16 +44,15 @@ class AsyncHooks(PrepoHooks):
     @property
     def first_round(self) -> int:
         """K: verl's asynchronous buffer itself refills each group that it discards."""
-        return self.controller.identity.num_selected
+        return self.prepo.num_selected
 
     def _add_batch_to_generate(self) -> None:
         self._dispatch.submit(super()._add_batch_to_generate)
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         """Warm-up batches and refills. Each batch of a longer warm-up is chosen from its own |B| candidates."""
-        most = self.controller.identity.num_selected
-        for start in range(0, num_prompts, most):
-            self._dispatch.submit(super()._add_prompts_to_generate, min(most, num_prompts - start))
+        for start in range(0, num_prompts, self.first_round):
+            self._dispatch.submit(super()._add_prompts_to_generate, min(self.first_round, num_prompts - start))
         return num_prompts
 
     def on_poll(self) -> None:
@@ -67,4 +61,4 @@ class AsyncHooks(PrepoHooks):
 
     def wait_for_dispatch(self) -> None:
         with marked_timer("dispatch_wait", self.timing_raw):
-            self._dispatch.wait()
+            self._dispatch.check(wait=True)

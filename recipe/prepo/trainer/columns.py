@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,23 +41,20 @@ def training_prompt_ids(table: Any) -> list[str]:
     return [prompt_id for rows in chunks for prompt_id in pc.struct_field(rows["extra_info"], "prompt_id").to_pylist()]
 
 
-def prompt_ids_of(batch: TensorDict) -> tuple[str, ...]:
-    """``extra_info.prompt_id`` of each prompt row.
+def prompt_ids_of(batch: Any) -> tuple[str, ...]:
+    """``extra_info.prompt_id`` of each row.
 
     Raises:
         DataError: a row has none.
     """
-    return tuple(_prompt_id(info) for info in _rows(batch["extra_info"]))
-
-
-def _prompt_id(extra_info: Mapping[str, Any]) -> str:
-    prompt_id = extra_info.get("prompt_id")
-    if not isinstance(prompt_id, str) or not prompt_id:
-        raise DataError(
-            f"a data row has extra_info.prompt_id={prompt_id!r}, but it must be a non-empty string. Make the file with "
-            f"python -m data_prep <dataset> --out DIR"
-        )
-    return prompt_id
+    prompt_ids = tuple(info.get("prompt_id") for info in _rows(batch["extra_info"]))
+    for prompt_id in prompt_ids:
+        if not isinstance(prompt_id, str) or not prompt_id:
+            raise DataError(
+                f"a data row has extra_info.prompt_id={prompt_id!r}, but it must be a non-empty string. Make the file "
+                f"with python -m data_prep <dataset> --out DIR"
+            )
+    return prompt_ids
 
 
 def messages_of(batch: TensorDict) -> list[list[dict[str, Any]]]:
@@ -70,11 +67,6 @@ def take_rows(batch: TensorDict, indices: IntArray) -> TensorDict:
     if np.array_equal(indices, np.arange(len(batch))):
         return batch
     return tu.index_select_tensor_dict(batch, torch.as_tensor(indices))
-
-
-def concatenated(batches: list[TensorDict]) -> TensorDict:
-    """Prompt rows of several draws, in order."""
-    return batches[0] if len(batches) == 1 else tu.concat_tensordict(batches)
 
 
 def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> None:
@@ -94,18 +86,16 @@ def set_call(batch: TensorDict, call: int) -> None:
         tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
-def drop_batch_temperature(meta: KVBatchMeta) -> None:
-    """Remove the one temperature that verl sets for a training batch, so that each row's own is read."""
-    if meta.partition_id == TRAIN_PARTITION:
-        meta.extra_info.pop(TEMPERATURE, None)
-
-
 def _dense(column: torch.Tensor) -> list[np.ndarray]:
     """Rows of a jagged or padded column as float64 arrays."""
     return [row.detach().to(torch.float64).numpy() for row in column.unbind()]
 
 
-@dataclass(frozen=True)
+def _rewards(data: Any) -> FloatArray:
+    return np.array([scores.sum() for scores in _dense(data["rm_scores"])])
+
+
+@dataclass
 class TrainedRollouts:
     """The rows of a training batch that are not padding.
 
@@ -114,6 +104,8 @@ class TrainedRollouts:
         rows_R: index of each in ``meta.keys``.
         masks_R_T: the tokens that the policy generated.
         policy_versions_R: first and last version of the weights that generated them.
+        weight_R: the rollouts' weights, once they are known.
+        shaped_R: their shaped rewards, if rewards are shaped.
     """
 
     rollouts: RolloutBatch
@@ -122,6 +114,14 @@ class TrainedRollouts:
     masks_R_T: list[np.ndarray]
     temperature_R: FloatArray | None
     policy_versions_R: list[tuple[int, int]]
+    weight_R: FloatArray = field(default_factory=lambda: np.zeros(0))
+    shaped_R: FloatArray | None = None
+
+    def scalar_advantages(self, advantages: torch.Tensor) -> FloatArray:
+        """Each rollout's advantage at its first own token, shape [R]; a group-relative one is that at every token."""
+        rows = _dense(advantages)
+        pairs = zip(self.rows_R.tolist(), self.masks_R_T, strict=True)
+        return np.array([float(rows[row][mask.argmax()]) if mask.any() else 0.0 for row, mask in pairs])
 
 
 def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bool = False) -> TrainedRollouts:
@@ -135,9 +135,9 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
     uids = _rows(data["uid"])
     first_seen = {uid: i for i, uid in reversed(list(enumerate(uids)))}
     rollouts = RolloutBatch(
-        prompt_ids=[_prompt_id(info) for info in _rows(data["extra_info"])],
+        prompt_ids=prompt_ids_of(data),
         group_R=np.array([first_seen[uid] for uid in uids], dtype=np.int64),
-        reward_R=np.array([scores.sum() for scores in _dense(data["rm_scores"])]),
+        reward_R=_rewards(data),
         num_tokens_R=np.array([int(mask.sum()) for mask in masks_R_T], dtype=np.int64),
         entropy_nats_R=sequence_entropy_nats(_dense(data["entropy"]), masks_R_T) if with_entropy else None,
     )
@@ -160,61 +160,43 @@ def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> R
     """Rewards and lengths of finished rollouts that are about to be discarded; ``tags`` maps their keys to tags."""
     keys = list(tags)
     data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
-    group = {uid: i for i, uid in enumerate(dict.fromkeys(uid_of(key) for key in keys))}
+    group = {uid: i for i, uid in enumerate(dict.fromkeys(map(uid_of, keys)))}
     return RolloutBatch(
-        prompt_ids=[_prompt_id(info) for info in _rows(data["extra_info"])],
+        prompt_ids=prompt_ids_of(data),
         group_R=np.array([group[uid_of(key)] for key in keys], dtype=np.int64),
-        reward_R=np.array([scores.sum() for scores in _dense(data["rm_scores"])]),
+        reward_R=_rewards(data),
         num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
     )
+
+
+def get_column(meta: KVBatchMeta, name: str) -> torch.Tensor:
+    """A jagged column of a batch with its padding rows, shape [R + padding, T]."""
+    return tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=[name])[name]
+
+
+def put_column(meta: KVBatchMeta, name: str, column: torch.Tensor) -> KVBatchMeta:
+    """Write a column, and return the batch's metadata as verl's own writers do."""
+    fields = TensorDict({name: column}, batch_size=len(meta))
+    return tq.kv_batch_put(keys=meta.keys, partition_id=meta.partition_id, fields=fields)
+
+
+def scaled(column: torch.Tensor, rows_R: IntArray, factor_R: FloatArray) -> torch.Tensor:
+    """A jagged column with each row of ``rows_R`` multiplied by its factor; padding rows stay as they are."""
+    rows = list(column.unbind())
+    for row, factor in zip(rows_R.tolist(), factor_R.tolist(), strict=True):
+        rows[row] = rows[row] * factor
+    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
 
 
 @contextmanager
 def shaped_rewards(meta: KVBatchMeta, rows_R: IntArray, shaped_R: FloatArray) -> Iterator[None]:
     """Within the block the batch's rewards are ``shaped_R``; afterwards they are the raw ones again."""
-    raw = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=["rm_scores"])["rm_scores"]
-    rows = list(raw.unbind())
-    for row, shaped in zip(rows_R.tolist(), shaped_R.tolist(), strict=True):
-        total = float(rows[row].sum())
-        if total != 0.0:
-            rows[row] = rows[row] * (shaped / total)
-    _write_rewards(meta, torch.nested.as_nested_tensor(rows, layout=torch.jagged))
+    raw = get_column(meta, "rm_scores")
+    rows = raw.unbind()
+    total_R = np.array([float(rows[row].sum()) for row in rows_R.tolist()])
+    factor_R = np.divide(shaped_R, total_R, out=np.ones_like(total_R), where=total_R != 0.0)
+    put_column(meta, "rm_scores", scaled(raw, rows_R, factor_R))
     try:
         yield
     finally:
-        _write_rewards(meta, raw)
-
-
-def _write_rewards(meta: KVBatchMeta, rewards: torch.Tensor) -> None:
-    tq.kv_batch_put(
-        keys=meta.keys, partition_id=meta.partition_id, fields=TensorDict({"rm_scores": rewards}, batch_size=len(meta))
-    )
-
-
-def read_advantages(meta: KVBatchMeta) -> torch.Tensor:
-    """The jagged advantages of a batch with its padding rows, shape [R + padding, T]."""
-    return tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=["advantages"])["advantages"]
-
-
-def write_advantages(meta: KVBatchMeta, advantages: torch.Tensor) -> KVBatchMeta:
-    """Put jagged advantages back, and return the batch's metadata as verl's own writers do."""
-    fields = TensorDict({"advantages": advantages}, batch_size=len(meta))
-    return tq.kv_batch_put(keys=meta.keys, partition_id=meta.partition_id, fields=fields)
-
-
-def weighted(advantages: torch.Tensor, rows_R: IntArray, weight_R: FloatArray) -> torch.Tensor:
-    """Advantages with each real row multiplied by its weight; padding rows stay as they are."""
-    rows = list(advantages.unbind())
-    for row, weight in zip(rows_R.tolist(), weight_R.tolist(), strict=True):
-        rows[row] = rows[row] * weight
-    return torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-
-
-def scalar_advantages(advantages: torch.Tensor, trained: TrainedRollouts) -> FloatArray:
-    """Each rollout's advantage at its first own token, shape [R]. Group-relative ones are the same at every token."""
-    dense = _dense(advantages)
-    values = [
-        float(dense[row][mask.argmax()]) if mask.any() else 0.0
-        for row, mask in zip(trained.rows_R.tolist(), trained.masks_R_T, strict=True)
-    ]
-    return np.array(values)
+        put_column(meta, "rm_scores", raw)

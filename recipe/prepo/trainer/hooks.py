@@ -1,8 +1,8 @@
 """PREPO as hooks on verl 0.9.1's V1 trainers: read columns -> controller -> write columns -> ``super()``.
 
-:class:`PrepoHooks` is mixed into any of verl's trainers. Its methods follow the life of a run. ``fit``'s loop,
-``step`` and ``_step_once`` stay verl's; only the checkpoint moves, from the middle of a step to its end. By then the
-step's metrics are written, so a kill between two writes neither loses nor doubles a step.
+:class:`PrepoHooks` is mixed into any of verl's trainers. ``fit``'s loop, ``step`` and ``_step_once`` stay verl's; only
+the checkpoint moves, from the middle of a step to its end. By then the step's metrics are written, so a kill between
+two writes neither loses nor doubles a step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.utils import tensordict_utils
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
-from verl.workers.config import HFModelConfig
 
 from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples, read_config
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
@@ -29,11 +29,10 @@ from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.preflight import check_config
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
-from recipe.prepo.run.logs import RunLogs, RunTracker
+from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
-from recipe.prepo.trainer.supervision import NoSupervision
-from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, concatenate_rollouts
+from recipe.prepo.types import Candidates, Decision, RunFacts, concatenate_rollouts
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
@@ -43,25 +42,16 @@ else:
     _Trainer = object
 
 
-@dataclass(frozen=True)
-class _Update:
-    """What one of a step's local updates trained on."""
-
-    rollouts: RolloutBatch
-    weight_R: FloatArray
-    shaped_R: FloatArray | None
-
-
 class PrepoHooks(_Trainer):
-    """Chooses prompts, weighs rollouts and keeps the run's files.
+    """Chooses prompts, weighs rollouts and keeps the run's files. Methods follow the life of a run.
 
     Attributes:
         verl_mode: the mode of verl that a subclass extends.
-        supervisor_class: what supervises the run; see :class:`NoSupervision` for its interface.
+        supervisor_class: class of what watches the run, such as ``recipe.prepo.supervise.supervisor.Supervisor``.
     """
 
     verl_mode: str
-    supervisor_class: type[NoSupervision] = NoSupervision
+    supervisor_class: Callable[[Any], Any]
     _own_buffer: PrepoReplayBuffer | None = None  # stays None with a replay buffer of the user's own
     _in_step = False
     _checkpoint_due = False
@@ -76,38 +66,44 @@ class PrepoHooks(_Trainer):
         check_config(plain, self.prepo)
         self.supervisor = self.supervisor_class(self)
         self.timing_raw: dict[str, float] = {}  # the asynchronous modes fetch prompts before the first step
-        self._updates: list[_Update] = []
+        self._updates: list[columns.TrainedRollouts] = []
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places.
             config.trainer.v1.trainer_mode = self.verl_mode
             if self.prepo.skips_prompts:
                 config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
             # One fetch of the dataloader is one step's candidates, except where verl 0.9.1 refills prompt by prompt.
-            filter_groups = config.algorithm.get("filter_groups") or {}
             refills_prompts = (
                 self.verl_mode != "sync"
-                or filter_groups.get("enable", False)
+                or (config.algorithm.get("filter_groups") or {}).get("enable", False)
                 or config.trainer.v1.sampler.get("sync_refill_failed_groups", False)
             )
             config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
-        if (self.config.trainer.v1.sampler.get("custom_sampler") or {}).get("path"):
-            return super()._build_replay_buffer()
         # Not at the top: importing verl's replay buffer registers the trainers that are built from this very module.
-        from recipe.prepo.trainer.replay import build_replay_buffer
+        from recipe.prepo.trainer.replay import extend_replay_buffer
 
-        self._own_buffer = build_replay_buffer(self)
-        return self._own_buffer
+        stock = super()._build_replay_buffer()
+        self._own_buffer = extend_replay_buffer(self, stock)
+        return self._own_buffer or stock
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         check_data_size(len(self.train_dataset), self.prepo)
-        self._count_steps()
+        # verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do.
+        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
+        steps = self.steps_per_epoch * self.config.trainer.total_epochs
+        if self.total_training_steps > steps:
+            self.total_training_steps: int = steps
+            with open_dict(self.config):
+                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
+                    optim.total_training_steps = steps * self.parameter_sync_step
         default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
         prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
+        self._model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
         self.controller = Controller(
             self.prepo.rules,
             identity=RunIdentity(
@@ -118,7 +114,7 @@ class PrepoHooks(_Trainer):
             ),
             run=RunFacts(
                 prompts=PromptIndex(prompt_ids),
-                vocab_size=self._model_config().hf_config.get_text_config().vocab_size,
+                vocab_size=self._model.hf_config.get_text_config().vocab_size,
                 rollouts_per_prompt=self.prepo.rollouts_per_prompt,
                 total_steps=self.total_training_steps,
                 steps_per_epoch=self.steps_per_epoch,
@@ -126,49 +122,30 @@ class PrepoHooks(_Trainer):
             base_temperature=self.prepo.temperature,
         )
 
-    def _count_steps(self) -> None:
-        """verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do."""
-        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
-        steps = self.steps_per_epoch * self.config.trainer.total_epochs
-        if self.total_training_steps > steps:
-            self.total_training_steps: int = steps
-            with open_dict(self.config):
-                for optim in (self.config.actor_rollout_ref.actor.optim, self.config.critic.optim):
-                    optim.total_training_steps = steps * self.parameter_sync_step
-
-    def _model_config(self) -> HFModelConfig:
-        return omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
-
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.global_steps > 0:
             trainer = self.config.trainer
             named = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-            self.controller.load_state_dict(load_state(Path(named).absolute() if named else self._checkpoint_dir()))
+            self.controller.load_state_dict(load_state(Path(named).absolute() if named else self.checkpoint_dir))
 
     def on_init_end(self) -> None:
         """Workers and servers are up and a checkpoint is loaded: open the run's files and build the scorer."""
         self._logs = RunLogs(self.run_dir, resume_step=self.global_steps, audit=self.prepo.audit)
         self._logs.write_config(self._user_config)
-        self._build_scorer()
-        if not self.controller.temperature.is_constant:
-            reference = [self.ref_policy_wg] if self.use_reference_policy else []
-            use_row_temperatures([self.actor_rollout_wg, *reference])
-        super().on_init_end()
-
-    def _build_scorer(self) -> None:
-        model = self._model_config()
         self._tokenize = PromptTokenizer(
-            model.tokenizer,
-            model_type=model.hf_config.model_type,
+            self._model.tokenizer,
+            model_type=self._model.hf_config.model_type,
             chat_template_kwargs=OmegaConf.to_container(self.config.data.get("apply_chat_template_kwargs", {})),
             max_prompt_tokens=self.config.actor_rollout_ref.rollout.prompt_length,
         )
+        group = self.actor_rollout_wg
+        self._score_tokens: Any = RolloutScorer(self.scoring_client)
         if self.prepo.scorer == "actor":
-            group = self.actor_rollout_wg
-            self._score_tokens: Any = ActorScorer(group.compute_log_prob, lambda: data_parallel_size(group))
-        else:
-            self._score_tokens = RolloutScorer(self.scoring_client)
+            self._score_tokens = ActorScorer(group.compute_log_prob, lambda: data_parallel_size(group))
+        if not self.controller.temperature.is_constant:
+            use_row_temperatures([group, *([self.ref_policy_wg] if self.use_reference_policy else [])])
+        super().on_init_end()
 
     def scoring_client(self) -> Any:
         """A client of the servers that generate rollouts."""
@@ -179,7 +156,9 @@ class PrepoHooks(_Trainer):
         """Where the run's files and checkpoints are."""
         return Path(self.config.trainer.default_local_dir).absolute()
 
-    def _checkpoint_dir(self) -> Path:
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the current step's checkpoint is."""
         return self.run_dir / f"global_step_{self.global_steps}"
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -191,17 +170,16 @@ class PrepoHooks(_Trainer):
             return
         with self.supervisor.training(agent_loop_manager):
             super().fit(agent_loop_manager)
-            self.logger.finish()  # here, so that a failure to close the files is a failure of the training
+            self._logs.finish()  # here, so that a failure to close the files is a failure of the training
 
     @property
     def logger(self) -> Any:
         """verl's tracker. ``fit`` sets it, and calls it once at the end of each step."""
-        return self._tracker
+        return self._logs
 
     @logger.setter
     def logger(self, tracking: Any) -> None:
-        backends = self.config.trainer.logger
-        self._tracker = RunTracker(tracking, self._logs.metrics, backends=backends, after_log=self._end_step)
+        self._logs.track(tracking, self.config.trainer.logger, after_log=self._end_step)
 
     def on_step_begin(self) -> None:
         self._in_step = True
@@ -224,11 +202,15 @@ class PrepoHooks(_Trainer):
             batch, decision = self._choose_from_stream(num_selected)
         else:
             batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
-            candidates = self._candidates(batch)
+            candidates = Candidates(columns.prompt_ids_of(batch))
+            if self.prepo.score_prompts:
+                with marked_timer("prompt_scoring", self.timing_raw):
+                    messages = columns.messages_of(batch)
+                    candidates = score_candidates(candidates.prompt_ids, messages, self._tokenize, self._score_tokens)
             with marked_timer("prompt_selection", self.timing_raw):
                 decision = self.controller.select(candidates, num_selected=num_selected, step=self.global_steps)
         with marked_timer("prompt_selection", self.timing_raw):
-            self._logs.audit_selection(lambda: selection_line(decision))
+            self._logs.audit("selection", lambda: [selection_line(decision)])
             batch = columns.take_rows(batch, decision.selection.indices_P)
             columns.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
             if self.prepo.seed_rollouts:
@@ -246,14 +228,7 @@ class PrepoHooks(_Trainer):
 
         with marked_timer("prompt_selection", self.timing_raw):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
-            return columns.concatenated(drawn), decision
-
-    def _candidates(self, batch: TensorDict) -> Candidates:
-        prompt_ids = columns.prompt_ids_of(batch)
-        if not self.prepo.score_prompts:
-            return Candidates(prompt_ids)
-        with marked_timer("prompt_scoring", self.timing_raw):
-            return score_candidates(prompt_ids, columns.messages_of(batch), self._tokenize, self._score_tokens)
+            return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         if self._own_buffer is not None:
@@ -280,47 +255,44 @@ class PrepoHooks(_Trainer):
                 with_entropy=not correction.get("bypass_mode", False),  # which skips the old-log-prob pass
                 with_temperature=not self.controller.temperature.is_constant,
             )
-            weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
-        shaped_R = None
-        if self.controller.shaping.is_identity:
+            trained.weight_R = self.controller.weigh(trained.rollouts, step=self.global_steps)
+        shaping: AbstractContextManager[None] = nullcontext()
+        if not self.controller.shaping.is_identity:
+            trained.shaped_R = self.controller.shape(trained.rollouts)
+            shaping = columns.shaped_rewards(batch, trained.rows_R, trained.shaped_R)
+        with shaping:
             batch = super()._compute_advantage(batch, metrics)
-        else:
-            shaped_R = self.controller.shape(trained.rollouts)
-            with columns.shaped_rewards(batch, trained.rows_R, shaped_R):
-                batch = super()._compute_advantage(batch, metrics)
         with marked_timer("rollout_weighting", self.timing_raw):
-            update = _Update(trained.rollouts, weight_R, shaped_R)
-            batch = self._apply_weights(batch, trained, update)
-            metrics.update(self._finish_update(update))
+            batch = self._apply_weights(batch, trained)
+            self._updates.append(trained)
+            if self.local_trigger_step + 1 == self.parameter_sync_step:  # the step's last update
+                metrics.update(self._finish_step())
         return batch
 
-    def _apply_weights(self, batch: KVBatchMeta, trained: columns.TrainedRollouts, update: _Update) -> KVBatchMeta:
-        advantages = before = columns.read_advantages(batch)
+    def _apply_weights(self, batch: KVBatchMeta, trained: columns.TrainedRollouts) -> KVBatchMeta:
+        advantages = before = columns.get_column(batch, "advantages")
         if not self.controller.weighting.is_identity:
-            advantages = columns.weighted(before, trained.rows_R, update.weight_R)
-            batch = columns.write_advantages(batch, advantages)
-        self._logs.audit_rollouts(
+            advantages = columns.scaled(before, trained.rows_R, trained.weight_R)
+            batch = columns.put_column(batch, "advantages", advantages)
+        self._logs.audit(
+            "rollouts",
             lambda: rollout_lines(
                 trained.rollouts,
                 step=self.global_steps,
                 rollout_R=trained.rollout_R,
-                weight_R=update.weight_R,
-                advantage_R=columns.scalar_advantages(before, trained),
-                advantage_weighted_R=columns.scalar_advantages(advantages, trained),
+                weight_R=trained.weight_R,
+                advantage_R=trained.scalar_advantages(before),
+                advantage_weighted_R=trained.scalar_advantages(advantages),
                 temperature_R=trained.temperature_R,
                 base_temperature=self.prepo.temperature,
-                shaped_R=update.shaped_R,
+                shaped_R=trained.shaped_R,
                 policy_versions_R=trained.policy_versions_R,
                 update=self.local_trigger_step if self.parameter_sync_step > 1 else None,
-            )
+            ),
         )
         return batch
 
-    def _finish_update(self, update: _Update) -> dict[str, float]:
-        """The step's metrics, after the last of its ``parameter_sync_step`` updates."""
-        self._updates.append(update)
-        if self.local_trigger_step + 1 < self.parameter_sync_step:
-            return {}
+    def _finish_step(self) -> dict[str, float]:
         updates, self._updates = self._updates, []
         shaped = [each.shaped_R for each in updates if each.shaped_R is not None]
         return self.controller.finish_step(
@@ -347,7 +319,7 @@ class PrepoHooks(_Trainer):
             with self.supervisor.saving():
                 begin = time.perf_counter()
                 # This recipe's state first: verl ends by naming the checkpoint as the latest one.
-                save_state(self._checkpoint_dir(), self.controller.state_dict())
+                save_state(self.checkpoint_dir, self.controller.state_dict())
                 super()._save_checkpoint()
                 self._saving_s = time.perf_counter() - begin
         if stops:
@@ -389,19 +361,20 @@ def use_row_temperatures(worker_groups: Iterable[Any]) -> None:
     verl 0.9.1 lays ``rollout.temperature`` over each batch. Its FSDP engine takes a column of temperatures, one for
     each row, where there is no such scalar.
     """
-    for group in {id(group): group for group in worker_groups}.values():
+
+    def without_batch_temperature(method: Callable[[KVBatchMeta], Any]) -> Callable[[KVBatchMeta], Any]:
+        @functools.wraps(method)
+        def call(batch: KVBatchMeta) -> Any:
+            if batch.partition_id == columns.TRAIN_PARTITION:
+                batch.extra_info.pop(columns.TEMPERATURE, None)
+            return method(batch)
+
+        return call
+
+    for group in worker_groups:
         for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
             if hasattr(group, name):
-                setattr(group, name, _without_batch_temperature(getattr(group, name)))
-
-
-def _without_batch_temperature(method: Callable[[KVBatchMeta], Any]) -> Callable[[KVBatchMeta], Any]:
-    @functools.wraps(method)
-    def call(batch: KVBatchMeta) -> Any:
-        columns.drop_batch_temperature(batch)
-        return method(batch)
-
-    return call
+                setattr(group, name, without_batch_temperature(getattr(group, name)))
 
 
 def data_parallel_size(worker_group: Any) -> int:

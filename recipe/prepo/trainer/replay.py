@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -38,13 +40,11 @@ class PrepoReplayBuffer(ReplayBuffer):
         self._listing_s = 0.0
         self._discarded: list[RolloutBatch] = []
         self._submitted: dict[str, int] = {}
-        self._num_submitted = 0
+        self._numbers = itertools.count()
 
     def note_submitted(self, uids: Iterable[str]) -> None:
         """Remember the order of the groups that are being rolled out."""
-        for uid in uids:
-            self._submitted[uid] = self._num_submitted
-            self._num_submitted += 1
+        self._submitted.update(zip(uids, self._numbers, strict=False))
 
     def take_discarded(self) -> tuple[RolloutBatch, ...]:
         """The groups that were discarded since the last call."""
@@ -77,7 +77,7 @@ class PrepoReplayBuffer(ReplayBuffer):
         if partition_id != columns.TRAIN_PARTITION:
             return tuple(super()._select_prompt_uids(partition_id, sampleable_keys, batch_size))
         steps, partition = dict(self.prompt_global_steps[partition_id]), dict(self.partitions[partition_id])
-        size = Counter(columns.uid_of(key) for key in partition)
+        size = Counter(map(columns.uid_of, partition))
         room = self._max_rollouts
         chosen: list[str] = []
         for uid in sorted(sampleable_keys, key=lambda uid: (steps.get(uid, 0), self._submitted.get(uid, -1), uid)):
@@ -124,7 +124,7 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
             num_evicted += len(evicted)
             num_before = len(self._terminal(partition_id))
             # Groups of which every rollout failed have nothing to train on.
-            ready = self._terminal(partition_id) & {columns.uid_of(key) for key in self.partitions[partition_id]}
+            ready = self._terminal(partition_id) & set(map(columns.uid_of, self.partitions[partition_id]))
             if len(ready) >= batch_size:
                 break
             refill = self._next_round(
@@ -163,30 +163,21 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
         return set(self.finished_keys[partition_id] | self.failure_keys[partition_id])
 
 
-def build_replay_buffer(trainer: Any) -> PrepoReplayBuffer:
-    """The buffer for a :class:`~recipe.prepo.trainer.hooks.PrepoHooks`, with the options of verl 0.9.1's own."""
-    config, prepo = trainer.config, trainer.prepo
-    sampler, data = config.trainer.v1.sampler, config.data
-    filter_groups = config.algorithm.get("filter_groups") or {}
-    options = {
-        "max_rollouts": prepo.num_selected * prepo.rollouts_per_prompt // trainer.parameter_sync_step,
-        "on_poll": trainer.on_poll,
-        "trainer_mode": trainer.trainer_mode,
-        "trainer_config": config.trainer.v1.get(trainer.trainer_mode, {}),
-        "max_off_policy_threshold": sampler.max_off_policy_threshold,
-        "max_off_policy_strategy": sampler.max_off_policy_strategy,
-        "sampler_kwargs": sampler.sampler_kwargs,
-        "poll_interval": CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S,
-        "refill_fn": trainer._add_prompts_to_generate,
-        "filter_groups_metric": trainer._resolve_filter_groups_metric(),
-        "train_batch_size": data.train_batch_size,
-        "gen_batch_size": data.gen_batch_size,
-        "max_inflight_gen_batches": filter_groups.get("max_inflight_gen_batches", 1),
-        "sync_refill_failed_groups": bool(sampler.get("sync_refill_failed_groups", False)),
-    }
-    if trainer.trainer_mode != "sync":
+def extend_replay_buffer(trainer: Any, stock: ReplayBuffer) -> PrepoReplayBuffer | None:
+    """This recipe's buffer with the options of verl's own; None beside a buffer of the user's.
+
+    Args:
+        trainer: a :class:`~recipe.prepo.trainer.hooks.PrepoHooks`, whose controller is built later, with the data.
+    """
+    if type(stock) not in (ReplayBuffer, ReplayBufferAsync):
+        return None
+    options = {name: getattr(stock, name) for name in inspect.signature(ReplayBuffer).parameters}
+    options["poll_interval"] = CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S
+    options["on_poll"] = trainer.on_poll
+    prepo = trainer.prepo
+    options["max_rollouts"] = prepo.num_selected * prepo.rollouts_per_prompt // trainer.parameter_sync_step
+    if isinstance(stock, ReplayBufferAsync):
         return PrepoReplayBufferAsync(**options)
     if prepo.skips_prompts:
-        # The controller is built later, with the data.
         return RoundsReplayBuffer(next_round=lambda *args, **kw: trainer.controller.next_round(*args, **kw), **options)
     return PrepoReplayBuffer(**options)

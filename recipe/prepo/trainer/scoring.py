@@ -56,7 +56,7 @@ class RolloutScorer:
     """Asks the rollout servers for ``prompt_logprobs``, all prompts at once, balanced over the replicas.
 
     Args:
-        make_client: returns verl's ``LLMServerClient``; called once, when the servers are up.
+        make_client: returns verl's ``LLMServerClient``; called when the servers are up.
     """
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
@@ -74,7 +74,12 @@ class RolloutScorer:
     async def _score(self, token_ids: TokenIds, slots: asyncio.Semaphore) -> np.ndarray:
         for _ in range(MAX_TRIES):
             async with slots:
-                output = await self._request(token_ids)
+                output = await self._client.generate(
+                    request_id=uuid.uuid4().hex,
+                    prompt_ids=token_ids,
+                    # vLLM must generate one token; prompt_logprobs=0 returns the prompt's own tokens only.
+                    sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "detokenize": False},
+                )
             if output.stop_reason not in ABORTED:
                 break
             await asyncio.sleep(RETRY_AFTER_S)
@@ -87,14 +92,6 @@ class RolloutScorer:
         # Entry t is the log-probability of token t + 1; the last one is a filler of verl's.
         return np.array([row[0] for row in log_probs[:-1]], dtype=np.float64)
 
-    async def _request(self, token_ids: TokenIds) -> Any:
-        return await self._client.generate(
-            request_id=uuid.uuid4().hex,
-            prompt_ids=token_ids,
-            # vLLM must generate one token; prompt_logprobs=0 returns the prompt's own tokens only.
-            sampling_params={"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": 0, "detokenize": False},
-        )
-
 
 class ActorScorer:
     """Runs the actor's log-prob pass over the prompts, with every token but the first as the response.
@@ -104,9 +101,7 @@ class ActorScorer:
         batch_multiple: returns the number that the batch size must be a multiple of (data-parallel size).
     """
 
-    def __init__(
-        self, compute_log_prob: Callable[[KVBatchMeta], KVBatchMeta], batch_multiple: Callable[[], int]
-    ) -> None:
+    def __init__(self, compute_log_prob: Callable[[KVBatchMeta], Any], batch_multiple: Callable[[], int]) -> None:
         self._compute_log_prob = compute_log_prob
         self._batch_multiple = batch_multiple
 
@@ -115,19 +110,17 @@ class ActorScorer:
         request = uuid.uuid4().hex
         keys = [f"{request}_{i}_0" for i in range(len(rows))]
         tags = [{"seq_len": len(row), "prompt_len": 1, "response_len": len(row) - 1} for row in rows]
-        fields = list_of_dict_to_tensordict([_as_rollout(row) for row in rows])
+        fields = list_of_dict_to_tensordict([_as_rollout(torch.tensor(row, dtype=torch.int64)) for row in rows])
         tq.kv_batch_put(keys=keys, partition_id=SCORE_PARTITION, fields=fields, tags=tags)
         try:
             batch = KVBatchMeta(partition_id=SCORE_PARTITION, keys=keys, tags=tags)
+            # Small micro-batches: the rollout servers hold their memory while prompts are scored.
             batch.extra_info.update(
-                {
-                    "calculate_entropy": False,
-                    "compute_loss": False,
-                    "temperature": 1.0,
-                    # Small micro-batches: the rollout servers hold their memory while prompts are scored.
-                    "use_dynamic_bsz": True,
-                    "max_token_len_per_gpu": max(MAX_ACTOR_TOKENS, *(len(row) for row in rows)),
-                }
+                calculate_entropy=False,
+                compute_loss=False,
+                temperature=1.0,
+                use_dynamic_bsz=True,
+                max_token_len_per_gpu=max(MAX_ACTOR_TOKENS, *map(len, rows)),
             )
             self._compute_log_prob(batch)
             data = tq.kv_batch_get(keys=keys, partition_id=SCORE_PARTITION, select_fields=["log_probs"])
@@ -138,14 +131,13 @@ class ActorScorer:
         return [row[:-1].to(torch.float64).numpy() for row in log_probs[: len(prompts)]]
 
 
-def _as_rollout(token_ids: TokenIds) -> dict[str, Any]:
-    input_ids = torch.tensor(token_ids, dtype=torch.int64)
+def _as_rollout(input_ids: torch.Tensor) -> dict[str, Any]:
     mask = torch.ones_like(input_ids[1:])
     return {
         "prompts": input_ids[:1],
         "responses": input_ids[1:],
         "input_ids": input_ids,
-        "position_ids": torch.arange(len(token_ids), dtype=torch.int64),
+        "position_ids": torch.arange(len(input_ids)),
         "response_mask": mask,
         "loss_mask": mask,
         "multi_modal_inputs": {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +19,9 @@ class _WithoutFlush(logging.LoggerAdapter):  # type: ignore[type-arg]
         return msg, {name: value for name, value in kwargs.items() if name != "flush"}
 
 
-def log_without_flush(trainer_separate_async: ModuleType) -> None:
+def log_without_flush(trainer_separate_async: Any) -> None:
     """verl 0.9.1 calls ``logger.info(..., flush=True)`` where ``hybrid_engine=False``, which logging refuses."""
-    module = vars(trainer_separate_async)
-    module["logger"] = _WithoutFlush(module["logger"], {})
+    trainer_separate_async.logger = _WithoutFlush(trainer_separate_async.logger, {})
 
 
 def name_weight_sockets_by_run(module: ModuleType) -> None:
@@ -32,27 +31,18 @@ def name_weight_sockets_by_run(module: ModuleType) -> None:
     their weights into each other's servers. ``module`` is the sender's (``vllm_rollout``, ``ServerAdapter``) or the
     receiver's (``utils``, ``vLLMColocateWorkerExtension``).
     """
-    run_id = os.environ.get(RUN_ID_ENV)
-    if not run_id:
+    own_name = f"{SOCKET}{os.environ.get(RUN_ID_ENV)}-"
+    if not os.environ.get(RUN_ID_ENV):
         return
-    members = vars(module)
-    if "ServerAdapter" in members:
-        sender = members["ServerAdapter"]
-        sender.__init__ = _renamed_after_init(sender.__init__, run_id)
-    if "vLLMColocateWorkerExtension" in members:
-        receiver = members["vLLMColocateWorkerExtension"]
-        stock = receiver._get_zmq_handle
-        receiver._get_zmq_handle = functools.wraps(stock)(lambda self: _named_by_run(stock(self), run_id))
+    if sender := vars(module).get("ServerAdapter"):
+        init = sender.__init__
 
+        @functools.wraps(init)
+        def renamed(self: Any, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            self.zmq_handle = self.zmq_handle.replace(SOCKET, own_name, 1)
 
-def _renamed_after_init(stock: Callable[..., None], run_id: str) -> Callable[..., None]:
-    @functools.wraps(stock)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, *args, **kwargs)
-        self.zmq_handle = _named_by_run(self.zmq_handle, run_id)
-
-    return init
-
-
-def _named_by_run(handle: str, run_id: str) -> str:
-    return handle.replace(SOCKET, f"{SOCKET}{run_id}-", 1)
+        sender.__init__ = renamed
+    if receiver := vars(module).get("vLLMColocateWorkerExtension"):
+        handle = receiver._get_zmq_handle
+        receiver._get_zmq_handle = functools.wraps(handle)(lambda self: handle(self).replace(SOCKET, own_name, 1))
