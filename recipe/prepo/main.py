@@ -32,8 +32,7 @@ from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
 from recipe.prepo.supervise.start_lines import StartLines
 from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, session_folders
-from recipe.prepo.tools.report.live import live_report
-from recipe.prepo.tools.summary import closing_summary
+from recipe.prepo.tools.summary import closing_summary, live_report
 from recipe.prepo.trainer.workarounds import RUN_ID_ENV, SOCKET
 
 RESUME = "trainer.resume_mode=auto"

@@ -10,7 +10,7 @@ ROLLOUTS = "prepo/rollouts_total/max"
 TOKENS = "prepo/response_tokens_total/max"
 STEP_SECONDS = "timing_s/step"
 # verl measures these outside of the step's own time.
-SECONDS_OUTSIDE_STEP = ("timing_s/testing", "timing_s/save_checkpoint")
+OUTSIDE_STEP = ("timing_s/testing", "timing_s/save_checkpoint")
 
 
 def held_out_set(metric: str) -> str | None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,12 +13,19 @@ import pandas as pd
 from recipe.prepo.errors import DataError
 from recipe.prepo.rules.base import Rule, SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES
-from recipe.prepo.run.metric_names import STEP_SECONDS
-from recipe.prepo.tools.report.load import Run
+from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
+from recipe.prepo.tools.report.load import SECONDS, Run
 from recipe.prepo.types import Panel
 
-SECONDS = f"sum of {STEP_SECONDS}"
-SECTIONS = ("prepo", "data", "actor_rollout_ref", "algorithm", "reward", "trainer.v1", "trainer.total_training_steps")
+# (part of a figure's name, cumulative counter, unit)
+COSTS = (
+    ("rollouts", ROLLOUTS, "rollouts"),
+    ("tokens", TOKENS, "response tokens"),
+    ("seconds", SECONDS, "seconds in steps"),
+)
+SECTIONS = (
+    "prepo.", "data.", "actor_rollout_ref.", "algorithm.", "reward.", "trainer.v1.", "trainer.total_training_steps",
+)  # fmt: skip
 # Settings that do not make another method: seeds, names, folders, and what a run only writes or shows.
 IGNORED_KEYS = frozenset({
     "seed", "data_loader_seed", "experiment_name", "project_name", "default_local_dir", "rollout_data_dir",
@@ -41,6 +46,10 @@ class Method:
     runs: tuple[Run, ...]
 
     @property
+    def label(self) -> str:
+        return f"{self.name} ({len(self.runs)} seeds)" if len(self.runs) > 1 else self.name
+
+    @property
     def seeds(self) -> tuple[int | None, ...]:
         return tuple(run.seed for run in self.runs)
 
@@ -53,67 +62,43 @@ def group_methods(runs: Sequence[Run]) -> list[Method]:
     """Runs of one configuration as one method, in order of their first runs; names are distinct."""
     groups: dict[str, list[Run]] = {}
     for index, run in enumerate(runs):
-        groups.setdefault(_configuration(run) or f"run {index}", []).append(run)
-    methods = [
-        Method(_method_name(group), tuple(sorted(group, key=lambda run: (run.seed is None, run.seed or 0))))
-        for group in groups.values()
-    ]
-    counts = Counter(method.name for method in methods)
-    return [
-        replace(method, name=f"{method.name} ({index})") if counts[method.name] > 1 else method
-        for index, method in enumerate(methods, start=1)
-    ]
-
-
-def _configuration(run: Run) -> str | None:
-    """The settings that define a method, the options of every rule among them; None when config.yaml has none."""
-
-    def relevant(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): relevant(item) for key, item in value.items() if key not in IGNORED_KEYS}
-        return [relevant(item) for item in value] if isinstance(value, list) else value
-
-    if not isinstance(run.setting("prepo"), Mapping):
-        return None
-    return json.dumps({name: relevant(run.setting(name)) for name in SECTIONS}, sort_keys=True, default=str)
-
-
-def _method_name(runs: Sequence[Run]) -> str:
-    if len(runs) == 1:
-        return runs[0].name
-    stems = {SEED_SUFFIX.sub("", run.name) or run.name for run in runs}
-    return stems.pop() if len(stems) == 1 else f"{runs[0].name} and {len(runs) - 1} more"
+        settings = {
+            name: value
+            for name, value in run.config.items()
+            if name.startswith(SECTIONS) and IGNORED_KEYS.isdisjoint(name.split("."))
+        }
+        groups.setdefault(json.dumps(settings, sort_keys=True, default=str) if settings else str(index), []).append(run)
+    methods: dict[str, Method] = {}
+    for group in groups.values():
+        name = group[0].name if len(group) == 1 else SEED_SUFFIX.sub("", group[0].name)
+        name = f"{name} ({len(methods) + 1})" if name in methods else name
+        methods[name] = Method(name, tuple(sorted(group, key=lambda run: run.seed or 0)))
+    return list(methods.values())
 
 
 def comparison_warnings(methods: Sequence[Method]) -> list[str]:
     """Warnings about settings that a comparison should hold fixed, and about runs that repeat a seed."""
     warnings = []
-    for name in HELD_FIXED:
-        values = {method.name: json.dumps(method.runs[0].setting(name), default=str) for method in methods}
+    for setting in HELD_FIXED:
+        values = {method.name: str(method.runs[0].config.get(setting)) for method in methods}
         if len(set(values.values())) > 1:
-            listed = "; ".join(f"{method}: {value}" for method, value in values.items())
-            warnings.append(f"the methods differ in {name} ({listed})")
+            warnings.append(f"the methods differ in {setting} ({values})")
     for method in methods:
-        twice = sorted(seed for seed, count in Counter(method.seeds).items() if count > 1 and seed is not None)
-        if twice:
-            warnings.append(f"{method.name}: several runs have the same seed ({', '.join(map(str, twice))})")
+        if len(set(method.seeds)) < len(method.seeds):
+            warnings.append(f"{method.name}: several runs have the same seed ({', '.join(map(str, method.seeds))})")
     return warnings
 
 
-def rule_class(run: Run, group: str) -> type[Rule] | None:
-    """The class of the run's rule; None when config.yaml does not name it or this release does not have it."""
-    name = run.setting(f"prepo.{group}.name")
-    return REGISTRIES[group].get(name) if isinstance(name, str) else None
+def rules_of(run: Run) -> dict[str, type[Rule] | None]:
+    """The run's rules by group; None where config.yaml names none or this release does not have it."""
+    return {group: rules.get(run.config.get(f"prepo.{group}.name", "")) for group, rules in REGISTRIES.items()}
 
 
 def rule_panels(methods: Sequence[Method]) -> list[Panel]:
     """The figures that the methods' rules declare, each once."""
-    panels: list[Panel] = []
-    for run in all_runs(methods):
-        for group in REGISTRIES:
-            rule = rule_class(run, group)
-            panels += [panel for panel in (rule.panels if rule else ()) if panel not in panels]
-    return panels
+    rules = [rule for method in methods for rule in rules_of(method.runs[0]).values() if rule]
+    panels = [panel for rule in rules for panel in rule.panels]
+    return [panel for index, panel in enumerate(panels) if panel not in panels[:index]]
 
 
 def is_neutral(rule: type[Rule] | None) -> bool:
@@ -128,32 +113,29 @@ def is_neutral(rule: type[Rule] | None) -> bool:
 
 
 def find_baseline(methods: Sequence[Method], wanted: str | None) -> Method | None:
-    """The method called `wanted`: its name, the name of one of its runs, or a run directory.
+    """The method called `wanted`: its name, one of its runs, or a run directory.
 
     Without a name: of the methods whose selection is neutral, the one with the fewest other rules switched on. A
-    method that draws from candidates as the others do wins over one that takes all prompts.
-
-    Returns:
-        None when no name is given and no single method qualifies.
+    method that draws from candidates as the others do wins over one that takes all prompts. None for a tie.
 
     Raises:
         DataError: the name matches no method.
     """
     if wanted is not None:
         for method in methods:
-            names = [method.name, *(run.name for run in method.runs), *(str(run.path) for run in method.runs)]
-            if wanted.rstrip("/") in names:
+            names = [name for run in method.runs for name in (run.name, str(run.path))]
+            if wanted.rstrip("/") in (method.name, *names):
                 return method
         known = ", ".join(method.name for method in methods)
         raise DataError(f"--baseline {wanted}: no such method; the methods are {known}. Name one, or a run directory.")
-    ranked = []
-    for method in methods:
-        rules = {group: rule_class(method.runs[0], group) for group in REGISTRIES}
+    ranks = {}
+    for index, method in enumerate(methods):
+        rules = rules_of(method.runs[0])
         if is_neutral(rules["selection"]):
             switched_on = sum(not is_neutral(rule) for rule in rules.values())
-            ranked.append(((switched_on, not getattr(rules["selection"], "uses_candidates", True)), method))
-    best = [method for rank, method in ranked if rank == min(rank for rank, _ in ranked)]
-    return best[0] if len(best) == 1 else None
+            ranks[index] = (switched_on, not getattr(rules["selection"], "uses_candidates", True))
+    best = [index for index, rank in ranks.items() if rank == min(ranks.values())]
+    return methods[best[0]] if len(best) == 1 else None
 
 
 def common_held_out(runs: Sequence[Run]) -> list[str]:
@@ -169,10 +151,8 @@ def mean_of(run: Run, names: Sequence[str]) -> pd.Series:
 
 
 def cumulative(run: Run, counter: str) -> pd.Series:
-    """A cumulative counter by step, 0 at step 0. `SECONDS` adds up the training steps, without the validations."""
-    values = run.series(STEP_SECONDS).cumsum() if counter == SECONDS else run.series(counter)
-    start = pd.Series([0.0], [0])
-    return values if 0 in values.index else pd.concat([start, values]) if len(values) else start
+    """A cumulative counter by step, 0 at step 0."""
+    return pd.concat([pd.Series({0: 0.0}), run.series(counter).drop(0, errors="ignore")])
 
 
 def common_steps(series: Sequence[pd.Series]) -> pd.DataFrame:
@@ -182,20 +162,15 @@ def common_steps(series: Sequence[pd.Series]) -> pd.DataFrame:
 
 
 def curve(method: Method, names: Sequence[str], counter: str | None = None) -> pd.DataFrame:
-    """The mean of a quantity over a method's runs, at the steps that all of them logged.
+    """The mean of the metrics `names` over a method's runs, at the steps that all of them logged.
 
-    Args:
-        names: metrics whose mean is the quantity; runs without any value are left out.
-        counter: the cumulative cost to draw against; None for the step.
-
-    Returns:
-        Columns x (mean cost or step), mean, low, high (over the runs) and num_runs, indexed by step.
+    Columns x (mean cost by `counter`, else the step), mean, low, high (over the runs) and num_runs, indexed by step.
     """
     table = common_steps([mean_of(run, names) for run in method.runs])
     x = table.index.to_series().astype(float)
-    if counter is not None:
+    if counter is not None and len(table):
         costs = [cumulative(method.runs[at], counter).reindex(table.index) for at in table]
-        x = pd.concat(costs, axis=1).mean(axis=1, skipna=False) if costs else x
+        x = pd.concat(costs, axis=1).mean(axis=1, skipna=False)
     found = pd.DataFrame({
         "x": x, "mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1),
         "num_runs": len(table.columns),

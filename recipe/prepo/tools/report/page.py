@@ -1,9 +1,18 @@
-"""The page of one run or of a comparison: its tables, and the HTML through the template `page.html`."""
+"""The page of one run or of a comparison: its tables and sample generations, in the template `page.html`.
+
+verl dumps generations as one file per step, `<step>.jsonl`, one object per generation with `input`, `output`, `gts`
+and `score`.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+import json
+import math
+import unicodedata
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,136 +20,29 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from recipe.prepo.rules.registry import REGISTRIES
-from recipe.prepo.run.metric_names import ROLLOUTS, STEP_SECONDS, TOKENS, ZERO_ADVANTAGE, held_out_set
-from recipe.prepo.tools.report.charts import Drawing, NoData, times_chosen
-from recipe.prepo.tools.report.compare import Method, all_runs, common_held_out, comparison_warnings, mean_of
-from recipe.prepo.tools.report.load import Run
-from recipe.prepo.tools.report.samples import find_samples, shorten
+from recipe.prepo.run.metric_names import ZERO_ADVANTAGE, held_out_set
+from recipe.prepo.tools.report.charts import Drawing
+from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_held_out, comparison_warnings, mean_of
+from recipe.prepo.tools.report.load import DAMAGE, Run, finite
 from recipe.prepo.tools.report.targets import MISSING, TargetTable
 
-MAX_TEXT, MAX_CELL, MAX_PROMPTS, MAX_LISTED = 2000, 200, 20, 8
+MAX_TEXT, MAX_CELL, MAX_LINES, PER_KIND = 2000, 200, 4096, 2
 SETTINGS = {
     "trainer mode": "trainer.v1.trainer_mode",
     "model": "actor_rollout_ref.model.path",
     "training data": "data.train_files",
     "held-out data": "data.val_files",
 }
-
-
-Number = Callable[[Run, Sequence[str]], float | None]
-
-
-def logged(metric: str, of: Callable[[pd.Series], float]) -> Number:
-    """`of` the metric's values; None when it is not logged."""
-    return lambda run, names: of(values) if len(values := run.series(metric)) else None
-
-
-def scored(of: Callable[[pd.Series], float]) -> Number:
-    """`of` the held-out scores over the sets in common; None without any."""
-    return lambda run, names: of(values) if len(values := mean_of(run, names)) else None
-
-
-def last(values: pd.Series) -> float:
-    return values.iloc[-1]
-
-
-def prompts(run: Run) -> pd.DataFrame | None:
-    try:
-        return times_chosen(run)
-    except NoData:
-        return None
-
-
-def never_chosen(run: Run, names: Sequence[str]) -> float | None:
-    found = prompts(run)
-    return None if found is None else float((found["chosen"] == 0).mean())
-
-
-# (label, number of a run given the held-out scores in common, format)
-NUMBERS: tuple[tuple[str, Number, str], ...] = (
-    ("gain", scored(lambda values: values.iloc[-1] - values.iloc[0]), "+,.4f"),
-    ("rollouts", logged(ROLLOUTS, last), ",.0f"),
-    ("response tokens", logged(TOKENS, last), ",.0f"),
-    ("seconds in steps", logged(STEP_SECONDS, pd.Series.sum), ",.1f"),
-    ("seconds in validation", logged("timing_s/testing", pd.Series.sum), ",.1f"),
-    ("zero-advantage share", logged(ZERO_ADVANTAGE, pd.Series.mean), ",.4f"),
-    ("prompts never chosen", never_chosen, ".1%"),
+# Label in the summary -> format, other than ",.4f".
+FORMATS = {
+    "gain": "+,.4f", "rollouts": ",.0f", "response tokens": ",.0f", "seconds in steps": ",.1f",
+    "seconds in validation": ",.1f",
+}  # fmt: skip
+# (setting, directory in the run directory that is tried first, heading)
+DUMPS = (
+    ("trainer.rollout_data_dir", "rollouts", "Training rollouts"),
+    ("trainer.validation_data_dir", "validation", "Validation generations"),
 )
-
-
-def setting_text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        more = f" and {len(value) - MAX_LISTED} more" if len(value) > MAX_LISTED else ""
-        return ", ".join(setting_text(item) for item in value[:MAX_LISTED]) + more
-    return MISSING if value is None or isinstance(value, dict) else str(value)
-
-
-def spread_text(values: Sequence[float | None], form: str) -> str:
-    """The mean, with the lowest and the highest in brackets when they differ; unknown values are left out.
-
-    >>> spread_text([0.25, 0.25], ".2f"), spread_text([1.0, 2.0, None], ".1f")
-    ('0.25', '1.5 [1.0, 2.0]')
-    """
-    known = [float(value) for value in values if value is not None]
-    if not known:
-        return MISSING
-    text = format(sum(known) / len(known), form)
-    return text if min(known) == max(known) else f"{text} [{min(known):{form}}, {max(known):{form}}]"
-
-
-def summary_columns(methods: Sequence[Method], names: Sequence[str]) -> list[list[str]]:
-    """The labels, and then a list of cells for each method; `names` are the held-out scores in common."""
-    sets: list[tuple[str, Number, str]] = [
-        (f"final {held_out_set(name)}", logged(name, last), ",.4f") for name in names
-    ]
-    numbers = [("final held-out score", scored(last), ",.4f"), *(sets if len(names) > 1 else []), *NUMBERS]
-    columns = [["method", "seed", *REGISTRIES, "steps", *(label for label, *_ in numbers)]]
-    for method in methods:
-        rules = [setting_text(method.runs[0].setting(f"prepo.{group}.name")) for group in REGISTRIES]
-        steps = "; ".join(dict.fromkeys(f"{run.steps_done} of {run.steps_planned or '?'}" for run in method.runs))
-        cells = [spread_text([value(run, names) for run in method.runs], form) for _, value, form in numbers]
-        columns.append([method.name, ", ".join(map(setting_text, method.seeds)), *rules, steps, *cells])
-    return columns
-
-
-def run_tables(run: Run) -> list[tuple[str, str, Sequence[str], list[list[str]]]]:
-    """(name, heading, head, lines) of the folded tables of one run."""
-    prompt_ids = list(run.codes)
-    tables: list[tuple[str, str, Sequence[str], list[list[str]]]] = []
-    head: tuple[str, ...]
-
-    def prompt_lines(frame: pd.DataFrame) -> list[list[str]]:
-        lines = frame.head(MAX_PROMPTS).itertuples()
-        return [[prompt_ids[prompt], *map(_number, values)] for prompt, *values in lines]
-
-    chosen = prompts(run)
-    if chosen is not None and (chosen["chosen"] == 0).any():
-        never = chosen[chosen["chosen"] == 0].sort_values("drawn", ascending=False, kind="stable")
-        heading = f"Prompts that were never chosen ({len(never):,} of {len(chosen):,})"
-        head = ("prompt", "times a candidate", "last perplexity")
-        tables.append(("never_chosen", heading, head, prompt_lines(never[["drawn", "ppl"]])))
-    if run.rollouts is not None and len(run.rollouts):
-        spent = run.rollouts.groupby("prompt").agg(
-            steps=("step", "nunique"), rollouts=("step", "size"), reward=("reward", "mean")
-        )
-        spent["ppl"] = float("nan") if chosen is None else chosen["ppl"].reindex(spent.index)
-        heading = f"Prompts with the most rollouts (of {len(spent):,})"
-        head = ("prompt", "steps", "rollouts", "mean reward", "last perplexity")
-        lines = prompt_lines(spent.sort_values("rollouts", ascending=False, kind="stable"))
-        tables.append(("prompts", heading, head, lines))
-    settings = [["run directory", str(run.path)]]
-    settings += [[text, setting_text(run.setting(name))] for text, name in SETTINGS.items()]
-    if run.skip_reasons:
-        reasons = ", ".join(f"{reason}: {count:,}" for reason, count in run.skip_reasons.most_common(5))
-        settings.append(["candidates skipped", reasons])
-    tables.append(("settings", "Settings", (), settings))
-    values = [(name, run.series(name)) for name in sorted(run.metrics)]
-    lines = [[name, f"{series.iloc[-1]:.6g}", str(series.index[-1])] for name, series in values]
-    return [*tables, ("metrics", "Last value of every metric", ("metric", "value", "step"), lines)]
-
-
-def _number(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def make_page(
@@ -151,51 +53,142 @@ def make_page(
     *,
     refresh_s: int | None = None,
 ) -> str:
-    """The whole HTML document.
-
-    Args:
-        shared: the figures that lay the methods over each other.
-        own: (run, suffix of its ids, its figures) of each run that is shown by itself too.
-        target: what it took to reach the target.
-        refresh_s: seconds after which a browser loads the page again; None for never.
-    """
+    """The whole HTML document; `own` holds (run, suffix of its ids, its figures) of each run shown by itself too."""
     runs = all_runs(methods)
-    names, single = common_held_out(runs), len(runs) == 1
-    warnings = [f"{'' if single else f'{run.name}: '}{text}" for run in runs for text in run.warnings]
-    each_run = [Method(run.name, (run,)) for run in runs]
-    return environment().get_template("page.html").render(
-        title=f"Run {runs[0].name}" if single else f"{len(methods)} methods, {len(runs)} runs",
+    names = common_held_out(runs)
+    environment = Environment(
+        loader=PackageLoader("recipe.prepo.tools.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else shorten(str(value), MAX_TEXT),
+    )
+    environment.filters |= {
+        "shorten": shorten,
+        "cell": cell,
+        "base64": lambda png: Markup(base64.b64encode(png).decode("ascii")),
+    }
+    return environment.get_template("page.html").render(
+        title=f"Run {runs[0].name}" if len(runs) == 1 else f"{len(methods)} methods, {len(runs)} runs",
         refresh_s=refresh_s,
-        warnings=[*comparison_warnings(methods), *warnings],
-        summary=summary_columns(methods, names),
+        warnings=comparison_warnings(methods) + [f"{run.name}: {text}" for run in runs for text in run.warnings],
+        summary=summary(methods, names),
         runs=runs,
         names=[held_out_set(name) for name in names],
         without=[run.name for run in runs if not run.held_out_names],
         target=target,
         shared=shared,
-        seeds=summary_columns(each_run, names) if len(runs) > len(methods) else [],
+        seeds=summary([Method(run.name, (run,)) for run in runs], names) if len(runs) > len(methods) else None,
         parts=[
-            {"run": run, "suffix": suffix, "drawings": drawings, "tables": run_tables(run),
-             "samples": find_samples(run)}
+            {"run": run, "suffix": suffix, "drawings": drawings, "tables": run_tables(run), "dumps": find_samples(run)}
             for run, suffix, drawings in own
         ],
-    )  # fmt: skip
-
-
-def environment() -> Environment:
-    """Jinja with every value escaped and cut, and invisible characters spelled out."""
-
-    def safe(value: object) -> object:
-        return value if isinstance(value, Markup) else shorten(str(value), MAX_TEXT)
-
-    found = Environment(
-        loader=PackageLoader("recipe.prepo.tools.report", ""), autoescape=True, finalize=safe, trim_blocks=True
     )
-    found.filters |= {
-        "shorten": shorten,
-        "transposed": lambda columns: list(zip(*columns, strict=True)),
-        "cell": lambda value: shorten(str(value), MAX_CELL),
-        "pixels": lambda png, at: int.from_bytes(png[at : at + 4], "big"),
-        "base64": lambda png: Markup(base64.b64encode(png).decode("ascii")),
+
+
+def summary(methods: Sequence[Method], names: Sequence[str]) -> pd.DataFrame:
+    """A column of texts for each method; `names` are the held-out scores in common."""
+    columns = {}
+    for method in methods:
+        config = method.runs[0].config
+        numbers = pd.DataFrame([run_numbers(run, names) for run in method.runs])
+        columns[method.name] = {
+            "seed": ", ".join(map(cell, method.seeds)),
+            **{group: cell(config.get(f"prepo.{group}.name")) for group in REGISTRIES},
+            "steps": "; ".join(dict.fromkeys(f"{run.steps_done} of {run.steps_planned or '?'}" for run in method.runs)),
+            **{label: spread_text(numbers[label], FORMATS.get(label, ",.4f")) for label in numbers},
+        }
+    return pd.DataFrame(columns).rename_axis("method")
+
+
+def run_numbers(run: Run, names: Sequence[str]) -> dict[str, float]:
+    """The numbers of a run in the summary; NaN where they are not logged."""
+    score, sets = last(mean_of(run, names)), names if len(names) > 1 else []
+    return {
+        "final held-out score": score,
+        **{f"final {held_out_set(name)}": last(run.series(name)) for name in sets},
+        "gain": score - last(mean_of(run, names).iloc[:1]),
+        **{unit: last(run.series(counter)) for _, counter, unit in COSTS},
+        "seconds in validation": run.series("timing_s/testing").sum(min_count=1),
+        "zero-advantage share": run.series(ZERO_ADVANTAGE).mean(),
     }
+
+
+def last(values: pd.Series) -> float:
+    return values.iloc[-1] if len(values) else math.nan
+
+
+def spread_text(values: pd.Series, form: str) -> str:
+    """The mean, with the lowest and the highest in brackets when they differ; unknown values are left out.
+
+    >>> spread_text(pd.Series([0.25, 0.25]), ".2f"), spread_text(pd.Series([1.0, 2.0, math.nan]), ".1f")
+    ('0.25', '1.5 [1.0, 2.0]')
+    """
+    if values.isna().all():
+        return MISSING
+    text, low, high = format(values.mean(), form), values.min(), values.max()
+    return text if low == high else f"{text} [{low:{form}}, {high:{form}}]"
+
+
+def run_tables(run: Run) -> list[tuple[str, str, pd.DataFrame]]:
+    """(name, heading, table) of the folded tables of one run."""
+    settings = {"run directory": run.path, **{text: run.config.get(name) for text, name in SETTINGS.items()}}
+    values = {name: run.series(name) for name in sorted(run.metrics)}
+    metrics = {name: {"value": last(each), "step": each.index[-1]} for name, each in values.items()}
+    return [
+        ("settings", "Settings", pd.DataFrame({"value": settings}).rename_axis("setting")),
+        ("metrics", "Last value of every metric", pd.DataFrame(metrics).T.rename_axis("metric")),
+    ]
+
+
+def find_samples(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(heading, samples): a few correct and incorrect generations of the first and the last dumped step."""
+    found = []
+    for setting, default, heading in DUMPS:
+        folder = run.path / default
+        folder = folder if folder.is_dir() else Path(str(run.config.get(setting)))
+        files = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()}
+        ends = sorted({min(files), max(files)}) if files else []
+        samples = [sample for step in ends for sample in correct_and_incorrect(files[step], step)]
+        found += [(heading, samples)] if samples else []
     return found
+
+
+def correct_and_incorrect(path: Path, step: int) -> list[dict[str, Any]]:
+    """The first generations with a positive score and the first without, of different prompts."""
+    kinds: dict[bool, dict[str, dict[str, Any]]] = {True: {}, False: {}}
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in islice(lines, MAX_LINES):
+            try:
+                entry = json.loads(line)
+                texts = {name: str(entry[name]) for name in ("input", "output", "gts")}
+                score = finite(entry["score"])
+            except DAMAGE:
+                continue
+            kind = kinds[score > 0]
+            if len(kind) < PER_KIND and not math.isnan(score):
+                kind.setdefault(texts["input"], {"step": step, "score": score, **texts})
+    return [*kinds[True].values(), *kinds[False].values()]
+
+
+def cell(value: object) -> str:
+    """A value of a table as a short text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return MISSING
+    return shorten(f"{value:,.6g}" if isinstance(value, float) else str(value), MAX_CELL)
+
+
+def shorten(text: str, limit: int) -> str:
+    """Text of about `limit` characters, with code points spelled out that cannot be seen or that reverse the text.
+
+    >>> shorten("0123456789" * 10, 30)
+    '01234567890123456789 […70 characters…] 0123456789'
+    >>> shorten("a\\x00b\\u202ec", 30)
+    'a<U+0000>b<U+202E>c'
+    """
+    if len(text) > limit:
+        head = 2 * limit // 3
+        text = f"{text[:head]} […{len(text) - limit:,} characters…] {text[head - limit :]}"
+    return "".join(
+        char if char.isprintable() or char in "\n\t" or unicodedata.category(char) == "Zs" else f"<U+{ord(char):04X}>"
+        for char in text
+    )
