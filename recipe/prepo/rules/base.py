@@ -25,7 +25,7 @@ from recipe.prepo.types import (
 AuditLine = Mapping[str, Any]
 
 
-def number(interval: str, *, optional: bool = False) -> Any:
+def number(interval: str, *, optional: bool = False, why: str = "") -> Any:
     """Declares an option that is a number in an interval, such as ``"(0, 1]"``; None fits too if ``optional``."""
     low, high = map(float, interval[1:-1].split(","))
 
@@ -35,7 +35,7 @@ def number(interval: str, *, optional: bool = False) -> Any:
         above = low <= value if interval[0] == "[" else low < value
         return above and (value <= high if interval[-1] == "]" else value < high)
 
-    return field(metadata={"fits": fits, "allowed": f"a number in {interval}{' or null' if optional else ''}"})
+    return field(metadata={"fits": fits, "allowed": f"a number in {interval}{' or null' if optional else ''}{why}"})
 
 
 def count(*, optional: bool = False) -> Any:

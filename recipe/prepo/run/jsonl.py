@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,20 +26,17 @@ class StepLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.last_step = -1
         if resume_step > 0 and path.exists():
-            self._drop_after(resume_step)
+            write_atomically(path, partial(self._copy_kept, resume_step))
         elif path.exists() and path.stat().st_size:
             names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
             os.replace(path, next(name for name in names if not name.exists()))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (stays open for the whole run)
 
-    def _drop_after(self, resume_step: int) -> None:
-        def copy_kept(file: IO[bytes]) -> None:
-            for line in read_lines(self.path):
-                if line["step"] <= resume_step:
-                    file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                    self.last_step = max(self.last_step, line["step"])
-
-        write_atomically(self.path, copy_kept)
+    def _copy_kept(self, resume_step: int, file: IO[bytes]) -> None:
+        for line in read_lines(self.path):
+            if line["step"] <= resume_step:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                self.last_step = max(self.last_step, line["step"])
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
         """Write objects that have a "step"; floats keep their full precision."""

@@ -13,7 +13,7 @@ from recipe.prepo.types import FloatArray, IntArray, Panel, RunFacts, StepOutcom
 
 
 def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int, high: int, clip: bool) -> IntArray:
-    """Group size of each prompt of a batch: more for harder prompts, with the batch's total unchanged.
+    """Group size of each prompt of a batch: more for harder prompts, with the batch's total P * M unchanged.
 
     ``g_i = floor(low + (T - P * low) * k_i / sum_j k_j)`` with ``T = P * M``. The rest that the floors leave goes to
     the hardest prompts in turn; each is filled to ``high`` before the next.
@@ -23,9 +23,6 @@ def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int,
         rollouts_per_prompt: nominal group size M; ``low <= M <= high``.
         clip: cut the proportional part at ``high`` too, so that no group is larger. DEVIATION: the published code caps
             only what it gives to the hardest prompts in turn, so a large rank among small ones exceeds the cap.
-
-    Returns:
-        Group sizes, shape [P], with sum P * M exactly.
 
     >>> ranks = np.array([0.05, 0.05, 0.1, 0.95])
     >>> allocate_rollouts(ranks, rollouts_per_prompt=8, low=4, high=12, clip=False).tolist()
@@ -42,14 +39,10 @@ def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int,
     size_P = np.floor(low + spare * weight_P).astype(np.int64)
     if clip:
         size_P = np.minimum(size_P, high)
-    left = total - int(size_P.sum())
-    for i in np.argsort(-weight_P, kind="stable"):
-        given = min(left, max(0, high - int(size_P[i])))
-        size_P[i] += given
-        left -= given
-        if not left:
-            break
-    assert left == 0, "high >= M leaves room for every rollout"
+    order_P = np.argsort(-weight_P, kind="stable")
+    room_P = np.maximum(high - size_P[order_P], 0)
+    size_P[order_P] += np.clip(total - size_P.sum() - (np.cumsum(room_P) - room_P), 0, room_P)
+    assert size_P.sum() == total, "high >= M leaves room for every rollout"
     return size_P
 
 
@@ -96,8 +89,7 @@ class Difficulty(BudgetRule):
             raise ValueError(
                 f"the nominal group size actor_rollout_ref.rollout.n={rollouts_per_prompt} must lie between "
                 f"prepo.budget.lowest={self.config.lowest} and prepo.budget.highest={self.config.highest}, or the "
-                f"total could not be kept. Set prepo.budget.lowest and prepo.budget.highest around it (for example to "
-                f"half and one and a half times it)"
+                f"total could not be kept. Set these two around it (for example to half and one and a half times it)"
             )
 
     def bind(self, run: RunFacts) -> None:

@@ -102,7 +102,7 @@ class Greso(SkippingRule):
         p_step: float = number("[0, 1]")
         p_min: float = number("[0, 1]")
         p_max: float = number("[0, 1]")
-        explore: float = number("(0, 1]")
+        explore: float = number("(0, 1]", why=": 0 could skip a prompt forever; the published value is 0.01")
         target_easy: float = number("[0, 1]")
         target_hard: float = number("[0, 1]")
         first_round_ratio: float = number("[1, inf)")

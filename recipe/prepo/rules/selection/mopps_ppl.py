@@ -69,7 +69,7 @@ def prior_of_near(
 
 
 class MoppsPpl(Mopps):
-    """MoPPS (arXiv 2507.04632), with each prompt's prior fitted to earlier groups of prompts of similar perplexity.
+    """MoPPS (arXiv 2507.04632), with each prompt's prior fitted to earlier groups of similar perplexity.
 
     PREPO observes that perplexity and pass rate are related (arXiv 2511.00794). Where they are not, every prompt gets
     the prior of all remembered groups together. A combination of this project, in neither paper.

@@ -44,7 +44,7 @@ class SkipDead(SelectionRule):
     class Config(Options):
         p_easy: float = number("[0, 1]")
         p_hard: float = number("[0, 1]")
-        explore: float = number("(0, 1]")
+        explore: float = number("(0, 1]", why=": 0 could skip a prompt forever; the published value is 0.01")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
