@@ -15,7 +15,8 @@ from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.tools.evaluation.options import COUNT, make_parser, run_command
 from recipe.prepo.tools.evaluation.session import collect
 from recipe.prepo.tools.evaluation.store import write_json
-from recipe.prepo.tools.report.style import figure, label, legend, line, log_scale, look, to_png
+from recipe.prepo.tools.report.charts import label_powers
+from recipe.prepo.tools.report.style import figure, label, legend, line, look, to_png
 from recipe.prepo.tools.stats import interval_text, mean_interval, signal_frac, spearman, spearman_interval
 
 DESCRIPTION = """
@@ -174,7 +175,9 @@ def draw(ppl_Q: FloatArray, rate_Q: FloatArray, found: Mapping[str, Any], title:
         line(axes, x, y, 1, "mean of a fifth, with its 95% interval")
         spread = np.nan_to_num([y - low, high - y])
         axes.errorbar(x, y, yerr=spread, fmt="none", ecolor="#000000", elinewidth=1.0, capsize=3, zorder=3)
-        log_scale(axes, "x", ppl_Q)
+        if np.max(ppl_Q) >= 8 * np.min(ppl_Q):
+            axes.set_xscale("log")
+            label_powers(axes.xaxis)
         axes.set(ylim=(-0.04, 1.04), xlabel="prompt perplexity", ylabel=f"pass rate of {found['num_samples']} samples")
         rho = interval_text(found["rho"]) if isfinite(found["rho"]["rho"]) else "undefined"
         axes.set_title(f"{label(title)}\nSpearman's rho {rho}", loc="left")

@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from recipe.prepo.run.jsonl import read_lines
 from recipe.prepo.run.metric_names import REWARD, STEP_SECONDS, ZERO_ADVANTAGE, held_out_set
 from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_held_out, curve, rule_panels
-from recipe.prepo.tools.report.load import SECONDS, Run
+from recipe.prepo.tools.report.load import DAMAGE, SECONDS, Run
 from recipe.prepo.tools.report.style import figure, legend, plain_numbers, spread, to_png
+from recipe.prepo.tools.stats import interval_text, spearman_interval
 from recipe.prepo.types import Panel
 
 STALENESS = "training/off_policy/trajectory_staleness"
@@ -106,7 +109,10 @@ def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Dra
 
 def run_drawings(run: Run, suffix: str = "") -> list[Drawing]:
     """The figures of one run by itself; `suffix` tells their names apart."""
-    return [drawing(f"step_time{suffix}", "Where the time of a step goes", step_time, run)]
+    return [
+        drawing(f"perplexity_pass_rate{suffix}", "Perplexity and pass rate of the chosen prompts", pass_rate, run),
+        drawing(f"step_time{suffix}", "Where the time of a step goes", step_time, run),
+    ]
 
 
 def draw_plots(plots: Sequence[Plot], x_label: str, target: float | None = None) -> Figure:
@@ -121,15 +127,20 @@ def draw_plots(plots: Sequence[Plot], x_label: str, target: float | None = None)
             each.set_ylim(-0.03, 1.03)
         elif y_label == "perplexity":
             each.set_yscale("log")
-            each.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            each.yaxis.set_major_formatter("{x:,g}")
-            each.yaxis.set_minor_locator(NullLocator())
+            label_powers(each.yaxis)
     if target is not None:
         axes[0].axhline(target, color="#000000", linestyle=(0, (1, 2)), linewidth=1.0, label=f"target {target:.4g}")
     axes[-1].set_xlabel(x_label)
     plain_numbers(axes[-1])
     legend(drawn, axes[0])
     return drawn
+
+
+def label_powers(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def plots_of(
@@ -218,3 +229,40 @@ def step_time(run: Run) -> tuple[Figure, str]:
     legend(drawn, axes)
     caption = "Shares are of all steps together. Checkpoint and validation come on top of the step's own time."
     return drawn, caption + (f" Each bar is the mean of {block} steps." if block > 1 else "")
+
+
+def perplexities_and_rewards(run: Run) -> pd.DataFrame:
+    """Mean reward of each trained group, with its prompt's perplexity at the latest choice up to that step."""
+    choices = read_lines(run.path / "audit" / "selection.jsonl")
+    scored = [(line["step"], each["prompt_id"], each["ppl"]) for line in choices for each in line["candidates"]]
+    rollouts = read_lines(run.path / "audit" / "rollouts.jsonl")
+    trained = [(line["step"], line["prompt_id"], line["reward"]) for line in rollouts]
+    ppl = pd.DataFrame(scored, columns=["step", "prompt", "ppl"]).dropna()
+    groups = (
+        pd.DataFrame(trained, columns=["step", "prompt", "reward"]).groupby(["step", "prompt"], as_index=False).mean()
+    )
+    found = pd.merge_asof(groups.sort_values("step"), ppl.sort_values("step"), on="step", by="prompt")
+    return found.astype({"ppl": float, "reward": float}).dropna()
+
+
+def pass_rate(run: Run) -> tuple[Figure, str]:
+    """Scatter of perplexity and pass rate, with Spearman's rank correlation (arXiv 2511.00794, figure 1)."""
+    try:
+        pairs = perplexities_and_rewards(run)
+    except FileNotFoundError as error:
+        raise NoData(f"{error.filename} is missing.") from error
+    except DAMAGE as error:
+        raise NoData(f"The audit files are damaged ({error!r}).") from error
+    if pairs.empty:
+        raise NoData("No trained prompt was scored.")
+    drawn, (axes,) = figure(height_in=3.8)
+    axes.scatter(pairs["ppl"], pairs["reward"], s=12, color="#777777", alpha=0.3, linewidth=0, label="a group")
+    axes.set(xscale="log", xlabel="prompt perplexity when chosen", ylabel="mean reward of its rollouts")
+    label_powers(axes.xaxis)
+    rho = spearman_interval(pairs["ppl"].to_numpy(), pairs["reward"].to_numpy(), pairs["prompt"].tolist())
+    legend(drawn, axes)
+    text = interval_text(rho._asdict()) if np.isfinite(rho.rho) else "undefined: all values of one side are equal"
+    return (
+        drawn,
+        f"Spearman's rho {text}; {rho.num_pairs:,} groups of {rho.num_clusters:,} prompts, bootstrap over prompts.",
+    )
