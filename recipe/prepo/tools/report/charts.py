@@ -256,7 +256,7 @@ def pass_rate(run: Run) -> tuple[Figure, str]:
     if pairs.empty:
         raise NoData("No trained prompt was scored.")
     drawn, (axes,) = figure(height_in=3.8)
-    axes.scatter(pairs["ppl"], pairs["reward"], s=12, color="#777777", alpha=0.3, linewidth=0, label="a group")
+    axes.scatter(pairs["ppl"], pairs["reward"], s=12, color="#777777", alpha=0.6, linewidth=0, label="a group")
     axes.set(xscale="log", xlabel="prompt perplexity when chosen", ylabel="mean reward of its rollouts")
     label_powers(axes.xaxis)
     rho = spearman_interval(pairs["ppl"].to_numpy(), pairs["reward"].to_numpy(), pairs["prompt"].tolist())
