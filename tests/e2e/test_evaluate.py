@@ -110,6 +110,7 @@ def test_perplexities_are_those_of_the_model(analyzed: Path) -> None:
         assert line["nll_nats"] == pytest.approx(nll, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_was_kept_before_the_interruption_is_not_made_again(
     interrupted: tuple[Path, bytes], resumed: tuple[Path, str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_what_was_kept_before_the_interruption_is_not_made_again(
     assert f"{num_before:,} of 4,800 samples exist" in output
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(
     analyzed: Path, resumed: tuple[Path, str]
 ) -> None:
@@ -138,6 +140,7 @@ def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(
     assert same > 0.99
 
 
+@pytest.mark.slow
 def test_results_agree_with_the_kept_samples(resumed: tuple[Path, str]) -> None:
     out, output = resumed
     samples = lines(out / "generations.jsonl")
@@ -156,6 +159,7 @@ def test_results_agree_with_the_kept_samples(resumed: tuple[Path, str]) -> None:
     assert (out / "results.md").read_text() in output
 
 
+@pytest.mark.slow
 def test_a_finished_folder_needs_no_vllm_and_another_setting_is_refused(resumed: tuple[Path, str]) -> None:
     out, _ = resumed
     again = start("evaluate", out, "--k", "2,16")

@@ -13,7 +13,7 @@ from real_stack import ROOT, SMALL, Run, launch
 
 from recipe.prepo.tools.stats import spearman
 
-pytestmark = [pytest.mark.e2e, pytest.mark.real_data]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.real_data]
 
 
 def overrides(prepare_data: Callable[[str, str], Path]) -> list[str]:
@@ -55,7 +55,6 @@ def test_three_steps_on_real_data_select_weight_and_audit_correctly(rollout_scor
     assert all(0 <= data["actor/grad_norm"] < np.inf for data in rollout_scored.steps.values())
 
 
-@pytest.mark.slow
 def test_rollout_and_actor_scorers_agree_on_a_real_batch(rollout_scored: Run, actor_scored: Run) -> None:
     a, b = (run.lines("audit/selection.jsonl")[0]["candidates"] for run in (rollout_scored, actor_scored))
     assert [c["prompt_id"] for c in a] == [c["prompt_id"] for c in b]

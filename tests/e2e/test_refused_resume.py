@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
     [
         ("prepo.seed=1", "run.seed=0, this run has 1", False),
         # Which prompts there are is known only once the workers have read and filtered the data.
-        ("data.train_max_samples=2000", "run.data_sha256=", True),
+        pytest.param("data.train_max_samples=2000", "run.data_sha256=", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_left_unchanged(

@@ -12,7 +12,7 @@ from real_stack import ROOT, SMALL, Run, launch
 
 from recipe.prepo.run.console import describe_step
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 OVERLAID = {"accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy"}
 # The weights of the uniform run are all 1, and it scores no candidate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from real_stack import Run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 def texts(run: Run, step: int) -> list[tuple]:
