@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_the_outside_script_sees_a_wrong_window_and_a_wrong_weight(straight_run:
     ):
         audit = tmp_path / name / "audit"
         audit.mkdir(parents=True)
+        shutil.copy(straight_run.directory / "config.yaml", tmp_path / name)
         for file in ("selection", "rollouts"):
             lines = straight_run.lines(f"audit/{file}.jsonl")
             if file == name:

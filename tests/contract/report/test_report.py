@@ -15,7 +15,14 @@ from recipe.prepo.errors import DataError
 from recipe.prepo.report import main
 from recipe.prepo.rules.registry import SELECTION
 from recipe.prepo.tools.report import write_report
-from recipe.prepo.tools.report.charts import PANELS, NoData, over_steps, phase_seconds
+from recipe.prepo.tools.report.charts import (
+    PANELS,
+    NoData,
+    over_steps,
+    pass_rate,
+    perplexities_and_rewards,
+    phase_seconds,
+)
 from recipe.prepo.tools.report.compare import Method, group_methods
 from recipe.prepo.tools.report.load import SECONDS, load_run
 from recipe.prepo.tools.report.page import make_page
@@ -26,7 +33,7 @@ SHARED = {
     "weights",
 }  # fmt: skip
 OWN = {"step_time"}
-EMPTY = {"staleness", "skipped", "rollouts"}
+EMPTY = {"staleness", "skipped", "rollouts", "perplexity_pass_rate"}
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
 
@@ -221,3 +228,24 @@ def test_staleness_is_drawn_only_where_rollouts_lag(finished_run: Path) -> None:
         over_steps("staleness", panel, methods)
     run.metrics[next(iter(panel.series))] = run.metrics.index + 0.5
     assert "0 is on-policy" in over_steps("staleness", panel, methods)[1]
+
+
+def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(make_run: MakeRun, tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "audited")
+    (run_dir / "audit").mkdir()
+    choices = {1: [("a", 2.0), ("b", 4.0)], 2: [("a", 3.0), ("c", None)]}
+    rewards = [(1, "a", 1.0), (1, "a", 0.0), (2, "b", 1.0), (2, "a", 1.0), (2, "c", 0.0)]  # b trains a step late
+    with open(run_dir / "audit" / "selection.jsonl", "w", encoding="utf-8") as file:
+        for step, prompts in choices.items():
+            candidates = [{"prompt_id": prompt, "ppl": ppl} for prompt, ppl in prompts]
+            file.write(json.dumps({"step": step, "candidates": candidates}) + "\n")
+    with open(run_dir / "audit" / "rollouts.jsonl", "w", encoding="utf-8") as file:
+        for step, prompt, reward in rewards:
+            file.write(json.dumps({"step": step, "prompt_id": prompt, "reward": reward}) + "\n")
+    run = load_run(run_dir)
+    found = perplexities_and_rewards(run).sort_values(["step", "prompt"])
+    assert found.values.tolist() == [[1, "a", 0.5, 2.0], [2, "a", 1.0, 3.0], [2, "b", 1.0, 4.0]]
+    assert "3 groups of 2 prompts" in pass_rate(run)[1]
+    (run_dir / "audit" / "rollouts.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(NoData, match="damaged"):
+        pass_rate(run)

@@ -137,10 +137,8 @@ def test_text_that_a_plot_could_misread_is_drawn_as_text(
 
 def test_a_run_of_a_single_step_is_drawn_whole(tmp_path: Path, make_run: MakeRun) -> None:
     index = write_report([make_run(tmp_path / "single", steps=1, planned=1)])
-    assert {path.stem for path in index.parent.glob("*.png")} == FIGURES - {
-        "temperature",
-        "weights",
-    }  # nothing can have changed
+    drawn = {path.stem for path in index.parent.glob("*.png")}
+    assert drawn == FIGURES - {"temperature", "weights"}, "nothing can have changed"
 
 
 def test_a_run_with_only_the_first_validation_shows_it(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
@@ -177,8 +175,7 @@ def test_comparison_of_damaged_runs_reports_what_is_missing_and_draws_the_rest(
     page = read_page(write_report(runs, tmp_path / "four", target=0.4).read_text(encoding="utf-8"))
     assert "whole-seed1: 3 of 6 steps are logged" in page.text
     assert "bare: config.yaml is missing" in page.text
-    assert "odd: metrics.jsonl: values that are not finite numbers were skipped" in page.text
-    assert f"{name} at step 6" in page.text or "timing_s/step at step 6" in page.text
+    assert "odd: metrics.jsonl: 3 values that are not finite numbers were skipped" in page.text
     assert {"accuracy_rollouts", "zero_advantage", "weights", "step_time_2"} <= set(page.images)
     target = page.cells("target")
     assert target["method"] == ["whole", "bare", "odd"]

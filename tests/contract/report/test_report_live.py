@@ -66,10 +66,11 @@ def test_page_is_drawn_while_the_run_goes_on_and_refreshes_until_the_end(tmp_pat
         html = index.read_text(encoding="utf-8")
         assert REFRESH in html
         assert "2 of 12" in html
+        wait_for(lambda: not children(), "the end of the first drawing")
         for step in (3, 4):
             add_step(run_dir, step)
         wait_for(lambda: "4 of 12" in index.read_text(encoding="utf-8"), "a page of step 4")
-        wait_for(lambda: not children(), "the end of the drawing")
+        wait_for(lambda: not children(), "the end of the second drawing")
         add_step(run_dir, 5)
         time.sleep(0.5)
         assert not children(), "a page is due every second step"
