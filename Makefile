@@ -30,6 +30,10 @@ test-all: lint
 unit:
 	@$(ENV) exec "$$py" -m pytest -q $(PARALLEL) -m "not slow" --doctest-modules tests/unit $(LIGHT)
 
+# Twenty hand-made changes, each of which a fast test must notice.
+mutants:
+	@$(ENV) exec "$$py" scripts/mutants.py
+
 lint:
 	@$(ENV) "$$py" -m ruff check . || { echo "ruff check failed; make format mends what it can" >&2; exit 1; }; \
 	"$$py" -m ruff format --check . || { echo "ruff format failed; make format mends it" >&2; exit 1; }; \

@@ -9,6 +9,7 @@ a mutant survives, or no longer applies to the code.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,53 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-MUTANTS: tuple[Mutant, ...] = ()
+RULES = ("tests/unit/test_rules.py", "tests/unit/test_controller.py", "tests/unit/test_maths.py")
+HOOKS = ("tests/contract/test_hooks.py",)
+SCHEDULE, GROUPS = "rules/selection/ppl_schedule.py", "maths/groups.py"
+MUTANTS = (
+    Mutant("weights inverted", "rules/weighting/relative_entropy.py",
+           "return entropy_nats_R / mean if mean", "return mean / entropy_nats_R if mean", RULES),
+    Mutant("weights reversed", "rules/weighting/relative_entropy.py",
+           "return entropy_nats_R / mean if mean", "return entropy_nats_R[::-1] / mean if mean", RULES),
+    Mutant("window rounded up", SCHEDULE, "return math.floor(progress", "return math.ceil(progress", RULES),
+    Mutant("progress one step late", "controller.py",
+           "min(1.0, (step - 1) / (total_steps - 1))", "min(1.0, step / total_steps)", RULES),
+    Mutant("half a reward is correct", GROUPS, "CORRECT_REWARD = 1.0", "CORRECT_REWARD = 0.5", RULES),
+    Mutant("GRESO's probabilities swapped", "rules/selection/greso.py",
+           "np.where(run_P > 0, p_easy, p_hard)", "np.where(run_P > 0, p_hard, p_easy)",
+           ("tests/unit/test_skipping.py", "tests/unit/test_skip_dead.py", "recipe/prepo/rules")),
+    Mutant("totals not restored", "controller.py",
+           "self.rollouts_total, self.response_tokens_total = int(totals", "_, _ = int(totals", RULES),
+    Mutant("any integer is correct", "reward/score.py",
+           'int(answer or "") == int(gold)', "True", ("tests/unit/test_reward.py",)),
+    Mutant("discarded tokens counted twice", "controller.py",
+           "for batch in (rollouts, *discarded))", "for batch in (rollouts, *discarded, *discarded))", RULES),
+    Mutant("entropy over tool tokens", "maths/entropy.py",
+           "[np.asarray(mask_T).astype(bool)]", "[np.asarray(mask_T) >= 0]", RULES),
+    Mutant("one candidate too few", "controller.py",
+           "round(num_selected * self.identity.num_candidates / self.identity.num_selected))",
+           "round(num_selected * self.identity.num_candidates / self.identity.num_selected) - 1)", RULES),
+    Mutant("rollout temperature ignored", "trainer/rollout.py",
+           'params["temperature"] = float(kwargs[columns.TEMPERATURE])', "pass", HOOKS),
+    Mutant("prompt log-probs shifted by one", "trainer/scoring.py",
+           "for row in log_probs[:-1]]", "for row in log_probs[1:]]", HOOKS),
+    Mutant("update reads the batch's temperature", "trainer/hooks.py",
+           '"compute_ref_log_prob", "update_actor")', '"compute_ref_log_prob")', HOOKS),
+    Mutant("temperature not in the batch", "trainer/hooks.py",
+           "columns.set_temperature(batch, decision.temperature)", "pass", HOOKS),
+    Mutant("group sizes not in the batch", "trainer/hooks.py",
+           "columns.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)", "pass", HOOKS),
+    Mutant("chosen rows sorted, sizes not", "trainer/hooks.py",
+           "columns.take_rows(batch, decision.selection.indices_P)",
+           "columns.take_rows(batch, np.sort(decision.selection.indices_P))", HOOKS),
+    Mutant("shaped rewards left in the batch", "trainer/columns.py",
+           '    finally:\n        put_column(meta, "rm_scores", raw)', "    finally:\n        pass", HOOKS),
+    Mutant("rollout seed ignores the call", "trainer/rollout.py",
+           "call=int(kwargs.get(columns.CALL, 0))", "call=0", HOOKS),
+    Mutant("MoPPS' tie generator not restored", "rules/selection/mopps.py",
+           '("generator", "ties", "correct_N"', '("generator", "correct_N"',
+           ("tests/unit/test_mopps.py", "tests/contract/test_registry.py")),
+)  # fmt: skip
 
 
 def copy_of_the_project(folder: Path) -> None:
@@ -56,17 +103,11 @@ def first_failure(folder: Path, tests: tuple[str, ...]) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules"]
     command += ["-m", "not slow and not alarm and not e2e", *tests]
     environment = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=folder, env=_environment() | environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode == 0:
         return ""
     found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
     return found[1] if found else f"pytest ended with status {done.returncode}"
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def main(names: list[str]) -> int:
