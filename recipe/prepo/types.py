@@ -208,7 +208,7 @@ class Panel:
     """A panel that a rule adds to the report: metrics over the training steps.
 
     Attributes:
-        series: metric name -> legend label. Comparisons of several runs draw the first metric only.
+        series: metric name -> legend label. Comparisons of several runs draw a plot per metric.
         y_label: quantity and unit of the y axis.
     """
 

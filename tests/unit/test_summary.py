@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recipe.prepo.run.jsonl import read_lines
-from recipe.prepo.tools.summary import closing_summary, held_out_curves
+from recipe.prepo.tools.summary import closing_summary
 
 ACC = "val-core/mini_math/acc/mean@2"
 LINES: list[dict[str, Any]] = [
@@ -46,11 +46,6 @@ def test_line_torn_inside_a_letter_is_left_out(tmp_path: Path) -> None:
     assert list(read_lines(tmp_path / "metrics.jsonl")) == [{"step": 1, "data": {}}]
 
 
-def test_validation_curves_hold_each_mean_and_skip_nulls() -> None:
-    lines = [*LINES, {"step": 3, "data": {ACC: None}}]
-    assert held_out_curves(lines) == {ACC: [(0, 0.25), (2, 0.5)]}
-
-
 def test_a_stopped_run_draws_nothing_and_names_the_command(tmp_path: Path) -> None:
     write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES))
     assert closing_summary(tmp_path, draws=False).endswith(f"python -m recipe.prepo.report {tmp_path}")
@@ -58,7 +53,8 @@ def test_a_stopped_run_draws_nothing_and_names_the_command(tmp_path: Path) -> No
 
 
 def test_summary_names_steps_cost_gain_and_report(tmp_path: Path) -> None:
-    write(tmp_path, "".join(json.dumps(line) + "\n" for line in LINES))
+    lines = [*LINES, {"step": 3, "data": {ACC: None}}]
+    write(tmp_path, "".join(json.dumps(line) + "\n" for line in lines))
     text = closing_summary(tmp_path)
     assert f"run directory  {tmp_path}" in text
     assert "2 (5 s in steps), 1,512 rollouts, 12,345 response tokens" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
-HOSTILE = '<script>alert("x")</script>'
-ROLLOUT_N = 4
 
 
 class Page(HTMLParser):
@@ -82,11 +78,10 @@ def write_lines(path: Path, records: list[dict]) -> None:
 
 
 def make_run(
-    root: Path, *, steps: int = 6, planned: int = 6, candidates: int = 20, chosen: int = 4, seed: int = 0,
-    rule: str = "ppl_schedule", sets: tuple[str, ...] = ("openai/gsm8k",), scored: bool = True, lift: float = 0.05,
-    seconds: float = 9.0,
+    root: Path, *, steps: int = 6, planned: int = 6, seed: int = 0, rule: str = "ppl_schedule",
+    sets: tuple[str, ...] = ("openai/gsm8k",), lift: float = 0.05, seconds: float = 9.0,
 ) -> Path:  # fmt: skip
-    """A run directory that follows the contract: pass rate falls with perplexity, accuracy rises by `lift` a step."""
+    """A run directory that follows the contract: 16 rollouts a step, and accuracy rises by `lift` a step."""
     generator = np.random.default_rng(seed)
     config = {
         "prepo": {"seed": seed, "selection": {"name": rule}, "weighting": {"name": "relative_entropy"},
@@ -99,52 +94,28 @@ def make_run(
     (root / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     names = [f"val-core/{source}/acc/mean@2" for source in sets]
     metrics: list[dict] = [{"step": 0, "data": dict.fromkeys(names, 0.25)}]
-    selection, rollouts = [], []
     for step in range(1, steps + 1):
         progress = (step - 1) / max(planned - 1, 1)
-        picks = generator.choice(5 * candidates, candidates, replace=False)
-        ppl = np.exp(generator.normal(2 - 0.5 * progress, 0.7, candidates))
-        start = math.floor(progress * (candidates - chosen))
-        window = np.argsort(ppl)[start : start + chosen]
-        ids = [f"p{pick:05d}" for pick in picks]
-        ids[window[0]] = HOSTILE
-        selection.append({
-            "step": step, "call": 0, "rule": rule, "progress": progress, "num_selected": chosen, "window_start": start,
-            "candidates": [{"prompt_id": name, "nll_nats": math.log(value), "num_tokens": 30,
-                            "ppl": value if scored else None} for name, value in zip(ids, ppl.tolist(), strict=True)],
-            "selected": [ids[at] for at in window], "skipped": [{"prompt_id": "p0", "reason": "solved twice"}],
-            "rollout_n": {ids[at]: ROLLOUT_N for at in window}, "temperature": 1.0,
-        })  # fmt: skip
-        for at in window:
-            rewards = generator.random(ROLLOUT_N) < 1 / (1 + ppl[at] / (6 + 4 * progress))
-            weights = generator.gamma(9, 1 / 9, ROLLOUT_N)
-            rollouts += [
-                {"step": step, "prompt_id": ids[at], "rollout": index, "reward": float(reward), "num_tokens": 20,
-                 "entropy_nats": weight, "weight": weight, "advantage": 0.0, "advantage_weighted": 0.0,
-                 "temperature": 1.0}
-                for index, (reward, weight) in enumerate(zip(rewards, weights.tolist(), strict=True))
-            ]  # fmt: skip
         data = {
-            "prepo/rollouts_total/max": step * chosen * ROLLOUT_N,
-            "prepo/response_tokens_total/max": step * chosen * ROLLOUT_N * 20,
+            "prepo/rollouts_total/max": step * 16,
+            "prepo/response_tokens_total/max": step * 320,
             "critic/score/mean": 0.3 + 0.4 * progress + 0.05 * generator.normal(),
             "prepo/temperature/mean": 1.0 + 0.01 * step,
             "prepo/zero_advantage_frac/mean": 0.5 - 0.002 * step,
             "prepo/all_correct_frac/mean": 0.2 + 0.1 * generator.random(),
             "prepo/all_wrong_frac/mean": 0.1 + 0.05 * generator.random(),
             "prepo/entropy_nats/mean": 1.2 - 0.6 * progress + 0.05 * generator.random(),
+            "prepo/ppl_candidates/min": 1.5, "prepo/ppl_candidates/mean": 6.0, "prepo/ppl_candidates/max": 40.0,
+            "prepo/ppl_selected/min": 2.0 + 5 * progress, "prepo/ppl_selected/max": 4.0 + 9 * progress,
+            "prepo/weight/min": 0.5 - 0.01 * step, "prepo/weight/mean": 1.0, "prepo/weight/max": 1.5 + 0.1 * step,
             "timing_s/prompt_scoring": 0.5, "timing_s/gen": 4.0, "timing_s/old_log_prob": 1.0, "timing_s/adv": 0.1,
             "timing_s/update_actor": 2.0, "timing_s/update_weights": 0.4, "timing_s/step": seconds,
         }  # fmt: skip
         if step % max(1, planned // 6) == 0:
-            data |= dict.fromkeys(names, 0.25 + lift * step) | {
-                "timing_s/testing": 3.0,
-                "timing_s/save_checkpoint": 0.7,
-            }
+            data |= dict.fromkeys(names, 0.25 + lift * step)
+            data |= {"timing_s/testing": 3.0, "timing_s/save_checkpoint": 0.7}
         metrics.append({"step": step, "data": data})
     write_lines(root / "metrics.jsonl", metrics)
-    write_lines(root / "audit" / "selection.jsonl", selection)
-    write_lines(root / "audit" / "rollouts.jsonl", rollouts)
     return root
 
 
@@ -164,12 +135,6 @@ def read_page() -> Callable[[str], Page]:
 
 
 @pytest.fixture(scope="session")
-def hostile_id() -> str:
-    """The prompt id that a run from `make_run` trains on in every step."""
-    return HOSTILE
-
-
-@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six steps of 20 candidates, 4 chosen, 4 rollouts each, two held-out sets; read only."""
+    """Six steps, two held-out sets; read only."""
     return make_run(tmp_path_factory.mktemp("runs") / "one", sets=("openai/gsm8k", "math500"))

@@ -33,7 +33,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 ]  # fmt: skip
-LONG = "a-prompt-id-without-any-place-to-break-" * 8
+LONG = "a-name-without-any-place-to-break-" * 8
 
 
 class Browser:
@@ -128,10 +128,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, write_lines: Callable) -> dict[str, Path]:
     """The page of one run, with hostile and long texts in it, and that of two methods with two seeds each."""
     root = tmp_path_factory.mktemp("browser")
-    single = make_run(root / "one", steps=12, planned=12, sets=("openai/gsm8k", "math500"))
-    selection = [json.loads(line) for line in (single / "audit/selection.jsonl").read_text().splitlines()]
-    selection[0]["candidates"].append({"prompt_id": LONG, "nll_nats": 1.0, "num_tokens": 3, "ppl": 2.7})
-    write_lines(single / "audit" / "selection.jsonl", selection)
+    single = make_run(root / "one", steps=12, planned=12, sets=("openai/gsm8k", LONG))
     texts = ["<script>console.error('ran')</script>", '"><img src=http://example.com/x.png>', "y" * 10**6, LONG]
     write_lines(
         single / "rollouts" / "1.jsonl",
@@ -159,7 +156,7 @@ def test_page_fits_shows_its_pictures_and_requests_nothing(
     wide += f"part.getBoundingClientRect().right > {width} + 1).map(part => part.outerHTML.slice(0, 80))"
     assert browser.value(wide) == []
     images = browser.value("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt.length])")
-    assert len(images) == 6 + 5 * (1 if kind == "single" else 2)
+    assert len(images) == 8 + (1 if kind == "single" else 2)
     assert all(complete and natural > 500 and alt > 20 for complete, natural, alt in images)
     back = browser.picture(f"{kind}-{scheme}-{width}", width)[5, 3]
     assert (back.max() < 64) if scheme == "dark" else (back.min() > 240)
@@ -174,7 +171,7 @@ def test_scripts_in_texts_do_not_run_and_long_words_break(browser: Browser, page
     assert "<script>console.error('ran')</script>" in text
     assert '"><img src=http://example.com/x.png>' in text
     assert "999,100 characters" in text
-    assert browser.value("document.querySelector('#never_chosen').getBoundingClientRect().width") < 2 * PHONE[0]
+    assert browser.value("document.querySelector('#metrics').getBoundingClientRect().width") < 2 * PHONE[0]
 
 
 def test_text_is_readable_in_both_schemes(browser: Browser, pages: dict[str, Path]) -> None:
@@ -205,10 +202,10 @@ def test_lines_are_told_apart_without_colour(browser: Browser, pages: dict[str, 
     from recipe.prepo.tools.report import style
 
     _, (axes,) = style.figure()
-    for index in range(len(style.LOOKS)):
+    for index in range(style.NUM_LOOKS):
         style.line(axes, np.arange(3.0), np.arange(3.0), index, f"line {index}")
     looks = {(str(line._unscaled_dash_pattern), line.get_marker()) for line in axes.lines}
-    assert len(looks) == len(style.LOOKS)
+    assert len(looks) == style.NUM_LOOKS
     browser.load(pages["comparison"], DESKTOP)
     source = browser.value("document.querySelector('#accuracy_rollouts img').src")
     grey = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("L")

@@ -1,23 +1,19 @@
-"""The report's prompts and sample generations: tables of prompts, and hostile text shown as text."""
+"""The report's sample generations: which ones, and hostile text shown as text."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 
 from recipe.prepo.tools.report import style
-from recipe.prepo.tools.report.charts import PANELS, NoData, choices, over_steps
 from recipe.prepo.tools.report.compare import Method
 from recipe.prepo.tools.report.load import Run, load_run
-from recipe.prepo.tools.report.page import MAX_PROMPTS, make_page, run_tables
-from recipe.prepo.tools.report.samples import find_samples, shorten, visible
+from recipe.prepo.tools.report.page import find_samples, make_page, shorten
 
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
@@ -36,7 +32,7 @@ HOSTILE = {
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pixels: these tests ask for words and counts."""
-    monkeypatch.setattr(style, "DPI", 40)
+    monkeypatch.setitem(style.SETTINGS, "figure.dpi", 40)
 
 
 def entry(output: str, score: float = 1.0, prompt: str = "How many?", step: int = 1) -> dict:
@@ -45,37 +41,6 @@ def entry(output: str, score: float = 1.0, prompt: str = "How many?", step: int 
 
 def page_of(run: Run) -> str:
     return make_page([Method(run.name, (run,))], [], [(run, "", [])], None)
-
-
-def test_never_chosen_prompts_agree_with_the_audit_lines(finished_run: Path, read_page: ReadPage) -> None:
-    run = load_run(finished_run)
-    lines = [json.loads(line) for line in (finished_run / "audit/selection.jsonl").read_text().splitlines()]
-    drawn = Counter(candidate["prompt_id"] for line in lines for candidate in line["candidates"])
-    never = set(drawn) - {name for line in lines for name in line["selected"]}
-    page = read_page(page_of(run))
-    table = page.cells("never_chosen")
-    assert len(table) - 1 == min(MAX_PROMPTS, len(never))
-    shown = list(table)[1:]
-    assert set(shown) <= never
-    assert [drawn[name] for name in shown] == sorted((drawn[name] for name in never), reverse=True)[:MAX_PROMPTS]
-    last_ppl = [c["ppl"] for line in lines for c in line["candidates"] if c["prompt_id"] == shown[0]][-1]
-    assert table[shown[0]] == [str(drawn[shown[0]]), f"{last_ppl:,.3f}"]
-    assert f"Prompts that were never chosen ({len(never)} of {len(drawn)})" in page.text
-    assert f"Never chosen (hatched): {len(never)} of {len(drawn)}" in choices(run)[1]
-
-
-def test_prompts_that_were_all_chosen_are_no_table(tmp_path: Path, make_run: MakeRun) -> None:
-    run = load_run(make_run(tmp_path / "run", candidates=4, chosen=4))
-    assert "never_chosen" not in [name for name, *_ in run_tables(run)]
-    assert "Never chosen (hatched): 0 of " in choices(run)[1]
-
-
-def test_choices_of_many_times_fall_into_bins(finished_run: Path) -> None:
-    run = load_run(finished_run)
-    assert run.chosen is not None
-    often = pd.DataFrame({"step": [1] * 95, "prompt": [len(run.codes)] * 95, "ppl": [2.0] * 95})
-    run.chosen = pd.concat([run.chosen, often])
-    assert "at most 95. Each bar but the first is 4 counts wide" in choices(run)[1]
 
 
 def test_without_dumps_the_override_that_writes_them_is_named(finished_run: Path) -> None:
@@ -106,7 +71,6 @@ def test_samples_are_found_where_the_configuration_says(
     write_lines(tmp_path / "elsewhere" / "3.jsonl", [entry("kept elsewhere")])
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
     config["trainer"]["validation_data_dir"] = str(tmp_path / "elsewhere")
-    config["trainer"]["rollout_data_dir"] = "no\x00such" + "/folder" * 2000
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     html = page_of(load_run(run_dir))
     assert "kept elsewhere" in html
@@ -132,9 +96,6 @@ def test_hostile_texts_are_shown_as_text(
     text = HOSTILE[kind]
     run_dir = make_run(tmp_path / "run", steps=1)
     write_lines(run_dir / "rollouts" / "1.jsonl", [entry(text, prompt=text) | {"gts": text}])
-    selection = [json.loads(line) for line in (run_dir / "audit/selection.jsonl").read_text().splitlines()]
-    selection[0]["candidates"].append({"prompt_id": text, "nll_nats": 1.0, "num_tokens": 3, "ppl": 2.7})
-    write_lines(run_dir / "audit" / "selection.jsonl", selection)
     html = page_of(load_run(run_dir))
     page = read_page(html)
     assert len(html) < 60_000, "a long text was not cut"
@@ -142,25 +103,10 @@ def test_hostile_texts_are_shown_as_text(
     assert "<img " not in html, "a text became a picture"
     html.encode("utf-8")
     assert not any(char in html for char in "\x00\x1b\u202e\u202c\u2066")
-    shown = shorten(text, 200)
-    assert shown in page.cells("never_chosen")
-    assert page.text.count(visible(text[:40])) >= 4, "prompt id, prompt, output and gold answer"
+    assert page.text.count(shorten(text[:40], 40)) >= 3, "prompt, output and gold answer"
 
 
 def test_text_is_cut_in_the_middle_and_stays_short() -> None:
     assert len(shorten("<" * 10**6, 900)) < 1000
     assert shorten("ab" * 10**6, 30).endswith("ab")
-    assert visible("e\u0301 \u0639 \u4f60") == "e\u0301 \u0639 \u4f60", "accents and other scripts stay"
-    assert visible("Z" + "\u0301" * 500) == "Z" + "\u0301" * 2
-
-
-def test_staleness_is_drawn_only_where_rollouts_lag(finished_run: Path) -> None:
-    run, panel = load_run(finished_run), PANELS["staleness"]
-    methods = [Method("run", (run,))]
-    with pytest.raises(NoData, match="not logged"):
-        over_steps("staleness", panel, methods)
-    run.metrics[list(panel.series)] = 0.0
-    with pytest.raises(NoData):
-        over_steps("staleness", panel, methods)
-    run.metrics[next(iter(panel.series))] = run.metrics.index + 0.5
-    assert "0 is on-policy" in over_steps("staleness", panel, methods)[1]
+    assert shorten("e\u0301 \u0639 \u4f60", 9) == "e\u0301 \u0639 \u4f60", "accents and other scripts stay"

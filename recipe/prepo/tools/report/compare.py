@@ -82,7 +82,8 @@ def comparison_warnings(methods: Sequence[Method]) -> list[str]:
     for setting in HELD_FIXED:
         values = {method.name: str(method.runs[0].config.get(setting)) for method in methods}
         if len(set(values.values())) > 1:
-            warnings.append(f"the methods differ in {setting} ({values})")
+            listed = "; ".join(f"{method}: {value}" for method, value in values.items())
+            warnings.append(f"the methods differ in {setting} ({listed})")
     for method in methods:
         if len(set(method.seeds)) < len(method.seeds):
             warnings.append(f"{method.name}: several runs have the same seed ({', '.join(map(str, method.seeds))})")
