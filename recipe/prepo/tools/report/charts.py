@@ -104,11 +104,6 @@ def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Dra
     return drawings + [drawing(name, panel.title, over_steps, name, panel, methods) for name, panel in panels.items()]
 
 
-def run_drawings(run: Run, suffix: str = "") -> list[Drawing]:
-    """The figures of one run by itself; `suffix` tells their names apart."""
-    return [drawing(f"step_time{suffix}", "Where the time of a step goes", step_time, run)]
-
-
 def draw_plots(plots: Sequence[Plot], x_label: str, target: float | None = None) -> Figure:
     """Draw plots one above the other; `target` is a score to mark in the first."""
     drawn, axes = figure(len(plots), 1.8 + 1.7 * len(plots))
