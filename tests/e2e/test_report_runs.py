@@ -24,7 +24,7 @@ OVERLAID = {
     "weights",
 }
 
-OWN = {"step_time_1", "step_time_2"}
+OWN = {"perplexity_pass_rate_1", "step_time_1", "step_time_2"}
 
 
 @pytest.fixture(scope="module")

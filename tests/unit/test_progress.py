@@ -54,23 +54,29 @@ def test_lines_have_the_seconds_of_the_step_and_the_time_left(
     ]
 
 
-def test_every_step_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar(tmp_path, 3):
+@pytest.mark.parametrize(
+    ("earlier", "resume_step", "steps"),
+    [
+        (None, 0, [0, 1, 2, 3]),
+        ([], 0, [1, 2]),  # the empty file of a run that died
+        ([0, 1, 2, 3], 2, [3, 4]),
+        ([0, 1, 2, 3], 0, [0, 1]),  # a run that starts over
+    ],
+)
+def test_each_step_of_this_run_is_shown_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], earlier: list[int] | None, resume_step: int, steps: list[int]
+) -> None:
+    if earlier is not None:
         log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
-        write(log, 0, 1, 2, 3)
+        write(log, *earlier)
+        log.close()
+    with progress_bar(tmp_path, 5, first_step=resume_step):
+        log = StepLog(tmp_path / "metrics.jsonl", resume_step=resume_step)
+        write(log, *steps, scale=0.2)
         log.close()
     out = capsys.readouterr().out
-    assert shown(out) == ["step 0/3", "step 1/3", "step 2/3", "step 3/3"]
-    assert "step 2/3: reward 0.200\n" in out
-
-
-def test_a_run_goes_on_with_the_empty_file_of_one_that_died(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    StepLog(tmp_path / "metrics.jsonl", resume_step=0).close()
-    with progress_bar(tmp_path, 2):
-        log = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
-        write(log, 1, 2)
-        log.close()
-    assert shown(capsys.readouterr().out) == ["step 1/2", "step 2/2"]
+    assert shown(out) == [f"step {step}/5" for step in steps]
+    assert f"step {steps[-1]}/5: reward {0.2 * steps[-1]:.3f}\n" in out
 
 
 def test_run_without_a_file_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,28 +89,6 @@ def test_line_that_is_still_being_written_is_not_shown(tmp_path: Path, capsys: p
     with progress_bar(tmp_path, 3):
         (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n{"step": 2, "da', encoding="utf-8")
     assert shown(capsys.readouterr().out) == ["step 1/3"]
-
-
-def test_resumed_run_shows_only_the_steps_that_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
-    write(first, 0, 1, 2, 3)
-    first.close()
-    with progress_bar(tmp_path, 5, first_step=2):
-        resumed = StepLog(tmp_path / "metrics.jsonl", resume_step=2)
-        write(resumed, 3, 4, scale=0.2)
-        resumed.close()
-    assert shown(capsys.readouterr().out) == ["step 3/5", "step 4/5"]
-
-
-def test_run_that_starts_over_shows_its_first_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
-    write(first, 0, 1, 2, 3)
-    first.close()
-    with progress_bar(tmp_path, 5):
-        again = StepLog(tmp_path / "metrics.jsonl", resume_step=0)
-        write(again, 0, 1)
-        again.close()
-    assert shown(capsys.readouterr().out) == ["step 0/5", "step 1/5"]
 
 
 @pytest.mark.parametrize("line", ["not json\n", '{"no": "step"}\n'])

@@ -57,16 +57,17 @@ def write_report(
     costs = target_table(methods, common_held_out(runs), target, base)
     with look():
         shared = shared_drawings(methods, costs.level if costs else None)
-        suffixes = [f"_{index}" if len(runs) > 1 else "" for index, _ in enumerate(methods, start=1)]
-        firsts = [(method.runs[0], suffix) for method, suffix in zip(methods, suffixes, strict=True)]
-        own = [(run, suffix, run_drawings(run, suffix)) for run, suffix in firsts]
+        own = []
+        for index, method in enumerate(methods, start=1):
+            suffix = f"_{index}" if len(runs) > 1 else ""
+            own.append((method.runs[0], suffix, run_drawings(method.runs[0], suffix)))
     html = make_page(methods, shared, own, costs, refresh_s=refresh_s if any(r.is_unfinished for r in runs) else None)
     folder = out_dir or (COMPARISON_DIR if len(runs) > 1 else run_dirs[0] / "report")
-    for drawing in [*shared, *(drawing for *_, drawings in own for drawing in drawings)]:
-        picture = folder / f"{drawing.name}.png"
-        if drawing.png is None:
+    for each in [*shared, *(each for *_, drawings in own for each in drawings)]:
+        picture = folder / f"{each.name}.png"
+        if each.png is None:
             picture.unlink(missing_ok=True)
         else:
-            write_atomically(picture, methodcaller("write", drawing.png))
+            write_atomically(picture, methodcaller("write", each.png))
     write_atomically(folder / "index.html", html)
     return folder / "index.html"
