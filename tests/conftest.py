@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest share first: the real stack's runs take about as long as everything else."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
