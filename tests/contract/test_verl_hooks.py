@@ -23,6 +23,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils
 from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
+from verl.utils.tracking import Tracking
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.prepo.modes import (
@@ -34,6 +35,7 @@ from recipe.prepo.modes import (
     PrepoWorker,
 )
 from recipe.prepo.preflight import VERL_VERSION
+from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.supervise.rollouts import SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks
@@ -165,3 +167,8 @@ def test_scored_tokens_are_those_of_the_rollout(name: str, limit: int, tokenizer
     assert ours(CHATS[name]) == whole[-limit:]
     assert len(ours(CHATS[name])) == min(limit, len(whole))
     assert whole == list(tokenizer.apply_chat_template(CHATS[name], add_generation_prompt=True, return_dict=False))
+
+
+def test_the_run_log_takes_the_calls_that_verl_makes_of_its_tracker() -> None:
+    """verl's task runner ends with ``tracking.finish(exit_code=…)``."""
+    assert parameters(RunLogs.finish) == parameters(Tracking.finish) == ["exit_code"]

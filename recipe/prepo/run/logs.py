@@ -77,9 +77,9 @@ class RunLogs:
             metrics.append([{"step": step, "data": finite}])
         self._after_log()
 
-    def finish(self) -> None:
-        """Close ``metrics.jsonl`` and the trackers."""
+    def finish(self, exit_code: int = 0) -> None:
+        """Close ``metrics.jsonl`` and the trackers; verl calls it again when its task runner ends."""
         self._logs["metrics"].close()
-        self._tracking.finish()
+        self._tracking.finish(exit_code=exit_code)
         if "wandb" in self._tracking.logger:
             sys.modules["wandb"].teardown()  # its service process, with its socket
