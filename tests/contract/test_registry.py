@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from simulated_run import SimulatedRun, all_options, every_combination, rollout_batch, run_facts
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
-from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
+from recipe.prepo.rules.base import (
+    BudgetRule,
+    Rule,
+    SelectionRule,
+    ShapingRule,
+    Stateful,
+    TemperatureRule,
+    WeightingRule,
+)
 from recipe.prepo.rules.registry import BUDGET, REGISTRIES, SELECTION, SHAPING, TEMPERATURE, WEIGHTING, build_rule
 from recipe.prepo.types import Candidates, RolloutBatch, StepOutcome
 
@@ -240,3 +248,25 @@ def test_state_with_other_keys_is_refused(group: str, name: str) -> None:
     for state in others:
         with pytest.raises(ValueError, match=rf"{type(rule).__name__} saves"):
             rule.load_state_dict(cast(Any, state))
+
+
+def generator_states(rule: Stateful) -> dict[str, Any]:
+    """State of every generator that the rule, or a part of it, draws from."""
+    found: dict[str, Any] = {}
+    for name, value in vars(rule).items():
+        if isinstance(value, np.random.Generator):
+            found[name] = value.bit_generator.state
+        elif isinstance(value, Stateful):
+            found |= {f"{name}.{key}": state for key, state in generator_states(value).items()}
+    return found
+
+
+@pytest.mark.parametrize(("group", "name"), ALL)
+def test_a_resumed_rule_draws_on_from_where_it_was(group: str, name: str) -> None:
+    straight = SimulatedRun(all_options(**{group: name}))
+    for step in (1, 2, 3):
+        straight.step(step)
+    resumed = SimulatedRun(all_options(**{group: name}))
+    resumed.controller.load_state_dict(straight.controller.state_dict())
+    states = [generator_states(getattr(run.controller, group)) for run in (straight, resumed)]
+    assert states[0] == states[1]
