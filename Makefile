@@ -18,7 +18,7 @@ setup:
 # Everything but kills, long trainings, Slurm, the browser, fuzzing and library alarms. One pytest, so that its closing
 # line counts every test; the runs on the real stack share one process, beside all other tests.
 PARALLEL = -n logical --maxprocesses 8 --no-loadscope-reorder
-EVERYTHING = --doctest-modules tests recipe/prepo data_prep
+EVERYTHING = --doctest-modules --ignore=tests/helpers tests recipe/prepo data_prep
 test: lint
 	@$(ENV) exec "$$py" -m pytest $(PARALLEL) -m "not slow and not alarm" $(EVERYTHING)
 

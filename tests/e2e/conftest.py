@@ -138,7 +138,7 @@ def prepare_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
     return prepare
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def transfer_queue() -> Iterator[None]:
     """A real TransferQueue without a trainer around it."""
     with Sweeper(ray_roots()):

@@ -206,7 +206,8 @@ def test_ten_thousand_adversarial_entropies(initial: float) -> None:
 @settings(max_examples=100, deadline=None)
 def test_too_little_entropy_heats_and_too_much_cools(tau: float, entropy: float, target: float) -> None:
     found = after(tau, entropy=entropy, target=target)
-    assert found >= tau if entropy <= target else found <= tau
+    slack = tau * 1e-12  # rounding of the mean entropy
+    assert found >= tau - slack if entropy <= target else found <= tau + slack
     assert after(tau, entropy=target, target=target) == pytest.approx(tau)
 
 
