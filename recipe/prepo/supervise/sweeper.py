@@ -59,7 +59,7 @@ class Sweeper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            del os.environ[MARK]
+            os.environ.pop(MARK, None)
             self._process.communicate()  # closes its input
 
 
