@@ -116,6 +116,10 @@ def main(names: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_of_the_project(folder)
+        for tests in dict.fromkeys(mutant.tests for mutant in chosen):
+            if failure := first_failure(folder, tests):
+                print(f"{failure} fails without any mutant: fix it first")
+                return 1
         for mutant in chosen:
             path = folder / PACKAGE / mutant.file
             original = path.read_text(encoding="utf-8")
