@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.files import write_atomically
+from recipe.prepo.run.files import file_sha256, write_atomically
 
 FILE_NAME = "prepo_state.json"
 LATEST_FILE = "latest_checkpointed_iteration.txt"  # verl's, with the step to resume from
@@ -35,14 +35,6 @@ def _refused(path: Path, why: str) -> StateError:
 
 def _checksum(payload: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
-
-
-def _file_checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _take_arrays(value: Any, name: str, arrays: dict[str, Any]) -> Any:
@@ -80,7 +72,7 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
     if arrays:
         unnamed = folder / "prepo_arrays.npz"
         write_atomically(unnamed, lambda file: np.savez(file, **arrays))
-        checksum = _file_checksum(unnamed)
+        checksum = file_sha256(unnamed)
         keep = folder / f"prepo_arrays-{checksum[:16]}.npz"
         os.replace(unnamed, keep)
         document["arrays"] = {"file": keep.name, "sha256": checksum}
@@ -118,7 +110,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         return payload
     path = folder / Path(document["arrays"]["file"]).name
     try:
-        if _file_checksum(path) != document["arrays"]["sha256"]:
+        if file_sha256(path) != document["arrays"]["sha256"]:
             raise _refused(path, EDITED)
         with np.load(path, allow_pickle=False) as file:
             return _put_arrays(payload, dict(file))

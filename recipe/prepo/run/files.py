@@ -1,7 +1,8 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,3 +31,12 @@ def write_atomically(path: Path, content: str | Callable[[IO[bytes]], Any]) -> N
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

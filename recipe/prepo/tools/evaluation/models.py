@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipe.prepo.errors import ConfigError, PrepoError
+from recipe.prepo.run.files import file_sha256
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -124,12 +125,3 @@ def _fingerprint(root: Path, files: list[Path]) -> str:
     """Of names and contents, so the folder may be moved or copied."""
     lines = "".join(f"{file.relative_to(root)} {file_sha256(file)}\n" for file in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

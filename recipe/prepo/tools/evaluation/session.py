@@ -25,7 +25,8 @@ from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward.extract import after_hashes
 from recipe.prepo.reward.score import compute_score, marked_answer
 from recipe.prepo.rows import open_parquet, validate_rows
-from recipe.prepo.tools.evaluation.models import Model, file_sha256, find_model, loadable_folder
+from recipe.prepo.run.files import file_sha256
+from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
 from recipe.prepo.tools.evaluation.options import CPU
 from recipe.prepo.tools.evaluation.store import Records, Sample, ScoredPrompt, open_store
 
