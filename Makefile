@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup unit test test-all mutants lint format bench compare faults clean
+.PHONY: help setup smollm2 unit test test-all mutants lint format bench compare faults clean
 
 ENV = py="$$(bash scripts/setup_env.sh --platform cpu --dev --print-python)";
 # With their doctests. Importing these modules imports no verl, Ray or vLLM.
@@ -10,7 +10,7 @@ LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/trainer --ignore=recipe/pre
 	--ignore=recipe/prepo/cpu --ignore=recipe/prepo/modes.py --ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
-	@echo "make setup | unit (30 s) | test (10 min) | test-all (1.5 h) | mutants | lint | format | bench | compare (1 h) | faults (hours) | clean"
+	@echo "make setup | smollm2 | unit (30 s) | test (10 min) | test-all (1.5 h) | mutants | lint | format | bench | compare (1 h) | faults (hours) | clean"
 
 setup:
 	@bash scripts/setup_env.sh --platform cpu --dev
@@ -33,6 +33,13 @@ unit:
 # Twenty hand-made changes, each of which a fast test must notice.
 mutants:
 	@$(ENV) exec "$$py" scripts/mutants.py
+
+# What experiment=smollm2_cpu needs: SmolLM2-135M-Instruct (270 MB) and 2,000 problems, some easy and some hopeless.
+smollm2:
+	@$(ENV) "$$py" -m pip install -q -e '.[real]'; \
+	"$$py" -m data_prep.smollm2 --out models/SmolLM2-135M-Instruct; \
+	exec "$$py" -m data_prep reasoning_gym --tasks chain_sum,products,leg_counting,gcd,basic_arithmetic \
+		--difficulty 0,1 --test-size 150 --out data/smollm2
 
 lint:
 	@$(ENV) "$$py" -m ruff check . || { echo "ruff check failed; make format mends what it can" >&2; exit 1; }; \

@@ -22,7 +22,7 @@ SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
 POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
 KEYS = {
-    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples")),
+    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples", "cpu_threads")),
     *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE),
 }
 
@@ -190,6 +190,8 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     ok = type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO
     why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are chosen from |B| = ratio * K candidates"
     yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
+    threads = value_at(config, "prepo.cpu_threads", 1)
+    yield Need("prepo.cpu_threads", is_integer(threads, 1), "it must be an integer of at least 1, or null", None)
     samples = value_at(config, "prepo.val_samples", {})
     ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
     why = "it must map data sources to the samples of each prompt, integers of at least 1"

@@ -63,7 +63,7 @@ def choose_platform(config: DictConfig) -> None:
     """Set the environment of this process and of every worker; must run before verl is imported."""
     environment = {RUN_ID_ENV: uuid.uuid4().hex[:12], GRADING_TIME_LIMIT_ENV: str(config.prepo.grading_time_limit_s)}
     if config.trainer.device == CPU_PLATFORM:
-        environment |= cpu_environment()
+        environment |= cpu_environment(config.prepo.cpu_threads)
     os.environ.update(environment)
     ray_init = config.ray_kwargs.ray_init
     ray_init.runtime_env = OmegaConf.merge({"env_vars": environment}, ray_init.get("runtime_env") or {})

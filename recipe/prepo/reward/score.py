@@ -3,7 +3,7 @@ r"""The reward: 1.0 for a response whose final answer equals the gold answer, el
 The configuration names it as verl's ``reward.custom_reward_function`` (``path: pkg://recipe.prepo.reward``, ``name:
 compute_score``). verl calls it from many threads at once, so sympy runs in a separate process with a time limit
 (:mod:`recipe.prepo.reward.worker`). Data whose ``data_source`` starts with ``mini_math`` is stricter: the response must
-end in ``####`` and an integer.
+end in ``####`` and an integer. reasoning-gym's problems have its own scoring (:mod:`recipe.prepo.reward.gym`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any
 
 from recipe.prepo.errors import ConfigError, DataError
+from recipe.prepo.reward import gym
 from recipe.prepo.reward.extract import FinalAnswer, after_hashes, final_answer, marked_answer
 from recipe.prepo.reward.notation import nesting_depth
 from recipe.prepo.reward.quantity import Quantity, quantity, same_quantity, unit_name
@@ -70,6 +71,9 @@ def compute_score(
     if data_source.startswith("mini_math"):
         is_correct = any(_ends_in_integer(solution_str, gold) for gold in golds)
         return {"score": float(is_correct), "acc": float(is_correct), "timed_out": 0.0}
+    if data_source.startswith(gym.DATA_SOURCE):
+        score = gym.score_response(data_source, solution_str, golds[0], extra_info or {})
+        return {"score": score, "acc": float(score >= 1.0), "timed_out": 0.0}
     answer, timed_out = final_answer(solution_str), 0.0
     for gold in golds:
         try:
