@@ -5,7 +5,7 @@
 #
 # bf16 against float64, the cost of scoring beside generating, and 20 steps of the real stack against stock verl.
 # It runs in the environment that scripts/setup_env.sh finds for GPUs, else in any python with torch and transformers;
-# what such a one lacks vLLM or verl for is «not measured». A machine without a GPU measures nothing: exit status 0.
+# what such a one lacks vLLM or verl for is "not measured". A machine without a GPU measures nothing: exit status 0.
 # --device cpu --size tiny tries the check itself, in seconds.
 set -euo pipefail
 
