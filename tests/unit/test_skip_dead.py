@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
-from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.selection.skip_dead import LEFT_OUT
@@ -152,18 +151,6 @@ def test_every_step_has_k_prompts_and_every_other_candidate_a_reason(name: str, 
     chosen = found.indices_P.tolist()
     assert len(set(chosen)) == len(chosen) == num_selected
     assert sorted([*chosen, *found.skip_reasons]) == list(range(len(drawn)))
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("option", "value"), [("p_easy", 1.5), ("p_hard", -0.1), ("explore", float("nan")), ("explore", 0.0)]
-)
-def test_probabilities_out_of_range_name_the_option(name: str, option: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"{name}.*{option}"):
-        make(name, **{option: value})
-
-
-# The outside check of the audit lines
 
 
 def audited(folder: Path, name: str, edit: Callable[[Lines], object]) -> str:
