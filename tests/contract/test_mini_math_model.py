@@ -5,21 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import random
 import re
-import statistics
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_prep.mini_math import passrate, pretrain
-from data_prep.mini_math.passrate import encode_prompts, measure, prompt_perplexities, report, sample_passes
+from data_prep.mini_math.passrate import measure, report, sample_passes
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer, corpus_batches, save, train
-from data_prep.mini_math.task import (
-    sample_pool,
-    worked_solution,
-)
+from data_prep.mini_math.task import sample_pool
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
 FOREIGN_TEXTS = [
@@ -27,7 +22,7 @@ FOREIGN_TEXTS = [
     "世界,你好。",
     "naïve café 🎉👩‍🚀",
     "a\n\n  b\tc\r\n",
-    "\\boxed{\\frac{1}{2}}",
+    r"\boxed{\frac{1}{2}}",
     "Ω≈ç√∫",
 ]
 
@@ -46,58 +41,28 @@ def shipped():
     return AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).eval(), tokenizer
 
 
-@pytest.fixture(scope="module")
-def retrained_tokenizer(tmp_path_factory):
-    """A tokenizer trained here, saved, and loaded again the way users load it."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(Recipe()).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(params=["retrained", "shipped"])
-def tokenizer(request, retrained_tokenizer):
-    return AutoTokenizer.from_pretrained(retrained_tokenizer if request.param == "retrained" else SHIPPED)
-
-
-@pytest.mark.parametrize("text", FOREIGN_TEXTS)
-def test_tokenizer_round_trips_any_text(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_tokenizer_splits_digits_and_keeps_newline_whole(tokenizer):
-    assert len(tokenizer.encode("\n")) == 1
-    for text in ["1234567890", "x=1234567890", "99 balloons"]:
-        pieces = [tokenizer.decode([token]) for token in tokenizer.encode(text)]
-        digits = [piece for piece in pieces if any(character.isdigit() for character in piece)]
-        assert "".join(digits) == "".join(re.findall(r"\d", text))
-        assert all(len(digit) == 1 for digit in digits)
-
-
-def test_tokenizer_writes_chatml_without_a_system_prompt(tokenizer):
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+def test_shipped_tokenizer_is_the_one_its_recipe_trains(tmp_path):
+    build_tokenizer(Recipe()).save_pretrained(tmp_path)
+    trained, shipped = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in (tmp_path, SHIPPED)
     )
+    assert trained["model"] == shipped["model"]
+
+
+def test_tokenizer_round_trips_any_text_in_single_digits_and_chatml(shipped):
+    _, tokenizer = shipped
+    for text in FOREIGN_TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("\n")) == 1
+    pieces = [tokenizer.decode([token]) for token in tokenizer.encode("x=1234567890")]
+    assert [piece for piece in pieces if re.search(r"\d", piece)] == list("1234567890")
+    chat = [{"role": "user", "content": "Hi"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     for special in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
         assert len(tokenizer.encode(special)) == 1
     assert tokenizer.decode(tokenizer.encode("Hi<|im_end|>"), skip_special_tokens=True) == "Hi"
-
-
-def test_prompts_and_solutions_are_short(tokenizer):
-    problems = sample_pool(600, split="test", seed=0)
-    prompt_tokens = [len(ids) for ids in encode_prompts(tokenizer, [problem.question for problem in problems])]
-    solution_tokens = [len(tokenizer.encode(worked_solution(problem))) + 1 for problem in problems]
-    assert 30 <= statistics.mean(prompt_tokens) <= 46
-    assert max(prompt_tokens) <= 64
-    assert max(solution_tokens) <= 40
-
-
-def test_shipped_tokenizer_is_the_one_its_recipe_trains(retrained_tokenizer):
-    trained, shipped = (
-        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in (retrained_tokenizer, SHIPPED)
-    )
-    assert trained["model"] == shipped["model"]
 
 
 def test_shipped_model_is_small_and_fits_its_tokenizer(shipped):
@@ -109,15 +74,6 @@ def test_shipped_model_is_small_and_fits_its_tokenizer(shipped):
     assert (model.config.eos_token_id, model.config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     foreign = torch.tensor([tokenizer.encode("\n".join(FOREIGN_TEXTS))])
     assert torch.isfinite(model(input_ids=foreign).logits).all()
-
-
-def test_shipped_model_knows_its_prompts_from_shuffled_ones(shipped):
-    model, tokenizer = shipped
-    prompts = encode_prompts(tokenizer, [problem.question for problem in sample_pool(24, split="test", seed=0)])
-    shuffled = [random.Random(0).sample(ids, len(ids)) for ids in prompts]
-    known = statistics.mean(prompt_perplexities(model, prompts))
-    assert known < 5
-    assert statistics.mean(prompt_perplexities(model, shuffled)) > 10 * known
 
 
 def test_shipped_model_leaves_room_for_learning(shipped):
