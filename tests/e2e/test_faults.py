@@ -16,6 +16,8 @@ def check_continued(run: Interrupted, straight_run: Run) -> None:
     assert run.finished.exit_status == 0
     check_resumed(run.directory)
     assert differences(straight_run.directory, run.directory, num_steps=4) == []
+    for name in ("prepo/rollouts_total/max", "prepo/response_tokens_total/max"):
+        assert Run(run.directory, "").steps[4][name] == straight_run.steps[4][name]
     for ending in (run.ending, run.finished):
         assert not ending.leftovers, str(ending.leftovers)
         assert ending.num_killed == 0

@@ -102,14 +102,6 @@ def test_entropy_stays_at_its_target_and_without_the_rule_it_does_not(entropy_ru
     assert token_entropy_nats(uniform_run, NUM_STEPS - 6, NUM_STEPS) < 0.85 * target
 
 
-def test_temperature_of_the_choice_is_that_of_its_rollouts(entropy_run: Run) -> None:
-    chosen = {line["step"]: line["temperature"] for line in entropy_run.lines("audit/selection.jsonl")}
-    assert chosen[1] == chosen[2] == 1.0
-    assert len(set(chosen.values())) == NUM_STEPS - 1
-    for line in entropy_run.lines("audit/rollouts.jsonl"):
-        assert line["temperature"] == pytest.approx(chosen[line["step"]], rel=1e-6)
-
-
 def test_greso_skips_more_and_wastes_less_than_uniform(greso_run: Run, uniform_run: Run) -> None:
     steps = list(greso_run.steps.values())
     skipped = [data["prepo/skipped_frac/mean"] for data in steps]
@@ -140,35 +132,6 @@ def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: R
     trained = [sum(line["num_tokens"] for line in lines) for _, lines in sorted(by_step(greso_run).items())]
     spent = [after - before for before, after in zip([0, *totals], totals, strict=False)]
     assert all(all_of_it > part for all_of_it, part in zip(spent, trained, strict=True))
-
-
-def test_budget_makes_ragged_groups_that_add_up(combined_run: Run) -> None:
-    sizes = {line["step"]: line["rollout_n"] for line in combined_run.lines("audit/selection.jsonl")}
-    assert set(sizes[1].values()) == {8}
-    assert all(sum(size.values()) == 64 for size in sizes.values())
-    assert all(4 <= n <= 12 for size in sizes.values() for n in size.values())
-    assert all(len(set(sizes[step].values())) > 1 for step in range(2, 7))
-    for step, lines in by_step(combined_run).items():
-        assert Counter(line["prompt_id"] for line in lines) == sizes[step]
-
-
-def test_length_bias_acts_on_the_advantages_only(combined_run: Run) -> None:
-    lines = combined_run.lines("audit/rollouts.jsonl")
-    biased = [line for line in lines if line["reward_shaped"] != line["reward"]]
-    assert len(biased) > 10
-    assert all(line["step"] > 1 for line in biased)
-    for line in biased:
-        assert line["reward"] == 1.0
-        assert line["reward_shaped"] == pytest.approx(1 / (1 + 0.1 * line["num_tokens"]))
-    for step, data in combined_run.steps.items():
-        assert data["critic/score/mean"] == pytest.approx(mean(line["reward"] for line in by_step(combined_run)[step]))
-    groups = defaultdict(list)
-    for line in biased:
-        groups[line["step"], line["prompt_id"]].append(line)
-    longest_first = [sorted(group, key=lambda line: -line["num_tokens"]) for group in groups.values()]
-    unequal = [group for group in longest_first if group[0]["num_tokens"] > group[-1]["num_tokens"]]
-    assert unequal
-    assert all(group[0]["advantage"] < group[-1]["advantage"] for group in unequal)
 
 
 def test_resumed_combination_makes_the_same_choices(combined_run: Run, tmp_path: Path) -> None:
