@@ -134,16 +134,14 @@ def test_a_worker_inherits_what_a_program_inherits(server: ForkServer, tmp_path:
 
 
 def test_a_request_that_breaks_off_harms_nobody(server: ForkServer, folder: Path, tmp_path: Path) -> None:
+    first = Worker(server.worker_command, tmp_path).found["random"]
     for said in (b"", b"f", b"f{"):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(folder / "fork"))
             client.sendall(said)
-    assert Worker(server.worker_command, tmp_path).found["parent"] == server._process.pid
-
-
-def test_workers_draw_different_random_numbers(server: ForkServer, tmp_path: Path) -> None:
-    first, second = (Worker(server.worker_command, tmp_path).found["random"] for _ in range(2))
-    assert len({*first, *second}) == 4
+    later = Worker(server.worker_command, tmp_path).found
+    assert later["parent"] == server._process.pid
+    assert len({*first, *later["random"]}) == 4  # and no two workers draw the same numbers
 
 
 def test_what_a_worker_spawns_is_forked_below_it_with_its_environment(server: ForkServer, tmp_path: Path) -> None:
@@ -198,13 +196,11 @@ def test_the_server_and_its_workers_end_with_the_driver(folder: Path, tmp_path: 
     assert ends(int(pid), worker.process)
 
 
-def test_a_server_whose_imports_fail_is_as_none(folder: Path, tmp_path: Path) -> None:
+def test_a_server_whose_imports_fail_is_as_none_and_its_folder_is_closed_to_others(
+    folder: Path, tmp_path: Path
+) -> None:
     with ForkServer(folder, os.environ, ["json"], ["no_such_module"]) as server:
         assert Worker(server.worker_command, tmp_path).found["priority"]
-
-
-def test_the_folder_is_closed_to_others_and_no_server_is_left(folder: Path) -> None:
-    with ForkServer(folder, os.environ, ["json"], ["json"]) as server:
         assert folder.stat().st_mode & 0o077 == 0
         pid = server._process.pid
     assert not psutil.pid_exists(pid)

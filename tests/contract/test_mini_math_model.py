@@ -11,12 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_prep.mini_math import passrate, pretrain
+from data_prep.mini_math import passrate, prepare, pretrain
 from data_prep.mini_math.passrate import measure, report, sample_passes
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer, corpus_batches, save, train
 from data_prep.mini_math.task import sample_pool
 
-SHIPPED = pathlib.Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
+ASSETS = pathlib.Path(__file__).parents[2] / "assets"
+SHIPPED = ASSETS / "mini-math-qwen2"
 FOREIGN_TEXTS = [
     "12 + 345 = 357",
     "世界,你好。",
@@ -67,7 +68,7 @@ def test_tokenizer_round_trips_any_text_in_single_digits_and_chatml(shipped):
 
 def test_shipped_model_is_small_and_fits_its_tokenizer(shipped):
     model, tokenizer = shipped
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 5_000_000
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 5 * 2**20
     assert model.config.model_type == "qwen2"
     assert model.config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings
     assert model.config.max_position_embeddings >= 4096
@@ -138,3 +139,10 @@ def test_padding_takes_no_part_in_the_loss():
     wider = torch.nn.functional.pad(batch, (0, 7), value=-100)
     losses = [train(build_model(tokenizer, recipe), iter([tokens]), recipe)[0] for tokens in (batch, wider)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_shipped_problems_are_made_again_to_the_byte(tmp_path):
+    prepare(tmp_path, num_train=6000, num_test=300, seed=0)
+    for split in ("train", "test"):
+        name = f"mini_math_{split}.parquet"
+        assert (tmp_path / name).read_bytes() == (ASSETS / "mini-math" / name).read_bytes()
