@@ -196,11 +196,13 @@ def test_the_server_and_its_workers_end_with_the_driver(folder: Path, tmp_path: 
     assert ends(int(pid), worker.process)
 
 
-def test_a_server_whose_imports_fail_is_as_none_and_its_folder_is_closed_to_others(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_server_whose_imports_fail_is_as_none(folder: Path, tmp_path: Path) -> None:
     with ForkServer(folder, os.environ, ["json"], ["no_such_module"]) as server:
         assert Worker(server.worker_command, tmp_path).found["priority"]
+
+
+def test_the_folder_is_closed_to_others_and_no_server_is_left(folder: Path) -> None:
+    with ForkServer(folder, os.environ, ["json"], ["json"]) as server:
         assert folder.stat().st_mode & 0o077 == 0
         pid = server._process.pid
     assert not psutil.pid_exists(pid)

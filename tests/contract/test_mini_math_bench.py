@@ -440,13 +440,6 @@ def test_a_pool_has_the_live_share_that_the_second_measurement_says() -> None:
         compose_pool(first, second, num_samples=32, rollouts_per_prompt=8, pool=800, live_frac=0.15)
 
 
-def test_expected_shares_are_unbiased() -> None:
-    rates = np.random.default_rng(1).binomial(16, 0.8, 40_000)
-    live, correct, wrong = (shares.mean() for shares in expected_shares(rates, 16, 8))
-    assert correct == pytest.approx(0.8**8, abs=0.003) and wrong == pytest.approx(0.2**8, abs=1e-4)
-    assert live == pytest.approx(1 - 0.8**8 - 0.2**8, abs=0.003)
-
-
 def curves_of(*accuracies: list[float]) -> Curves:
     rollouts = [[0.0, 100.0, 200.0, 300.0]] * len(accuracies)
     return Curves(tuple(range(len(accuracies))), np.arange(4.0), np.array(rollouts), np.array(accuracies))
