@@ -6,12 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
-from trainers import OVERRIDES, make_trainer
+from trainers import make_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from recipe.prepo.config import read_config
-from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.modes import PrepoTrainerSync
 from recipe.prepo.trainer.columns import messages_of
@@ -36,23 +33,16 @@ def test_neutral_rules_draw_the_batches_of_stock_verl(tmp_path: Path) -> None:
     assert neutral.steps_per_epoch == stock.steps_per_epoch
 
 
-@pytest.mark.parametrize("selection", ["uniform", "ppl_schedule"])
-def test_steps_epochs_and_horizon_follow_from_the_candidates(tmp_path: Path, selection: str) -> None:
-    overrides = [f"prepo/selection={selection}", "trainer.total_training_steps=null", "trainer.total_epochs=3"]
+@pytest.mark.parametrize(("steps", "epochs", "total"), [("null", 3, 225), (1000, 2, 150)])
+def test_steps_epochs_and_horizon_follow_from_the_candidates(
+    tmp_path: Path, steps: str | int, epochs: int, total: int
+) -> None:
+    """3,000 prompts, |B| = 5 * 8 = 40 a step."""
+    overrides = [f"trainer.total_training_steps={steps}", f"trainer.total_epochs={epochs}"]
     trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
-    # 3,000 prompts, |B| = 5 * 8 = 40 a step.
-    assert trainer.steps_per_epoch == 75
-    assert trainer.total_training_steps == 225
-    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 225
-    assert trainer.config.data.train_batch_size == 8
-    assert trainer.trainer_mode == "sync"
-
-
-def test_the_schedule_ends_with_the_last_epoch(tmp_path: Path) -> None:
-    overrides = ["trainer.total_training_steps=1000", "trainer.total_epochs=2"]
-    trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
-    assert trainer.total_training_steps == 150
-    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 150
+    assert (trainer.steps_per_epoch, trainer.total_training_steps) == (75, total)
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == total
+    assert (trainer.config.data.train_batch_size, trainer.trainer_mode) == (8, "sync")
 
 
 def test_an_epoch_of_uniform_steps_draws_every_candidate_once(tmp_path: Path) -> None:
@@ -76,8 +66,3 @@ def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Pat
     assert trainer.config.data.gen_batch_size == 1
     assert len(trainer._next_train_batch(3)) == 3
     assert [len(drawn) for drawn in candidates_of(tmp_path)] == [15]
-
-
-def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:
-    config = read_config(OmegaConf.to_container(compose_config(OVERRIDES), resolve=True))
-    assert (config.num_selected, config.num_candidates, config.rollouts_per_prompt) == (8, 40, 8)

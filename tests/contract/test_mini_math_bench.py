@@ -25,7 +25,6 @@ from benchmarks.mini_math.grade import grade
 from benchmarks.mini_math.methods import METHODS, OLD_NAMES, read_method
 from benchmarks.mini_math.numbers import Curves, accuracy_at, area, mean_difference, reach_target, rollouts_to
 from benchmarks.mini_math.options import Options
-from benchmarks.mini_math.oracle import OracleSelection
 from benchmarks.mini_math.policy import (
     Responses,
     draw_tokens,
@@ -40,8 +39,6 @@ from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import sample_pool
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.registry import SELECTION
-from recipe.prepo.types import Candidates
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "results"
@@ -128,26 +125,6 @@ def test_generation_agrees_with_teacher_forcing(
             model, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((22,), temperature)
         )
     torch.testing.assert_close(again, responses.log_probs_RT, atol=1e-4, rtol=0)
-
-
-def test_each_rollout_has_its_own_temperature(shipped: Any, prompts: list[list[int]]) -> None:
-    model, _ = shipped
-    tokens = torch.tensor([[20, 21, 22], [20, 21, 22]])
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    with torch.no_grad():
-        both = response_log_probs(model, [prompts[0]] * 2, tokens, mask, torch.tensor([0.5, 2.0]))
-        hot = response_log_probs(model, [prompts[0]], tokens[:1], mask[:1], torch.tensor([2.0]))
-    torch.testing.assert_close(both[1], hot[0], atol=1e-5, rtol=0)
-    assert not torch.allclose(both[0], both[1], atol=0.1)
-
-
-@pytest.mark.parametrize("together", [2, 32])
-def test_prompt_scores_agree_with_the_measuring_script(
-    shipped: Any, prompts: list[list[int]], together: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(policy, "TOGETHER", together)
-    expected = prompt_perplexities(shipped[0], prompts)
-    np.testing.assert_allclose(np.exp(prompt_nll_nats(shipped[0], prompts)), expected, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -283,16 +260,6 @@ def test_labels_are_methods_of_conf_and_old_names_are_gone() -> None:
     known = set(names_in("method"))
     assert known <= set(METHODS) and {entry.method for entry in METHODS.values()} <= known
     assert not set(OLD_NAMES) & set(METHODS) and set(OLD_NAMES.values()) <= set(METHODS)
-
-
-def test_the_oracle_takes_the_largest_variance_and_stays_out_of_the_registry() -> None:
-    rule = OracleSelection(OracleSelection.Config(), seed=0)
-    rates = {"a": 0.0, "b": 0.5, "c": 0.9, "d": 1.0, "e": 0.3}
-    rule.pass_rates = lambda ids: np.array([rates[i] for i in ids])
-    selection = rule.select(Candidates(tuple(rates)), num_selected=3, progress=0.0)
-    assert selection.indices_P.tolist() == [1, 4, 2]
-    assert selection.skip_reasons == {0: "less_variance", 3: "less_variance"}
-    assert "oracle" not in SELECTION
 
 
 def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -14,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from real_stack import ROOT, Run, check_resumed, launch
+from real_stack import ROOT, Run, launch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -51,28 +50,6 @@ def greso_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """GRESO on the same prompts."""
     overrides = [*PAIRED, "prepo/selection=greso", "prepo.selection.min_round=2"]
     return launch(tmp_path_factory.mktemp("greso"), overrides)
-
-
-COMBINED = [
-    "experiment=comparison",
-    "method=prepo_e3",
-    "data.train_batch_size=8",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-    "prepo.budget.epoch_steps=1",
-    "prepo/shaping=length_bias",
-    "prepo.shaping.epoch_steps=1",
-    "prepo.shaping.easiest_share=0.5",
-    "prepo.shaping.mu=0.1",
-    "trainer.total_training_steps=6",
-    *QUIET,
-    "trainer.save_freq=3",
-]
-
-
-@pytest.fixture(scope="module")
-def combined_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """PREPO with E3's budget, temperature and length bias, ranked after each step."""
-    return launch(tmp_path_factory.mktemp("combined"), COMBINED)
 
 
 def by_step(run: Run) -> Mapping[int, list[dict[str, Any]]]:
@@ -132,30 +109,6 @@ def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: R
     trained = [sum(line["num_tokens"] for line in lines) for _, lines in sorted(by_step(greso_run).items())]
     spent = [after - before for before, after in zip([0, *totals], totals, strict=False)]
     assert all(all_of_it > part for all_of_it, part in zip(spent, trained, strict=True))
-
-
-def test_resumed_combination_makes_the_same_choices(combined_run: Run, tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    shutil.copytree(combined_run.directory, directory)
-    shutil.rmtree(directory / "global_step_6")
-    (directory / "latest_checkpointed_iteration.txt").write_text("3")
-    resumed = launch(directory, COMBINED)
-    check_resumed(directory, resumed.output, after=3, total=6)
-
-    def decisions(run: Run) -> list[tuple]:
-        lines = run.lines("audit/selection.jsonl")
-        return [(line["step"], line["selected"], line["rollout_n"], line["temperature"]) for line in lines]
-
-    assert [step for step, *_ in decisions(resumed)] == [1, 2, 3, 4, 5, 6]
-    for (step, *mine), (_, *straight) in zip(decisions(resumed), decisions(combined_run), strict=True):
-        assert mine[:2] == straight[:2], step
-        assert mine[2] == pytest.approx(straight[2], rel=1e-4), step
-
-    def outcomes(run: Run) -> list[tuple]:
-        keys = ("step", "prompt_id", "rollout", "reward", "num_tokens")
-        return sorted(tuple(line[key] for key in keys) for line in run.lines("audit/rollouts.jsonl"))
-
-    assert outcomes(resumed) == outcomes(combined_run)
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,9 @@ def test_progress_runs_from_zero_to_one() -> None:
     assert training_progress(1, 1) == 0.0
 
 
-def test_perplexity_golden_values() -> None:
-    log_probs = np.log([0.5, 0.25, 0.125])
-    assert mean_nll_nats(log_probs) == pytest.approx(math.log(4.0))
-    assert perplexity(mean_nll_nats(log_probs)) == pytest.approx(4.0)
-    assert mean_nll_nats(np.float32([-1.5])) == 1.5
-    assert math.isnan(mean_nll_nats([]))
-    assert perplexity(1000.0) == math.inf
+def test_perplexity_at_its_edges() -> None:
+    assert perplexity(mean_nll_nats(np.log([0.5, 0.25, 0.125]))) == pytest.approx(4.0)
+    assert math.isnan(mean_nll_nats([])) and perplexity(1000.0) == math.inf
     many = np.full(1_000_003, np.float32(-0.1))  # summed in double precision
     assert mean_nll_nats(many) == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
