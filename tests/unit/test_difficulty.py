@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import Groups, make_rule, rollout_batch, run_facts, step_outcome
 
-from recipe.prepo.rules.base import BudgetRule, ShapingRule
 from recipe.prepo.rules.budget.difficulty import allocate_rollouts
 from recipe.prepo.rules.prompt_difficulty import UNRANKED, PromptDifficulty, RankOptions, difficulty_ranks
-from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.types import RolloutBatch, StepOutcome
 
 IDS = tuple("abcdefgh")
 EIGHTHS = [i / 8 for i in range(8)]
-Groups = list[tuple[str, list[float]]]
 
 
 def answers(num_correct: int, size: int) -> list[float]:
@@ -27,8 +24,7 @@ def answers(num_correct: int, size: int) -> list[float]:
 
 
 def outcome(step: int, trained: Groups, *discarded: Groups) -> StepOutcome:
-    dropped = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
-    return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
+    return step_outcome(trained, *discarded, step=step)
 
 
 def falling(ids: tuple[str, ...] = IDS) -> Groups:
@@ -36,11 +32,10 @@ def falling(ids: tuple[str, ...] = IDS) -> Groups:
     return [(prompt_id, answers(8 - i, 8)) for i, prompt_id in enumerate(ids)]
 
 
-def budget(ids: tuple[str, ...] = IDS, *, epoch_steps: int | None = 1, steps_per_epoch: int = 1, **options: Any) -> Any:
+def budget(*, epoch_steps: int | None = 1, steps_per_epoch: int = 1, **options: Any) -> Any:
+    facts = {"rollouts_per_prompt": 8, "steps_per_epoch": steps_per_epoch}
     paper = {"lowest": 4, "highest": 12, "widen_step": 2, "epoch_steps": epoch_steps, **options}
-    rule = cast(BudgetRule, build_rule("budget", rule_options("budget", "difficulty", **paper), seed=0))
-    rule.bind(run_facts(ids, rollouts_per_prompt=8, steps_per_epoch=steps_per_epoch))
-    return rule
+    return make_rule("budget", "difficulty", IDS, facts=facts, **paper)
 
 
 def sizes(rule: Any, ids: tuple[str, ...] = IDS) -> list[int]:
@@ -48,10 +43,7 @@ def sizes(rule: Any, ids: tuple[str, ...] = IDS) -> list[int]:
 
 
 def length_bias(ids: tuple[str, ...], **options: Any) -> Any:
-    given_options = {"epoch_steps": 1, "easiest_share": 0.1, "mu": 0.001, **options}
-    rule = cast(ShapingRule, build_rule("shaping", rule_options("shaping", "length_bias", **given_options), seed=0))
-    rule.bind(run_facts(ids))
-    return rule
+    return make_rule("shaping", "length_bias", ids, **{"epoch_steps": 1, "easiest_share": 0.1, "mu": 0.001, **options})
 
 
 def difficulty(ids: tuple[str, ...], *, epoch_steps: int | None = 1) -> PromptDifficulty:

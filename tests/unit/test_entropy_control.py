@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rule_options, run_facts
+from simulated_run import make_rule, run_facts
 
-from recipe.prepo.rules.base import TemperatureRule
-from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.temperature.entropy_target import TARGET
 from recipe.prepo.types import RolloutBatch, StepOutcome
 
@@ -22,9 +20,8 @@ DEPTH = 14.4104  # ln V + ln ln V
 
 
 def controlled(*, total_steps: int = 480, base: float = 1.0, start: bool = True, **options: Any) -> Any:
-    built = build_rule("temperature", rule_options("temperature", "entropy_target", **options), seed=0)
-    rule = cast(TemperatureRule, built)
-    rule.bind(run_facts(["p"], vocab_size=VOCAB, total_steps=total_steps))
+    facts = {"vocab_size": VOCAB, "total_steps": total_steps}
+    rule = make_rule("temperature", "entropy_target", ["p"], facts=facts, **options)
     if start:
         rule.temperature(base)
     return rule

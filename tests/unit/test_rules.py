@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rule_options
+from simulated_run import make_rule, rule_options
 
 from recipe.prepo.controller import training_progress
 from recipe.prepo.errors import ConfigError
@@ -29,8 +29,8 @@ def candidates(ids: tuple[str, ...] = IDS, ppl: tuple[float, ...] = PPL) -> Cand
     return Candidates(ids, np.log(np.array(ppl)), np.full(len(ids), 7))
 
 
-def selection(name: str, *, seed: int = 0, **options: Any) -> SelectionRule:
-    return cast(SelectionRule, build_rule("selection", rule_options("selection", name, **options), seed=seed))
+def selection(name: str, **options: Any) -> SelectionRule:
+    return make_rule("selection", name, IDS, **options)
 
 
 def chosen_ids(rule: SelectionRule, *, num_selected: int, progress: float) -> list[str]:

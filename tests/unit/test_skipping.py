@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import Groups, make_rule, run_facts
+from simulated_run import step_outcome as outcome
 
-from recipe.prepo.rules.base import SkippingRule
-from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.selection.greso import SignalHistory, skip_probability
-from recipe.prepo.types import Candidates, Refill, StepOutcome
+from recipe.prepo.types import Candidates, Refill
 
-Groups = list[tuple[str, list[float]]]
 CORRECT, INCORRECT, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]
 
 
-def greso(ids: tuple[str, ...], *, seed: int = 0, **options: Any) -> Any:
-    rule = cast(SkippingRule, build_rule("selection", rule_options("selection", "greso", **options), seed=seed))
-    rule.bind(run_facts(ids))
-    return rule
+def greso(ids: tuple[str, ...], **options: Any) -> Any:
+    return make_rule("selection", "greso", ids, **options)
 
 
 def history(*ids: str) -> SignalHistory:
     kept = SignalHistory()
     kept.bind(run_facts(ids))
     return kept
-
-
-def outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutcome:
-    dropped = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
-    return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
 
 
 def draw(rule: Any, ids: tuple[str, ...]) -> Any:
