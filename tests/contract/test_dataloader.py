@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from trainers import make_trainer
+from omegaconf import OmegaConf
+from trainers import OVERRIDES, make_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
+from recipe.prepo.config import read_config
+from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.modes import PrepoTrainerSync
 from recipe.prepo.trainer.columns import messages_of
@@ -66,3 +69,8 @@ def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Pat
     assert trainer.config.data.gen_batch_size == 1
     assert len(trainer._next_train_batch(3)) == 3
     assert [len(drawn) for drawn in candidates_of(tmp_path)] == [15]
+
+
+def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:
+    config = read_config(OmegaConf.to_container(compose_config(OVERRIDES), resolve=True))
+    assert (config.num_selected, config.num_candidates, config.rollouts_per_prompt) == (8, 40, 8)

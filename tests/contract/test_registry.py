@@ -215,20 +215,6 @@ def test_outside_check_agrees_with_every_rule(group: str, name: str, tmp_path: P
     assert check_of_audit(tmp_path, all_options(**{group: name}), num_steps=12).startswith("ok: ")
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda choices, rollouts: choices[0]["selected"].reverse(),
-        lambda choices, rollouts: choices[-1].update(window_start=choices[-1]["window_start"] - 1),
-        lambda choices, rollouts: rollouts[0].update(weight=rollouts[0]["weight"] + 1e-4),
-        lambda choices, rollouts: rollouts[0].update(advantage_weighted=rollouts[0]["advantage_weighted"] + 1e-4),
-    ],
-)
-def test_outside_check_sees_a_wrong_window_and_a_wrong_weight(edit: Callable[..., object], tmp_path: Path) -> None:
-    rules = all_options(selection="ppl_schedule", weighting="relative_entropy")
-    assert check_of_audit(tmp_path, rules, num_steps=3, edit=edit).startswith("difference")
-
-
 @pytest.mark.parametrize(("group", "name"), ALL)
 def test_state_with_other_keys_is_refused(group: str, name: str) -> None:
     rule: Rule = make(group, name)
@@ -259,3 +245,17 @@ def test_a_resumed_rule_draws_on_from_where_it_was(group: str, name: str) -> Non
     resumed.controller.load_state_dict(straight.controller.state_dict())
     states = [generator_states(getattr(run.controller, group)) for run in (straight, resumed)]
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda choices, rollouts: choices[0]["selected"].reverse(),
+        lambda choices, rollouts: choices[-1].update(window_start=choices[-1]["window_start"] - 1),
+        lambda choices, rollouts: rollouts[0].update(weight=rollouts[0]["weight"] + 1e-4),
+        lambda choices, rollouts: rollouts[0].update(advantage_weighted=rollouts[0]["advantage_weighted"] + 1e-4),
+    ],
+)
+def test_outside_check_sees_a_wrong_window_and_a_wrong_weight(edit: Callable[..., object], tmp_path: Path) -> None:
+    rules = all_options(selection="ppl_schedule", weighting="relative_entropy")
+    assert check_of_audit(tmp_path, rules, num_steps=3, edit=edit).startswith("difference")

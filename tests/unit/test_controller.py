@@ -75,11 +75,17 @@ def test_simulated_run_exercises_what_the_rules_can_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 6), ("num_selected", 5), ("num_candidates", 21), ("data_sha256", "e" * 64)]
+    ("changed", "named"),
+    [
+        (replace(IDENTITY, seed=6), "seed"),
+        (replace(IDENTITY, num_selected=5), "num_selected"),
+        (replace(IDENTITY, num_candidates=21), "num_candidates"),
+        (replace(IDENTITY, data_sha256="e" * 64), "data_sha256"),
+    ],
 )
-def test_state_of_another_run_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(StateError, match=rf"run\.{name}="):
-        make(replace(IDENTITY, **{name: value})).load_state_dict(make().state_dict())
+def test_state_of_another_run_is_refused_by_name(changed: RunIdentity, named: str) -> None:
+    with pytest.raises(StateError, match=rf"run\.{named}="):
+        make(changed).load_state_dict(make().state_dict())
 
 
 def test_state_of_another_rule_or_option_is_refused_by_name() -> None:
