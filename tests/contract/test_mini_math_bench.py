@@ -53,10 +53,8 @@ TINY = Options(
     oracle_samples=4,
     pool_samples=8,
 )
-TINY_FLAGS = [
-    *("--steps", "3", "--num-selected", "4", "--rollouts-per-prompt", "4", "--pool", "40", "--held-out", "30"),
-    *("--eval-every", "2", "--probe", "6", "--oracle-samples", "4", "--pool-samples", "8", "--jobs", "1"),
-]
+TINY_FLAGS = """--steps 3 --num-selected 4 --rollouts-per-prompt 4 --pool 40 --held-out 30 --eval-every 2 --probe 6
+--oracle-samples 4 --pool-samples 8 --jobs 1""".split()  # noqa: SIM905
 SMOKE = ("random", "grpo_5x", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "mopps_ppl", "oracle")
 
 
@@ -89,6 +87,11 @@ def audit_lines(folder: Path, method: str, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def sample(model: Any, tokenizer: Any, prompts: list[list[int]], sizes: list[int], *, temperature: float) -> Responses:
+    generator, eos_id = torch_generator(0, "test"), tokenizer.eos_token_id
+    return generate(model, prompts, sizes, temperature=temperature, max_tokens=48, eos_id=eos_id, generator=generator)
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.4])
 def test_generation_agrees_with_teacher_forcing(
     shipped: Any, prompts: list[list[int]], temperature: float, monkeypatch: pytest.MonkeyPatch
@@ -97,15 +100,7 @@ def test_generation_agrees_with_teacher_forcing(
     monkeypatch.setattr(policy, "MAX_BATCH", 13)
     model, tokenizer = shipped
     sizes = [3, 1, 7, 2, 5, 4]
-    responses = generate(
-        model,
-        prompts,
-        sizes,
-        temperature=temperature,
-        max_tokens=48,
-        eos_id=tokenizer.eos_token_id,
-        generator=torch_generator(0, "test"),
-    )
+    responses = sample(model, tokenizer, prompts, sizes, temperature=temperature)
     prompts_R = [prompt for prompt, size in zip(prompts, sizes, strict=True) for _ in range(size)]
     assert len(responses) == 22 and len(set(responses.num_tokens_R.tolist())) > 3
     for i, (prompt, tokens) in enumerate(zip(prompts_R, responses.token_ids(), strict=True)):
@@ -206,18 +201,8 @@ def test_advantages_and_loss_are_verls() -> None:
 
 def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[list[int]]) -> None:
     """Micro-batches, left-out rollouts without advantage and ragged lengths change nothing."""
-    tokenizer = shipped[1]
     model, other = copy.deepcopy(shipped[0]), copy.deepcopy(shipped[0])
-    sizes = [10] * 6
-    responses = generate(
-        model,
-        prompts,
-        sizes,
-        temperature=1.3,
-        max_tokens=48,
-        eos_id=tokenizer.eos_token_id,
-        generator=torch_generator(1, "test"),
-    )
+    responses = sample(model, shipped[1], prompts, [10] * 6, temperature=1.3)
     prompts_R = [prompt for prompt in prompts for _ in range(10)]
     advantage_R = np.resize([1.0, 0.0, -0.5, 2.0, 0.0], 60)
     assert np.count_nonzero(advantage_R) > MICRO_BATCH

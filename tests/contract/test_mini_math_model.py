@@ -132,15 +132,6 @@ def test_command_lines_refuse_what_cannot_work(module, arguments, message, monke
     assert message in capsys.readouterr().err
 
 
-def test_padding_takes_no_part_in_the_loss():
-    recipe = dataclasses.replace(Recipe(), num_steps=1, batch_size=4, num_layers=1)
-    tokenizer = build_tokenizer(recipe)
-    batch = next(corpus_batches(tokenizer, recipe))
-    wider = torch.nn.functional.pad(batch, (0, 7), value=-100)
-    losses = [train(build_model(tokenizer, recipe), iter([tokens]), recipe)[0] for tokens in (batch, wider)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-
-
 def test_shipped_problems_are_made_again_to_the_byte(tmp_path):
     prepare(tmp_path, num_train=6000, num_test=300, seed=0)
     for split in ("train", "test"):

@@ -60,15 +60,11 @@ def test_names_what_a_killed_process_left_and_removes_only_that(tmp_path: Path) 
         (orphan,) = footprint.processes()
         assert "time.sleep(600)" in command_of(orphan)
         left = footprint.leftovers()
-        assert left.segments == (str(segment),)
-        assert left.sockets == (str(path),)
-        assert str(orphan) in str(left)
+        assert (left.segments, left.sockets) == ((str(segment),), (str(path),)) and str(orphan) in str(left)
         assert not footprint.wait_for_end(0.3)
-        assert footprint.kill() == 1
-        assert footprint.wait_for_end(10)
+        assert footprint.kill() == 1 and footprint.wait_for_end(10)
         footprint.clean()
         assert not segment.exists() and not path.exists()
-        assert not footprint.leftovers()
-        assert str(footprint.leftovers()) == "nothing"
+        assert str(footprint.leftovers()) == "nothing" and not footprint.leftovers()
         assert other.poll() is None
         leaky.stdout.close()
