@@ -16,13 +16,11 @@ import numpy as np
 import pytest
 import torch
 from audited_run import check_run
-from composed import names_in
 
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, policy, rates, runs
 from benchmarks.mini_math.collect import PromptStream
-from benchmarks.mini_math.grade import grade
-from benchmarks.mini_math.methods import METHODS, OLD_NAMES, read_method
+from benchmarks.mini_math.methods import read_method
 from benchmarks.mini_math.numbers import Curves, accuracy_at, area, mean_difference, reach_target, rollouts_to
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import (
@@ -33,12 +31,11 @@ from benchmarks.mini_math.policy import (
     response_log_probs,
     torch_generator,
 )
-from benchmarks.mini_math.settings import SHIPPED, compose_pool, expected_shares, load_model
+from benchmarks.mini_math.settings import SHIPPED, load_model
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import sample_pool
-from recipe.prepo.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "results"
@@ -162,16 +159,6 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     torch.testing.assert_close(shares, dist, atol=0.012, rtol=0)  # five standard errors
 
 
-def test_only_answers_that_end_by_themselves_are_right(shipped: Any) -> None:
-    _, tokenizer = shipped
-    texts = ["5 +7=12 #### 12<|im_end|>", "5 +7=12 #### 12", "5 +7=13 #### 13<|im_end|>", "<|im_end|>"]
-    rows = [torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-    responses = Responses(tokens, mask, torch.zeros(tokens.shape), torch.zeros(tokens.shape))
-    assert grade(tokenizer, responses, [12, 12, 12, 12]).tolist() == [1.0, 0.0, 0.0, 0.0]
-
-
 def test_advantages_and_loss_are_verls() -> None:
     from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, compute_policy_loss_vanilla
     from verl.workers.config import ActorConfig
@@ -239,12 +226,6 @@ def test_sizes_of_a_method_that_differs_from_conf(name: str, num_selected: int, 
     assert (found.prepo.seed, found.prepo.rollouts_per_prompt, found.loss_scale_tokens) == (3, 8, 48)
     assert found.filters_groups == (name == "dapo")
     assert found.rules["selection"]["name"] == {"oracle": "oracle"}.get(name, "all")
-
-
-def test_labels_are_methods_of_conf_and_old_names_are_gone() -> None:
-    known = set(names_in("method"))
-    assert known <= set(METHODS) and {entry.method for entry in METHODS.values()} <= known
-    assert not set(OLD_NAMES) & set(METHODS) and set(OLD_NAMES.values()) <= set(METHODS)
 
 
 def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:
@@ -332,17 +313,6 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_the_report_of_a_directory_can_be_drawn_again(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs.claim_directory(smoke, TINY)
-    assert command.main(["--out", str(smoke), "--report-only"]) == 0
-    results = json.loads((smoke / "results.json").read_text(encoding="utf-8"))
-    assert [result["row"] for result in results] == sorted(SMOKE, key=list(METHODS).index)
-    text = (smoke / "table.md").read_text(encoding="utf-8")
-    assert text in capsys.readouterr().out and "n=1: no interval" in text
-    assert len(list(smoke.glob("*.png"))) == 4 and all(path.stat().st_size > 5_000 for path in smoke.glob("*.png"))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini_math", "again"])
 def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_path: Path) -> None:
     assert full.main(["--from", str(PUBLISHED / f"{name}_runs.jsonl"), "--out", str(tmp_path)]) == 0
@@ -376,20 +346,6 @@ def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{pid}").exists()
-
-
-def test_a_pool_has_the_live_share_that_the_second_measurement_says() -> None:
-    rng = np.random.default_rng(0)
-    rates = np.concatenate([np.full(300, 0.99), np.full(300, 0.01), rng.uniform(0.1, 0.9, 300)])
-    first, second, fresh = (rng.binomial(32, rates) for _ in range(3))
-    for target in (0.30, 0.15):
-        chosen = compose_pool(first, second, num_samples=32, rollouts_per_prompt=8, pool=400, live_frac=target)
-        assert len(set(chosen.tolist())) == 400
-        live, correct, wrong = expected_shares(fresh[chosen], 32, 8)
-        assert live.mean() == pytest.approx(target, abs=0.03)
-        assert correct.mean() == pytest.approx(wrong.mean(), abs=0.05)
-    with pytest.raises(ConfigError, match="no pool of 800 prompts with a live share"):
-        compose_pool(first, second, num_samples=32, rollouts_per_prompt=8, pool=800, live_frac=0.15)
 
 
 def curves_of(*accuracies: list[float]) -> Curves:

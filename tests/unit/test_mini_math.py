@@ -102,22 +102,6 @@ def test_numbers_of_questions_that_cannot_be_say_so(tmp_path, monkeypatch):
         sample_pool(100_000, split="dev", seed=0, task="expressions")
 
 
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        ("5 +7=12 #### 12", 12),
-        ("#### 0\n", 0),
-        ("#### 3 #### 4", 4),
-        ("5 +7=12", None),
-        ("#### 12 or 13", None),
-        ("#### ", None),
-        ("", None),
-    ],
-)
-def test_extract_answer_takes_the_closing_answer_only(response, answer):
-    assert extract_answer(response) == answer
-
-
 def test_prepare_writes_rows_of_the_contract(tmp_path):
     summaries = prepare(tmp_path, num_train=48, num_test=24, seed=7)
     assert [(summary.num_read, summary.num_kept) for summary in summaries] == [(48, 48), (24, 24)]

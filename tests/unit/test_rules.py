@@ -69,34 +69,11 @@ def test_one_last_bit_decides_before_the_id_and_the_order_of_the_data_after_it()
     assert ascending_order(np.array([2.0, 1.0, 1.0, 1.0]), ["a", "b", "b", "a"]) == [3, 1, 2, 0]
 
 
-@pytest.mark.parametrize(
-    ("progress", "expected"),
-    [
-        (0.0, ["b", "e"]),
-        (0.33, ["b", "e"]),
-        (0.34, ["e", "d"]),
-        (0.67, ["d", "c"]),
-        (0.99, ["d", "c"]),
-        (1.0, ["c", "a"]),
-    ],
-)
-def test_schedule_slides_from_low_to_high(progress: float, expected: list[str]) -> None:
-    assert chosen_ids(selection("ppl_schedule"), num_selected=2, progress=progress) == expected
-
-
 def test_schedule_starts_and_ends_at_its_options() -> None:
     rule = selection("ppl_schedule", progress_start=0.25, progress_end=0.5)
     found = [chosen_ids(rule, num_selected=1, progress=progress) for progress in (0.0, 0.99, 1.0)]
     assert found == [["e"], ["e"], ["d"]]
     assert rule.follows_progress
-
-
-@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
-def test_ablations_hold_the_schedule_at_its_ends(progress: float) -> None:
-    low, high = selection("low_ppl"), selection("high_ppl")
-    assert chosen_ids(low, num_selected=2, progress=progress) == ["b", "e"]
-    assert chosen_ids(high, num_selected=2, progress=progress) == ["c", "a"]
-    assert not low.follows_progress and not high.follows_progress
 
 
 @pytest.mark.parametrize("name", ["ppl_schedule", "low_ppl", "high_ppl"])
@@ -116,14 +93,6 @@ def test_two_hundred_random_batches_have_the_window_of_the_definition(name: str)
         assert found.details == {"window_start": start}
         for reason, beside in (("below_window", order[:start]), ("above_window", order[start + num_selected :])):
             assert sorted(i for i, found_for in found.skip_reasons.items() if found_for == reason) == sorted(beside)
-
-
-@pytest.mark.parametrize("name", ["ppl_schedule", "low_ppl", "high_ppl", "uniform", "all"])
-@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
-def test_all_prompts_are_chosen_when_k_is_the_batch(name: str, progress: float) -> None:
-    found = selection(name).select(candidates(), num_selected=5, progress=progress)
-    assert sorted(found.indices_P) == [0, 1, 2, 3, 4]
-    assert found.skip_reasons == {}
 
 
 def test_uniform_draws_every_candidate_equally_often() -> None:

@@ -103,35 +103,17 @@ def test_probabilities_stay_within_their_bounds() -> None:
         assert probabilities(rule)[0] == expected
 
 
-def test_probabilities_wait_for_the_second_epoch_of_draws() -> None:
+def test_probabilities_wait_for_the_second_epoch_of_draws_and_move_once_a_step() -> None:
     rule = greso(tuple("abcdef"))
     all_correct = outcome([], [("a", CORRECT)])
     draw(rule, ("a", "b", "c"))
     rule.observe(all_correct)
-    assert probabilities(rule) == (0.5, 0.5)
-    draw(rule, ("d", "e"))
+    draw(rule, ("a", "d"))  # a skipped prompt counts as drawn, too
     rule.observe(all_correct)
     assert probabilities(rule) == (0.5, 0.5)
-    draw(rule, ("f", "a"))  # the second epoch begins within this step
-    rule.observe(all_correct)
-    assert probabilities(rule) == pytest.approx((0.49, 0.51))
-
-
-def test_skipped_prompts_count_as_drawn() -> None:
-    rule = greso(("a", "b"), p_easy=0.05)
-    for _ in range(5):
-        rule.observe(outcome([], [("a", CORRECT)]))
-    found = draw(rule, ("a", "a", "a"))
-    assert len(found.skip_reasons) == 3  # each with probability 0.99
-    rule.observe(outcome([("b", MIXED)]))
-    assert probabilities(rule) == pytest.approx((0.06, 0.51))
-
-
-def test_probabilities_move_once_a_step_and_not_once_a_round() -> None:
-    rule = controlled()
     for _ in range(4):
-        draw(rule, ("p1", "p2"))
-    rule.observe(outcome(groups((8, 3)), groups((8, 8)), groups((8, 8)), groups((8, 8))))
+        draw(rule, ("f", "a"))  # the second epoch begins within this step
+    rule.observe(outcome([], *[[("a", CORRECT)]] * 4))
     assert probabilities(rule) == pytest.approx((0.49, 0.51))
 
 
@@ -200,7 +182,7 @@ def test_published_refills(
     num_missing: int, alpha: float, estimate: int | None, is_last: bool, num_prompts: int
 ) -> None:
     rule = greso(("a",), min_round=64)
-    assert rule.first_round(256) == 384
+    assert (rule.first_round(256), rule.first_round(1), rule.first_round(3)) == (384, 1, 4)
     found = rule.next_round(num_missing, zero_variance_frac=alpha, num_selected=256, refills=())
     assert found == Refill(num_prompts, estimate, is_last)
 
@@ -213,13 +195,6 @@ def test_refill_of_any_round(num_missing: int, num_flat: int, full_round: int, m
     assert min(min_round, full_round) <= found.num_prompts <= full_round
     assert found.estimate is not None and found.estimate >= num_missing
     assert found.is_last == (found.estimate <= full_round)
-
-
-@pytest.mark.parametrize(
-    ("num_selected", "ratio", "expected"), [(256, 1.5, 384), (128, 1.5, 192), (1, 1.5, 1), (3, 1.5, 4), (7, 1.0, 7)]
-)
-def test_first_round(num_selected: int, ratio: float, expected: int) -> None:
-    assert greso(("a",), first_round_ratio=ratio).first_round(num_selected) == expected
 
 
 def next_round(rule: Any, *refills: Refill) -> Refill | None:
