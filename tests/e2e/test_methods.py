@@ -79,19 +79,6 @@ def test_entropy_stays_at_its_target_and_without_the_rule_it_does_not(entropy_ru
     assert token_entropy_nats(uniform_run, NUM_STEPS - 6, NUM_STEPS) < 0.85 * target
 
 
-def test_greso_skips_more_and_wastes_less_than_uniform(greso_run: Run, uniform_run: Run) -> None:
-    steps = list(greso_run.steps.values())
-    skipped = [data["prepo/skipped_frac/mean"] for data in steps]
-    assert skipped[0] == 0
-    assert mean(skipped[-8:]) > mean(skipped[:8])
-    assert mean(skipped[-8:]) > 0.1
-
-    def late_waste(run: Run) -> float:
-        return mean(data["prepo/zero_advantage_frac/mean"] for step, data in run.steps.items() if step > 12)
-
-    assert late_waste(greso_run) < late_waste(uniform_run)
-
-
 def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: Run) -> None:
     chosen = defaultdict(int)
     for line in greso_run.lines("audit/selection.jsonl"):
