@@ -1,4 +1,4 @@
-"""GRESO, E3 and their combinations with PREPO on the real stack."""
+"""GRESO, a held entropy, two temperatures in one batch, and a sweep, on the real stack."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAIRED = [
 
 @pytest.fixture(scope="module")
 def uniform_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Uniform choice, constant temperature: the partner of the two runs below, with the same seed."""
+    """Uniform choice, constant temperature: the partner of the run below, with the same seed."""
     return launch(tmp_path_factory.mktemp("uniform"), PAIRED)
 
 
