@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from audited_run import check_run
+from waiting import wait_until
 
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, policy, rates, runs
@@ -342,10 +342,7 @@ def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
         "stderr=subprocess.DEVNULL, text=True).stdout.readline(), flush=True)"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def curves_of(*accuracies: list[float]) -> Curves:

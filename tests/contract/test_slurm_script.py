@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from composed import composed
 from omegaconf import OmegaConf
 from stand_ins import executable, path_folder
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -133,9 +133,8 @@ def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_keeper_ends_detached_processes(keeper: subprocess.Popen[str], number: signal.Signals) -> None:
     assert keeper.stdout is not None and keeper.stdout.readline() == "up\n"
-    deadline = time.monotonic() + 20
-    while len(below := psutil.Process(keeper.pid).children(recursive=True)) < 2:
-        assert time.monotonic() < deadline
+    wait_until(lambda: len(psutil.Process(keeper.pid).children(recursive=True)) >= 2)
+    below = psutil.Process(keeper.pid).children(recursive=True)
     keeper.send_signal(number)
     assert keeper.wait(30) == 0
     assert [process for process in below if process.is_running()] == []

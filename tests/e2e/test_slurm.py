@@ -21,6 +21,7 @@ import pytest
 import ray
 from real_stack import ROOT, SMALL, check_resumed
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
+from waiting import wait_until
 
 pytestmark = [
     pytest.mark.e2e,
@@ -73,16 +74,11 @@ class Submitted:
 
     def wait_for(self, seen: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the job has printed this."""
-        deadline = time.monotonic() + timeout_s
-        while seen not in self.output:
-            assert time.monotonic() < deadline, f"«{seen}» was not printed in {timeout_s} s:\n{self.output[-6000:]}"
-            time.sleep(0.5)
+        wait_until(lambda: seen in self.output, f"'{seen}' is printed", limit_s=timeout_s, show=lambda: self.output)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while step not in self.trained_steps:
-            assert time.monotonic() < deadline, f"no step {step} in {START_TIMEOUT_S} s:\n{self.output[-6000:]}"
-            time.sleep(0.5)
+        done = f"step {step} is done"
+        wait_until(lambda: step in self.trained_steps, done, limit_s=START_TIMEOUT_S, show=lambda: self.output)
 
 
 def submit(slurm: SlurmCluster, folder: Path, *overrides: str, **variables: str) -> Submitted:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from recipe.prepo.supervise.sweeper import MARK, Sweeper, ray_roots, remove_sockets
 
@@ -73,10 +74,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def wait_until_clean(root: Path, process: psutil.Process) -> None:
-    deadline = time.monotonic() + 20
-    while not is_gone(process) or any(root.glob("*/sockets/*")) or any(root.glob("own-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: is_gone(process) and not [*root.glob("*/sockets/*"), *root.glob("own-*")])
 
 
 @pytest.mark.parametrize("ending", ["killed", "error", "ordinary"])
