@@ -36,23 +36,16 @@ def test_neutral_rules_draw_the_batches_of_stock_verl(tmp_path: Path) -> None:
     assert neutral.steps_per_epoch == stock.steps_per_epoch
 
 
-@pytest.mark.parametrize("selection", ["uniform", "ppl_schedule"])
-def test_steps_epochs_and_horizon_follow_from_the_candidates(tmp_path: Path, selection: str) -> None:
-    overrides = [f"prepo/selection={selection}", "trainer.total_training_steps=null", "trainer.total_epochs=3"]
+@pytest.mark.parametrize(("steps", "epochs", "total"), [("null", 3, 225), (1000, 2, 150)])
+def test_steps_epochs_and_horizon_follow_from_the_candidates(
+    tmp_path: Path, steps: str | int, epochs: int, total: int
+) -> None:
+    """3,000 prompts, |B| = 5 * 8 = 40 a step."""
+    overrides = [f"trainer.total_training_steps={steps}", f"trainer.total_epochs={epochs}"]
     trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
-    # 3,000 prompts, |B| = 5 * 8 = 40 a step.
-    assert trainer.steps_per_epoch == 75
-    assert trainer.total_training_steps == 225
-    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 225
-    assert trainer.config.data.train_batch_size == 8
-    assert trainer.trainer_mode == "sync"
-
-
-def test_the_schedule_ends_with_the_last_epoch(tmp_path: Path) -> None:
-    overrides = ["trainer.total_training_steps=1000", "trainer.total_epochs=2"]
-    trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
-    assert trainer.total_training_steps == 150
-    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 150
+    assert (trainer.steps_per_epoch, trainer.total_training_steps) == (75, total)
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == total
+    assert (trainer.config.data.train_batch_size, trainer.trainer_mode) == (8, "sync")
 
 
 def test_an_epoch_of_uniform_steps_draws_every_candidate_once(tmp_path: Path) -> None:

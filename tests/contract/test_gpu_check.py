@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from stand_ins import executable, path_folder
 
-from benchmarks.gpu_numerics import SIZES, compare, measure_numerics
+from benchmarks.gpu_numerics import SIZES, compare
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/gpu_check.sh"
@@ -33,17 +32,7 @@ FIGURES = ["prompt_nll_nats", "prompt_ppl", *ENTROPY_FIGURES]
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bin")
-    for name in TOOLS:
-        found = shutil.which(name)
-        assert found, f"this machine has no {name}"
-        (folder / name).symlink_to(found)
-    return folder
-
-
-def executable(path: Path, text: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
+    return path_folder(tmp_path_factory.mktemp("bin"), TOOLS)
 
 
 def gpu_check(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,14 +50,6 @@ def small(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, d
     done = gpu_check(f"{python}:{tools}", *options)
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads((out / "gpu_check.json").read_text())
-
-
-def numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from numbers(item)
-    elif isinstance(value, int | float):
-        yield value
 
 
 @pytest.mark.skipif(
@@ -95,61 +76,31 @@ def test_a_gpu_machine_without_torch_is_told_what_to_install(tools: Path, tmp_pa
     assert done.stdout == ""
 
 
-def test_a_part_that_fails_is_told_and_counts(tools: Path, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/transformers.py").write_text("raise ImportError('half installed')\n")
-    executable(tmp_path / "python3", f'PYTHONPATH="{tmp_path}/site" exec "{sys.executable}" "$@"')
-    out = tmp_path / "bench"
-    done = gpu_check(f"{tmp_path}:{tools}", "--device", "cpu", "--size", "tiny", "--out", str(out))
-    assert done.returncode == 1
-    assert "half installed" in done.stderr
-    assert done.stdout.count("not measured: it failed with exit status 1") == 2
-    assert json.loads((out / "gpu_check.json").read_text())["numerics"]["failed"] is True
-
-
 def test_bad_rounds_are_refused_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--device", "cpu", "--rounds", "0", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "--rounds" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "--rounds" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_the_table_has_every_section_and_figure(small: tuple[str, dict[str, Any]]) -> None:
+def test_table_and_json_have_every_figure(small: tuple[str, dict[str, Any]]) -> None:
     table, result = small
+    size, numerics, cost = SIZES["tiny"], result["numerics"], result["transformers"]
     for name in FIGURES:
-        assert f"\n| {name}" in table
-    for side in ("scoring", "generating"):
-        assert f"\n| {side} | {result['transformers'][side]['num_tokens']} |" in table
-    assert table.count("not measured: it needs a GPU") == 2
-    columns = {line.count(" | ") for line in table.split("\n## ")[1].splitlines() if line.startswith("| ")}
-    assert columns == {1 + len(KINDS)}, "the header and every row of the numerics have as many cells"
-
-
-def test_the_json_has_every_figure(small: tuple[str, dict[str, Any]]) -> None:
-    _, result = small
-    size, numerics = SIZES["tiny"], result["numerics"]
-    assert set(numerics["errors"]) == set(KINDS)
-    for kind in KINDS:
-        assert set(numerics["errors"][kind]) == {*FIGURES, "spearman", "num_chosen_changed", "num_chosen"}
-        assert set(numerics["errors"][kind]["num_chosen_changed"]) == {"0.0", "0.5", "1.0"}
-    assert set(numerics["reference"]) == set(FIGURES)
-    cost = result["transformers"]
+        assert f"\n| {name}" in table and math.isfinite(numerics["reference"][name]["mean"])
+        assert all(math.isfinite(numerics["errors"][kind][name]["rms_error"]) for kind in KINDS)
     assert cost["scoring"]["num_tokens"] == size.num_candidates * size.prompt_tokens
     num_rollouts = size.num_selected * size.rollouts_per_prompt
     assert cost["generating"]["num_tokens"] == num_rollouts * size.response_tokens
     for side in ("scoring", "generating"):
         row = cost[side]
-        assert len(row["seconds"]) == ROUNDS
-        assert min(row["seconds"]) > 0
+        assert f"\n| {side} | {row['num_tokens']} |" in table
+        assert len(row["seconds"]) == ROUNDS and min(row["seconds"]) > 0
         assert row["tokens_per_s"] == pytest.approx(row["num_tokens"] / row["median_s"])
-        assert 0.01 < row["peak_memory_gib"] < 16
-    share = cost["scoring_over_generating"]
-    assert 0 < share["min"] <= share["median"] <= share["max"]
     for part in ("vllm", "stack"):
         assert "--device cpu" in result[part]["not_measured"]
-    assert all(math.isfinite(number) for number in numbers(result))
+    assert table.count("not measured: it needs a GPU") == 2
 
 
 def test_bf16_differs_from_float64_by_a_little(small: tuple[str, dict[str, Any]]) -> None:
@@ -162,27 +113,6 @@ def test_bf16_differs_from_float64_by_a_little(small: tuple[str, dict[str, Any]]
         # A reference that rounded somewhere to float32 or less would be as far from float32 as from bf16.
         assert errors["float32"][name]["rms_error"] < 1e-2 * errors["bf16"][name]["rms_error"]
     assert 0.95 < errors["bf16"]["spearman"] < errors["float32"]["spearman"] <= 1.0
-
-
-def test_the_random_model_has_entropies_that_vary(small: tuple[str, dict[str, Any]]) -> None:
-    numerics = small[1]["numerics"]
-    assert 4.0 < numerics["logit_std"] < 6.0
-    for temperature in ("0.7", "1.0", "1.3"):
-        assert numerics["reference"][f"rollout_weight_T{temperature}"]["std"] > 0.02
-        assert numerics["reference"][f"rollout_weight_T{temperature}"]["mean"] == pytest.approx(1.0)
-
-
-def test_the_numerics_are_those_of_the_seed(small: tuple[str, dict[str, Any]]) -> None:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        again = measure_numerics(SIZES["tiny"], "cpu")
-    finally:
-        torch.set_num_threads(threads)
-    for name in FIGURES:
-        assert again["reference"][name] == pytest.approx(small[1]["numerics"]["reference"][name], rel=1e-9)
 
 
 def test_a_changed_ranking_is_counted() -> None:

@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from recipe.prepo.errors import PrepoError
 from recipe.prepo.reward import worker as grading_worker
@@ -27,13 +27,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def wait_until_gone(pid: int, limit_s: float) -> bool:
-    deadline = time.monotonic() + limit_s
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not is_running(pid)
 
 
 def _grade_in_child(connection: Any) -> None:
@@ -55,7 +48,7 @@ def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
     assert is_running(worker)
     ours.send("end")
     child.join()
-    assert wait_until_gone(worker, 5)
+    wait_until(lambda: not is_running(worker))
     assert compute_score("math", *FOR_THE_WORKER) == RIGHT
     assert grading_worker._grader.pid() == inherited
 
@@ -77,7 +70,7 @@ sys.stdin.read()
         worker = int(parent.stdout.readline())
         assert is_running(worker)
         os.kill(parent.pid, signal.SIGKILL)
-        assert wait_until_gone(worker, 10)
+        wait_until(lambda: not is_running(worker))
 
 
 def test_worker_that_cannot_start_is_an_error_and_not_a_score(monkeypatch: pytest.MonkeyPatch) -> None:

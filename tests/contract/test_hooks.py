@@ -27,8 +27,6 @@ from recipe.prepo.trainer.async_hooks import BackgroundDispatch
 from recipe.prepo.trainer.hooks import use_row_temperatures
 from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
 
-# ---- rollouts -------------------------------------------------------------------------------------------------------
-
 STOCK = {"temperature": 1.0, "top_p": 0.9}
 PROMPT = {"global_steps": 3, "extra_info": {"prompt_id": "p"}, "session_id": 1}
 
@@ -47,30 +45,21 @@ def sampled_with(monkeypatch: pytest.MonkeyPatch, *, seeded: bool, validate: boo
     return seen[0]
 
 
-def test_a_rollout_samples_at_its_prompts_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_samples_at_its_prompts_temperature_and_validation_as_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half = torch.tensor(0.5)
     assert sampled_with(monkeypatch, seeded=False) == STOCK
-    found = sampled_with(monkeypatch, seeded=False, temperature=torch.tensor(0.5))
-    assert found == {"temperature": 0.5, "top_p": 0.9}
+    assert sampled_with(monkeypatch, seeded=False, temperature=half) == STOCK | {"temperature": 0.5}
+    assert sampled_with(monkeypatch, seeded=True, validate=True, temperature=half) == STOCK
 
 
 def test_a_seed_depends_on_step_prompt_session_and_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    changes: list[dict[str, Any]] = [
-        {},
-        {"global_steps": 4},
-        {"extra_info": {"prompt_id": "q"}},
-        {"session_id": 2},
-        {columns.CALL: 1},
-    ]
+    changes: list[dict[str, Any]] = [{}, {"global_steps": 4}, {"session_id": 2}, {columns.CALL: 1}]
+    changes.append({"extra_info": {"prompt_id": "q"}})
     seeds = [sampled_with(monkeypatch, seeded=True, **change)["seed"] for change in changes]
     assert len(set(seeds)) == len(seeds)
     assert seeds[0] == rollout_seed(5, 3, "p", 1, call=0) != rollout_seed(6, 3, "p", 1, call=0)
-
-
-def test_validation_keeps_its_own_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sampled_with(monkeypatch, seeded=True, validate=True, temperature=torch.tensor(0.5)) == STOCK
-
-
-# ---- scoring --------------------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -122,9 +111,6 @@ def test_the_actor_scores_every_token_but_the_first(monkeypatch: pytest.MonkeyPa
     assert not queue.rows[scoring.SCORE_PARTITION]
 
 
-# ---- choosing -------------------------------------------------------------------------------------------------------
-
-
 def test_chosen_prompts_keep_their_order_sizes_temperature_and_call(tmp_path: Path) -> None:
     overrides = ["prepo/selection=uniform", "prepo/temperature=entropy_target", "prepo.seed_rollouts=true"]
     trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
@@ -148,10 +134,7 @@ def test_chosen_prompts_keep_their_order_sizes_temperature_and_call(tmp_path: Pa
     assert list(json.loads(line)["rollout_n"].values()) == sizes.tolist()
 
 
-# ---- background dispatch --------------------------------------------------------------------------------------------
-
-
-def test_dispatches_run_in_order_without_blocking_the_caller() -> None:
+def test_dispatches_run_in_order_without_blocking_and_a_failed_one_reaches_whoever_waits_or_polls() -> None:
     dispatch, may_go, done = BackgroundDispatch(), threading.Event(), []
     dispatch.submit(lambda: done.append(may_go.wait(30)))
     dispatch.submit(done.append, 2)
@@ -160,18 +143,12 @@ def test_dispatches_run_in_order_without_blocking_the_caller() -> None:
     may_go.set()
     dispatch.check(wait=True)
     assert done == [True, 2]
-
-
-def test_a_failed_dispatch_reaches_whoever_waits_or_polls() -> None:
-    dispatch, may_go = BackgroundDispatch(), threading.Event()
     for wait in (True, False):
         dispatch.submit(lambda: 1 / 0)
-        dispatch.submit(may_go.wait, 0 if wait else 30)
         deadline = time.monotonic() + 30
         with pytest.raises(ZeroDivisionError):
             while time.monotonic() < deadline:
                 dispatch.check(wait=wait)
-    may_go.set()
     dispatch.check(wait=True)  # each error is raised once
 
 
@@ -186,21 +163,14 @@ def test_a_warm_up_of_several_batches_is_chosen_batch_by_batch(monkeypatch: pyte
     assert asked == [8, 8, 3] and trainer.first_round == 8
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["compute_log_prob", "compute_ref_log_prob", "update_actor"])
 def test_passes_over_a_training_batch_read_each_rows_temperature(name: str) -> None:
     group = SimpleNamespace(**{name: lambda batch: dict(batch.extra_info)})
     use_row_temperatures([group, group])
-
-    def seen(partition: str) -> dict:
+    for partition, kept in (("train", {"epochs": 1}), (scoring.SCORE_PARTITION, {"epochs": 1, "temperature": 1.0})):
         batch = KVBatchMeta(partition_id=partition, keys=["k"], tags=[{}])
         batch.extra_info.update({"temperature": 1.0, "epochs": 1})
-        return getattr(group, name)(batch)
-
-    assert seen("train") == {"epochs": 1}
-    assert seen(scoring.SCORE_PARTITION) == {"epochs": 1, "temperature": 1.0}
+        assert getattr(group, name)(batch) == kept
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -221,9 +191,6 @@ def test_raw_rewards_come_back_after_shaping(fails: bool, monkeypatch: pytest.Mo
     except ZeroDivisionError:
         assert fails
     assert rewards() == [row.tolist() for row in raw]
-
-
-# ---- end of a step --------------------------------------------------------------------------------------------------
 
 
 class Supervisor:

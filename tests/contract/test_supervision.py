@@ -23,28 +23,19 @@ from recipe.prepo.supervise.messages import CallFirst, describe
 from recipe.prepo.supervise.rollouts import GIVEN_UP, TIMED_OUT, FailureCount, Failures, SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 
-# ---- failed rollouts ------------------------------------------------------------------------------------------------
 
-
-def test_failures_of_all_workers_are_added_with_the_latest_error() -> None:
+def test_failures_of_all_workers_are_added_with_the_latest_error_in_one_line() -> None:
     one, other = Failures(), Failures()
     one.note(ValueError("no such answer\nin this line"), validate=False)
     one.note(KeyError("x"), validate=False)
     other.note(TypeError(), validate=True)
     assert Failures() + one + other == Failures(2, 1, "KeyError: 'x'")
-    assert str(one + other) == ("2 training rollouts and 1 validation rollouts failed; the latest: KeyError: 'x'")
-    assert str(one) == "2 training rollouts failed; the latest: KeyError: 'x'"
+    assert str(one + other) == "2 training rollouts and 1 validation rollouts failed; the latest: KeyError: 'x'"
     assert FailureCount([])() == Failures()
-
-
-def test_an_error_is_described_in_one_line() -> None:
     assert describe(TypeError()) == "TypeError: no text"
     assert describe(ValueError("no such answer\nin this line")) == "ValueError: no such answer"
     error = RayTaskError("compute_score", "Traceback (most recent call last): …", KeyError("answer"))
     assert describe(error) == "KeyError: 'answer'"
-
-
-# ---- hung rewards ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -75,12 +66,6 @@ def score(worker: SupervisedRollouts, scoring: Any, output: Output) -> Output:
     return output
 
 
-def test_a_reward_in_time_is_left_alone() -> None:
-    output = Output()
-    score(worker(60), answers(output, {"score": 1.0}), output)
-    assert output == Output(1.0, {"reward_extra_info": {"score": 1.0}})
-
-
 def test_a_hung_reward_scores_0_with_the_keys_of_this_recipes_own() -> None:
     begin = time.monotonic()
     output = score(worker(0.2), never(), Output(extra_fields={"turns": 1}))
@@ -91,9 +76,10 @@ def test_a_hung_reward_scores_0_with_the_keys_of_this_recipes_own() -> None:
     assert output == Output(0.0, {"turns": 1, "reward_extra_info": info, GIVEN_UP: True})
 
 
-def test_a_hung_reward_has_the_keys_of_the_users_function() -> None:
+def test_a_hung_reward_has_the_keys_of_the_users_function_and_one_in_time_is_left_alone() -> None:
     hanging, output = worker(0.2), Output()
     score(hanging, answers(output, {"score": 1.0, "format": 0.5}), output)
+    assert output == Output(1.0, {"reward_extra_info": {"score": 1.0, "format": 0.5}})
     output = score(hanging, never(), Output())
     assert output.extra_fields == {"reward_extra_info": {"score": 0.0, "format": 0.0}, GIVEN_UP: True}
 
@@ -105,9 +91,6 @@ def test_an_error_of_the_reward_function_is_passed_on(error: type[Exception]) ->
 
     with pytest.raises(error, match="its own"):
         score(worker(60), fails(), Output())
-
-
-# ---- the supervisor -------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from composed import names_in
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.preflight import set_paths
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 # Read by verl 0.9.1, Ray or transformers, but not among verl's yaml defaults.
 KNOWN_BEYOND_THE_DEFAULTS = (
     "prepo.",
@@ -49,7 +47,7 @@ def stock_keys() -> set[str]:
     return keys | {key.rsplit(".", 1)[0] for key in keys}
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", names_in("experiment"))
 def test_no_experiment_invents_a_key(stock_keys: set[str], experiment: str) -> None:
     mine = set(paths(container(compose_config([f"experiment={experiment}"]))))
     invented = [key for key in sorted(mine - stock_keys) if not key.startswith(KNOWN_BEYOND_THE_DEFAULTS)]

@@ -80,12 +80,6 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     return Interrupted(directory, first.output, killed, finished, server)
 
 
-@pytest.fixture(scope="session")
-def resumed_run(stopped_run: Interrupted) -> Run:
-    """The run that was stopped and resumed, with all of its lines."""
-    return Run(stopped_run.directory, "")
-
-
 NEUTRAL = ["prepo/selection=all", "prepo/weighting=none", "trainer.total_training_steps=2", "trainer.test_freq=-1"]
 
 

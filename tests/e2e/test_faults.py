@@ -1,9 +1,12 @@
-"""A stop request and a killed rollout server: nothing is lost, nothing is left behind."""
+"""A stop, a killed rollout server, another run's checkpoint: nothing is lost, nothing is left behind."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
-from real_stack import Interrupted, Run, check_resumed
+from real_stack import SMALL, Interrupted, Run, check_resumed, launch
 
 from benchmarks.faults_check import differences
 from recipe.prepo.errors import EXIT_FAULT, EXIT_STOPPED
@@ -16,6 +19,8 @@ def check_continued(run: Interrupted, straight_run: Run) -> None:
     assert run.finished.exit_status == 0
     check_resumed(run.directory)
     assert differences(straight_run.directory, run.directory, num_steps=4) == []
+    for name in ("prepo/rollouts_total/max", "prepo/response_tokens_total/max"):
+        assert Run(run.directory, "").steps[4][name] == straight_run.steps[4][name]
     for ending in (run.ending, run.finished):
         assert not ending.leftovers, str(ending.leftovers)
         assert ending.num_killed == 0
@@ -47,3 +52,26 @@ def test_a_killed_rollout_server_ends_the_run_with_one_message_that_names_it(kil
 @pytest.mark.slow
 def test_killed_run_continues_as_if_nothing_had_happened(killed_run: Interrupted, straight_run: Run) -> None:
     check_continued(killed_run, straight_run)
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "starts_ray"),
+    [
+        ("prepo.seed=1", "run.seed=0, this run has 1", False),
+        # Which prompts there are is known only once the workers have read and filtered the data.
+        pytest.param("data.train_max_samples=2000", "run.data_sha256=", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left_unchanged(
+    override: str, named: str, starts_ray: bool, straight_run: Run, tmp_path: Path
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(straight_run.directory, directory)
+    before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+    refused = launch(directory, [*SMALL, "trainer.total_training_steps=6", override], expect=2)
+    errors = [line for line in refused.output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert named in errors[0]
+    assert "Traceback" not in refused.output
+    assert ("starting Ray" in refused.output) == starts_ray
+    assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from real_stack import ROOT, SMALL, Run, check_resumed
 from slurm_cluster import free_ports
+from waiting import wait_until
 
 from benchmarks.footprint import Footprint, command_of
 from recipe.prepo.run.jsonl import read_lines
@@ -57,6 +57,10 @@ class RunningCluster:
         found = [command_of(pid) for pid in self._footprint.processes()]
         return [command for command in found if command.startswith(OF_A_RUN)]
 
+    def wait_for_end_of_runs(self) -> None:
+        left = self.processes_of_runs
+        wait_until(lambda: not left(), "the run's processes end", limit_s=LIMIT_S, show=lambda: str(left()))
+
     def stop(self) -> None:
         self._head.terminate()
         self._head.wait(60)
@@ -77,17 +81,6 @@ def cluster() -> Iterator[RunningCluster]:
     shutil.rmtree(folder)
 
 
-def wait_until(holds: Callable[[], bool], what: str, show: Callable[[], str]) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not in {LIMIT_S:.0f} s: {what}\n{show()[-6000:]}"
-        time.sleep(0.5)
-
-
-def has_ended(status: str) -> bool:
-    return any(how in status for how in ("was stopped", "succeeded", "failed"))
-
-
 def has_trained(directory: Path) -> bool:
     metrics = directory / "metrics.jsonl"
     return metrics.exists() and any("timing_s/step" in line["data"] for line in read_lines(metrics))
@@ -96,34 +89,34 @@ def has_trained(directory: Path) -> bool:
 def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: RunningCluster, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", "")
 
-    def submit(job_id: str) -> str:
+    def submit(job_id: str) -> None:
         """Without waiting for it, and as often as the job server is not up yet."""
         command = ["bash", str(ROOT / "run_qwen.sh"), *SMALL, "trainer.val_before_train=false", "trainer.test_freq=-1"]
         command += [f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100"]
         command += [f"trainer.default_local_dir={run.directory}"]
-        deadline = time.monotonic() + 60
-        while True:
-            printed = cluster.job("submit", "--no-wait", "--submission-id", job_id, "--", *command)
-            if "submitted successfully" in printed or time.monotonic() > deadline:
-                return printed
-            time.sleep(1)
+        arguments = ("submit", "--no-wait", "--submission-id", job_id, "--", *command)
+        wait_until(lambda: "submitted successfully" in cluster.job(*arguments), "the job server is up", limit_s=60)
+
+    def logs(job_id: str) -> str:
+        return cluster.job("logs", job_id)
 
     def wait_for_end(job_id: str, how: str) -> None:
-        wait_until(lambda: has_ended(cluster.job("status", job_id)), how, lambda: cluster.job("logs", job_id))
-        assert how in cluster.job("status", job_id), cluster.job("logs", job_id)[-6000:]
+        ended = ("was stopped", "succeeded", "failed")
+        wait_until(lambda: any(end in cluster.job("status", job_id) for end in ended), how, limit_s=LIMIT_S)
+        assert how in cluster.job("status", job_id), logs(job_id)[-6000:]
 
-    assert "submitted successfully" in submit("first")
-    wait_until(lambda: has_trained(run.directory), "step 1", lambda: cluster.job("logs", "first"))
+    submit("first")
+    wait_until(lambda: has_trained(run.directory), "step 1", limit_s=LIMIT_S, show=lambda: logs("first"))
     assert cluster.processes_of_runs(), "the run's processes are not seen while it trains"
     cluster.job("stop", "first", "--no-wait")
     wait_for_end("first", "was stopped")
     last = int((run.directory / "latest_checkpointed_iteration.txt").read_text())
     assert 1 <= last < NUM_STEPS
-    assert f"stopped        after step {last} of {NUM_STEPS} (SIGTERM)" in cluster.job("logs", "first")
-    wait_until(lambda: not cluster.processes_of_runs(), "its processes end", lambda: str(cluster.processes_of_runs()))
+    assert f"stopped        after step {last} of {NUM_STEPS} (SIGTERM)" in logs("first")
+    cluster.wait_for_end_of_runs()
 
-    assert "submitted successfully" in submit("second")
+    submit("second")
     wait_for_end("second", "succeeded")
     assert list(run.steps) == list(range(1, NUM_STEPS + 1))
     check_resumed(run.directory)
-    wait_until(lambda: not cluster.processes_of_runs(), "its processes end", lambda: str(cluster.processes_of_runs()))
+    cluster.wait_for_end_of_runs()

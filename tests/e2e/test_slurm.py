@@ -21,6 +21,7 @@ import pytest
 import ray
 from real_stack import ROOT, SMALL, check_resumed
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
+from waiting import wait_until
 
 pytestmark = [
     pytest.mark.e2e,
@@ -73,16 +74,11 @@ class Submitted:
 
     def wait_for(self, seen: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the job has printed this."""
-        deadline = time.monotonic() + timeout_s
-        while seen not in self.output:
-            assert time.monotonic() < deadline, f"«{seen}» was not printed in {timeout_s} s:\n{self.output[-6000:]}"
-            time.sleep(0.5)
+        wait_until(lambda: seen in self.output, f"'{seen}' is printed", limit_s=timeout_s, show=lambda: self.output)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while step not in self.trained_steps:
-            assert time.monotonic() < deadline, f"no step {step} in {START_TIMEOUT_S} s:\n{self.output[-6000:]}"
-            time.sleep(0.5)
+        done = f"step {step} is done"
+        wait_until(lambda: step in self.trained_steps, done, limit_s=START_TIMEOUT_S, show=lambda: self.output)
 
 
 def submit(slurm: SlurmCluster, folder: Path, *overrides: str, **variables: str) -> Submitted:
@@ -179,34 +175,24 @@ def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> di
     return {"job": job, "state": state, "processes": processes, "titles": titles, **seen}
 
 
-def test_a_job_over_two_nodes_trains_and_completes(trained: dict) -> None:
+def test_a_job_over_two_nodes_trains_completes_and_leaves_nothing_behind(trained: dict) -> None:
     job: Submitted = trained["job"]
-    assert trained["state"]["JobState"] == "COMPLETED", job.output[-6000:]
-    assert trained["state"]["ExitCode"] == "0:0"
+    assert (trained["state"]["JobState"], trained["state"]["ExitCode"]) == ("COMPLETED", "0:0"), job.output[-6000:]
     assert "Ray runs on 2 node(s) (n1, n2): 2 GPU(s), 64 logical CPUs" in job.output
     assert job.trained_steps == list(range(1, NUM_STEPS + 1))
-
-
-def test_the_actor_is_on_one_node_and_vllm_on_the_other(trained: dict) -> None:
     actors = ["ray::WorkerDict" in titles for titles in trained["titles"]]
     servers = ["VLLM::EngineCore" in titles for titles in trained["titles"]]
-    assert sum(actors) == sum(servers) == 1 and actors != servers, trained["titles"]
-
-
-def test_a_job_leaves_no_process_and_no_file_behind(trained: dict) -> None:
+    assert sum(actors) == sum(servers) == 1 and actors != servers, trained["titles"]  # one on each node
     assert len(trained["processes"]) > 10, "the job's processes were not found while it ran"
     assert still_running(trained["processes"]) == []
-    assert left_behind(trained["job"].job_id) == []
+    assert left_behind(job.job_id) == []
 
 
-def test_a_client_without_the_jobs_token_is_refused(trained: dict) -> None:
+def test_only_a_client_with_the_jobs_private_token_is_let_in(trained: dict) -> None:
     assert trained["with"].stdout.strip() == "nodes 2", trained["with"].stderr
     for name in ("without", "wrong"):
         assert trained[name].returncode != 0, f"a client {name} token was let in: {trained[name].stdout}"
         assert "nodes" not in trained[name].stdout
-
-
-def test_the_token_is_private_to_its_owner(trained: dict) -> None:
     assert (trained["folder_mode"], trained["token_mode"]) == ("0o700", "0o600")
     assert len(trained["secret"]) == 64
     assert not [line for line in trained["command_lines"] if trained["secret"] in line]

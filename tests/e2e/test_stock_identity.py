@@ -30,14 +30,3 @@ def test_rewards_advantages_and_updates_are_those_of_stock_verl(neutral_run: Run
                 compared += 1
     assert list(stock) == [1, 2]
     assert compared > 40
-
-
-def test_neutral_rules_leave_weights_at_one_and_take_every_prompt(neutral_run: Run) -> None:
-    assert len(neutral_run.lines("audit/rollouts.jsonl")) == 64
-    assert len(neutral_run.lines("audit/selection.jsonl")) == 2
-    for line in neutral_run.lines("audit/rollouts.jsonl"):
-        assert line["weight"] == 1.0
-        assert line["advantage_weighted"] == line["advantage"]
-    for line in neutral_run.lines("audit/selection.jsonl"):
-        assert [candidate["prompt_id"] for candidate in line["candidates"]] == line["selected"]
-        assert line["window_start"] is None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -55,15 +52,8 @@ def test_every_tracker_has_every_metric(straight_run: Run) -> None:
 
 def test_each_step_stands_once_with_the_metrics_of_the_contract(straight_run: Run) -> None:
     assert [line["step"] for line in straight_run.lines("metrics.jsonl")] == [0, 1, 2, 3, 4]
-    names = """
-        prepo/progress/mean prepo/candidates/sum prepo/selected/sum prepo/window_start/mean
-        prepo/ppl_candidates/mean prepo/ppl_candidates/min prepo/ppl_candidates/max prepo/ppl_selected/mean
-        prepo/ppl_selected/min prepo/ppl_selected/max prepo/weight/mean prepo/weight/min prepo/weight/max
-        prepo/entropy_nats/mean prepo/zero_advantage_frac/mean prepo/all_correct_frac/mean prepo/all_wrong_frac/mean
-        prepo/temperature/mean prepo/rollouts/sum prepo/rollouts_total/max prepo/response_tokens_total/max
-        timing_s/prompt_scoring""".split()  # noqa: SIM905
     for step, data in straight_run.steps.items():
-        assert not [name for name in names if name not in data], step
+        assert not [name for name in CONTRACT if name not in data], step
         assert data["prepo/candidates/sum"] == 40
         assert data["prepo/selected/sum"] == 8
         assert data["prepo/rollouts/sum"] == 32
@@ -79,22 +69,6 @@ def test_each_step_stands_once_with_the_metrics_of_the_contract(straight_run: Ru
 
 def test_an_outside_script_recomputes_every_window_and_every_weight(straight_run: Run) -> None:
     assert check_audit(straight_run).startswith("ok: 4 choices and 128 rollouts")
-
-
-def test_the_outside_script_sees_a_wrong_window_and_a_wrong_weight(straight_run: Run, tmp_path: Path) -> None:
-    for name, edit in (
-        ("selection", lambda line: line["selected"].reverse()),
-        ("rollouts", lambda line: line.update(weight=line["weight"] + 1e-4)),
-    ):
-        audit = tmp_path / name / "audit"
-        audit.mkdir(parents=True)
-        shutil.copy(straight_run.directory / "config.yaml", tmp_path / name)
-        for file in ("selection", "rollouts"):
-            lines = straight_run.lines(f"audit/{file}.jsonl")
-            if file == name:
-                edit(lines[0])
-            (audit / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert check_audit(Run(tmp_path / name, "")).startswith("difference"), name
 
 
 def test_audit_lines_agree_with_metrics_data_and_group_advantages(straight_run: Run) -> None:
@@ -138,44 +112,3 @@ def test_scores_are_those_of_the_model_on_the_chat_template(straight_run: Run) -
             log_probs = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
         assert candidate["num_tokens"] == ids.shape[1] - 1
         assert candidate["nll_nats"] == pytest.approx(-log_probs.mean().item(), abs=1e-3)
-
-
-def test_training_changed_the_parameters(straight_run: Run) -> None:
-    first, last = (
-        torch.load(
-            straight_run.directory / f"global_step_{step}" / "actor" / "model_world_size_1_rank_0.pt",
-            weights_only=False,
-        )
-        for step in (2, 4)
-    )
-    moved = [name for name in first if not torch.equal(_local(first[name]), _local(last[name]))]
-    assert len(moved) == len(first) > 0
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def test_a_resumed_run_makes_the_choices_of_one_that_never_stopped(straight_run: Run, resumed_run: Run) -> None:
-    straight, resumed = (run.lines("audit/selection.jsonl") for run in (straight_run, resumed_run))
-    assert [line["step"] for line in resumed] == [1, 2, 3, 4]
-    for a, b in zip(straight, resumed, strict=True):
-        assert [c["prompt_id"] for c in a["candidates"]] == [c["prompt_id"] for c in b["candidates"]]
-        assert a["selected"] == b["selected"]
-        assert a["progress"] == b["progress"]
-        assert [c["nll_nats"] for c in a["candidates"]] == pytest.approx(
-            [c["nll_nats"] for c in b["candidates"]], abs=1e-4
-        )
-
-
-def test_a_resumed_run_generates_the_same_rollouts_and_doubles_no_line(straight_run: Run, resumed_run: Run) -> None:
-    def key(line: dict) -> tuple:
-        return line["step"], line["prompt_id"], line["rollout"]
-
-    straight, resumed = (sorted(run.lines("audit/rollouts.jsonl"), key=key) for run in (straight_run, resumed_run))
-    assert [key(line) for line in straight] == [key(line) for line in resumed]
-    assert [line["num_tokens"] for line in straight] == [line["num_tokens"] for line in resumed]
-    assert [line["reward"] for line in straight] == [line["reward"] for line in resumed]
-    assert [line["step"] for line in resumed_run.lines("metrics.jsonl")] == [1, 2, 3, 4]
-    for name in ("prepo/rollouts_total/max", "prepo/response_tokens_total/max"):
-        assert resumed_run.steps[4][name] == straight_run.steps[4][name]

@@ -205,34 +205,24 @@ def test_a_death_ends_every_kind_of_waiting_with_one_message(found: dict[str, An
     assert found[f"{waiting} reported"] == message  # for the driver, should the error itself not arrive
 
 
-def test_a_process_that_works_long_is_not_dead(found: dict[str, Any]) -> None:
-    assert found["busy"] == "nothing"
-
-
-def test_an_error_without_a_death_stays_what_it_is(found: dict[str, Any]) -> None:
-    assert found["own error"] == "our own"
-
-
-def test_an_engine_that_died_under_its_server_is_a_death(found: dict[str, Any]) -> None:
-    assert found["engine"].startswith("the engine of the server (pid ")
-
-
-def test_a_trainer_that_nothing_can_wake_ends_itself_and_the_driver_knows_why(found: dict[str, Any]) -> None:
-    assert found["deaf"].startswith("the victim (pid ")
-
-
-def test_the_death_of_the_trainer_itself_is_named(found: dict[str, Any]) -> None:
-    assert found["trainer"].startswith("the trainer's process died: ")
+@pytest.mark.parametrize(
+    ("scene", "said"),
+    [
+        ("busy", "nothing"),  # a process that works long is not dead
+        ("own error", "our own"),  # an error without a death stays what it is
+        ("engine", "the engine of the server (pid "),  # it died under its server
+        ("deaf", "the victim (pid "),  # a trainer that nothing can wake ends itself, and the driver knows why
+        ("trainer", "the trainer's process died: "),
+        ("second run", "another training runs on this Ray cluster"),
+    ],
+)
+def test_what_the_driver_says_of_each_end(found: dict[str, Any], scene: str, said: str) -> None:
+    assert said in found[scene]
 
 
 def test_the_death_of_another_actor_is_not_taken_for_the_trainers(found: dict[str, Any]) -> None:
     """It came before the watch began: the driver shows the error itself."""
     assert found["another"] == ""
-
-
-def test_a_second_run_on_one_cluster_is_refused(found: dict[str, Any]) -> None:
-    assert "another training runs on this Ray cluster" in found["second run"]
-    assert "RAY_ADDRESS" in found["second run"]
 
 
 def test_a_worker_that_does_not_answer_keeps_its_count(found: dict[str, Any]) -> None:

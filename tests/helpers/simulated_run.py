@@ -13,10 +13,11 @@ import yaml
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.rules.base import SkippingRule
-from recipe.prepo.rules.registry import REGISTRIES
+from recipe.prepo.rules.registry import REGISTRIES, build_rule
 from recipe.prepo.run.audit import rollout_lines, selection_line
-from recipe.prepo.types import Candidates, Decision, RolloutBatch, RunFacts
+from recipe.prepo.types import Candidates, Decision, RolloutBatch, RunFacts, StepOutcome
 
+Groups = Sequence[tuple[str, list[float]]]  # prompt id and rewards of each group
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 NEUTRAL = {"selection": "uniform", "weighting": "none", "budget": "fixed", "temperature": "constant", "shaping": "none"}
 # Options that fit the small run, for every rule that has them.
@@ -37,6 +38,21 @@ def all_options(**names: str) -> dict[str, dict[str, Any]]:
 def run_facts(prompt_ids: Sequence[str], **changes: Any) -> RunFacts:
     facts = {"vocab_size": 300, "rollouts_per_prompt": 4, "total_steps": 40, "steps_per_epoch": 3}
     return RunFacts(prompts=PromptIndex(prompt_ids), **{**facts, **changes})
+
+
+def make_rule(
+    group: str, name: str, prompt_ids: Sequence[str], *, seed: int = 0, facts: Any = None, **options: Any
+) -> Any:
+    """A rule that knows its run: its options from its yaml, the run's facts as in ``run_facts``, with these changes."""
+    rule = build_rule(group, rule_options(group, name, **options), seed=seed)
+    rule.bind(run_facts(prompt_ids, **(facts or {})))
+    return rule
+
+
+def step_outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutcome:
+    """A step that trained on these groups, after rounds of discarded ones."""
+    dropped = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
+    return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
 
 
 def make_controller(
@@ -151,7 +167,7 @@ class SimulatedRun:
         }
 
 
-def rollout_batch(groups: Sequence[tuple[str, list[float]]], step: int, *, entropies: bool = True) -> RolloutBatch:
+def rollout_batch(groups: Groups, step: int, *, entropies: bool = True) -> RolloutBatch:
     """Rollouts of these groups, with lengths and entropies that depend only on the prompt and the step."""
     ids = [prompt_id for prompt_id, rewards in groups for _ in rewards]
     return RolloutBatch(

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from waiting import wait_until
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 SBIN = "/usr/sbin:/sbin"
 START_TIMEOUT_S = 60
@@ -125,10 +127,9 @@ class SlurmCluster:
         """Cancel every job and wait until its processes have ended."""
         self.call("scancel", "--state=PENDING")
         self.call("scancel", "--state=RUNNING")
-        deadline = time.monotonic() + CANCEL_TIMEOUT_S
-        while self.call("squeue", "-h", "-o", "%i").split():
-            assert time.monotonic() < deadline, "a cancelled job did not end"
-            time.sleep(0.5)
+        wait_until(
+            lambda: not self.call("squeue", "-h", "-o", "%i").split(), "a cancelled job ends", limit_s=CANCEL_TIMEOUT_S
+        )
 
     def suspend(self, node: str) -> None:
         """Stop a node's daemon with SIGSTOP."""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import Groups, make_rule, run_facts, step_outcome
 
-from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import BudgetRule, ShapingRule
 from recipe.prepo.rules.budget.difficulty import allocate_rollouts
 from recipe.prepo.rules.prompt_difficulty import UNRANKED, PromptDifficulty, RankOptions, difficulty_ranks
-from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.types import RolloutBatch, StepOutcome
 
 IDS = tuple("abcdefgh")
 EIGHTHS = [i / 8 for i in range(8)]
-Groups = list[tuple[str, list[float]]]
 
 
 def answers(num_correct: int, size: int) -> list[float]:
@@ -28,8 +24,7 @@ def answers(num_correct: int, size: int) -> list[float]:
 
 
 def outcome(step: int, trained: Groups, *discarded: Groups) -> StepOutcome:
-    dropped = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
-    return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
+    return step_outcome(trained, *discarded, step=step)
 
 
 def falling(ids: tuple[str, ...] = IDS) -> Groups:
@@ -37,11 +32,10 @@ def falling(ids: tuple[str, ...] = IDS) -> Groups:
     return [(prompt_id, answers(8 - i, 8)) for i, prompt_id in enumerate(ids)]
 
 
-def budget(ids: tuple[str, ...] = IDS, *, epoch_steps: int | None = 1, steps_per_epoch: int = 1, **options: Any) -> Any:
+def budget(*, epoch_steps: int | None = 1, steps_per_epoch: int = 1, **options: Any) -> Any:
+    facts = {"rollouts_per_prompt": 8, "steps_per_epoch": steps_per_epoch}
     paper = {"lowest": 4, "highest": 12, "widen_step": 2, "epoch_steps": epoch_steps, **options}
-    rule = cast(BudgetRule, build_rule("budget", rule_options("budget", "difficulty", **paper), seed=0))
-    rule.bind(run_facts(ids, rollouts_per_prompt=8, steps_per_epoch=steps_per_epoch))
-    return rule
+    return make_rule("budget", "difficulty", IDS, facts=facts, **paper)
 
 
 def sizes(rule: Any, ids: tuple[str, ...] = IDS) -> list[int]:
@@ -49,10 +43,7 @@ def sizes(rule: Any, ids: tuple[str, ...] = IDS) -> list[int]:
 
 
 def length_bias(ids: tuple[str, ...], **options: Any) -> Any:
-    given_options = {"epoch_steps": 1, "easiest_share": 0.1, "mu": 0.001, **options}
-    rule = cast(ShapingRule, build_rule("shaping", rule_options("shaping", "length_bias", **given_options), seed=0))
-    rule.bind(run_facts(ids))
-    return rule
+    return make_rule("shaping", "length_bias", ids, **{"epoch_steps": 1, "easiest_share": 0.1, "mu": 0.001, **options})
 
 
 def difficulty(ids: tuple[str, ...], *, epoch_steps: int | None = 1) -> PromptDifficulty:
@@ -61,51 +52,28 @@ def difficulty(ids: tuple[str, ...], *, epoch_steps: int | None = 1) -> PromptDi
     return tracked
 
 
-# Allocation
-
-
 @pytest.mark.parametrize(
-    ("ranks", "bounds", "expected"),
+    ("ranks", "bounds", "published", "clipped"),
     [
-        ([0.1, 0.2, 0.5, 0.9], (6, 10), [6, 6, 10, 10]),
-        ([0.1, 0.2, 0.5, 0.9], (4, 12), [4, 5, 11, 12]),
-        ([0.05, 0.05, 0.1, 0.95], (4, 12), [4, 4, 7, 17]),
-        (EIGHTHS, (6, 10), [6, 6, 7, 7, 8, 10, 10, 10]),
-        (EIGHTHS, (4, 12), [4, 5, 6, 7, 8, 10, 12, 12]),
-        ([-100.0, -100.0, 0.5, 0.25], (6, 10), [6, 6, 11, 9]),
-        ([0.0, 0.0, 0.0, 0.0], (6, 10), [10, 10, 6, 6]),
-        (EIGHTHS, (8, 8), [8] * 8),
-        ([-100.0] * 3, (8, 8), [8] * 3),
+        ([0.1, 0.2, 0.5, 0.9], (6, 10), [6, 6, 10, 10], None),
+        ([0.1, 0.2, 0.5, 0.9], (4, 12), [4, 5, 11, 12], None),
+        # Clipped, 17 is cut to 12, and the 7 that are left fill the next hardest.
+        ([0.05, 0.05, 0.1, 0.95], (4, 12), [4, 4, 7, 17], [4, 4, 12, 12]),
+        (EIGHTHS, (6, 10), [6, 6, 7, 7, 8, 10, 10, 10], None),
+        (EIGHTHS, (4, 12), [4, 5, 6, 7, 8, 10, 12, 12], None),
+        ([UNRANKED, UNRANKED, 0.5, 0.25], (6, 10), [6, 6, 11, 9], [6, 6, 10, 10]),
+        # One prompt takes everything but the lower bound; clipped, its surplus fills the others in row order.
+        ([0.0, 0.9, 0.0, 0.0], (2, 12), [3, 25, 2, 2], [12, 12, 6, 2]),
+        ([0.0, 0.0, 0.0, 0.0], (6, 10), [10, 10, 6, 6], None),
+        ([UNRANKED] * 3, (8, 8), [8] * 3, None),
     ],
 )
-def test_published_allocation(ranks: list[float], bounds: tuple[int, int], expected: list[int]) -> None:
-    low, high = bounds
-    found = allocate_rollouts(np.array(ranks), rollouts_per_prompt=8, low=low, high=high, clip=False)
-    assert found.tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("ranks", "bounds", "expected"),
-    [
-        # Floors 4, 4, 5, 17: 17 is cut to 12, and the 7 that are left fill the next hardest.
-        ([0.05, 0.05, 0.1, 0.95], (4, 12), [4, 4, 12, 12]),
-        # Floors 6, 6, 11, 8: 11 is cut to 10, two are left.
-        ([-100.0, -100.0, 0.5, 0.25], (6, 10), [6, 6, 10, 10]),
-        # One prompt takes everything but the lower bound; its surplus fills the others in row order.
-        ([0.0, 0.9, 0.0, 0.0], (2, 12), [12, 12, 6, 2]),
-        (EIGHTHS, (4, 12), [4, 5, 6, 7, 8, 10, 12, 12]),
-    ],
-)
-def test_clipped_allocation(ranks: list[float], bounds: tuple[int, int], expected: list[int]) -> None:
-    low, high = bounds
-    found = allocate_rollouts(np.array(ranks), rollouts_per_prompt=8, low=low, high=high, clip=True)
-    assert found.tolist() == expected
-
-
-def test_one_prompt_and_none() -> None:
-    for rank in (UNRANKED, 0.0, 1e-9, 0.999):
-        assert allocate_rollouts(np.array([rank]), rollouts_per_prompt=8, low=4, high=12, clip=True).tolist() == [8]
-    assert allocate_rollouts(np.array([]), rollouts_per_prompt=8, low=4, high=12, clip=True).shape == (0,)
+def test_allocation_as_published_and_clipped(
+    ranks: list[float], bounds: tuple[int, int], published: list[int], clipped: list[int] | None
+) -> None:
+    for clip, expected in ((False, published), (True, clipped or published)):
+        found = allocate_rollouts(np.array(ranks), rollouts_per_prompt=8, low=bounds[0], high=bounds[1], clip=clip)
+        assert found.tolist() == expected
 
 
 def random_ranks(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -135,9 +103,6 @@ def test_ten_thousand_batches_keep_the_sum_the_bounds_and_the_order() -> None:
         assert between_P.sum() <= 1
 
 
-# Bounds
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -154,9 +119,6 @@ def test_bounds_widen_to_their_limits_and_stay_there(options: dict[str, int], ex
     assert seen == expected
 
 
-# Ranks
-
-
 @given(st.lists(st.sampled_from([0.0, 0.125, 1 / 3, 0.5, 1.0]), min_size=1, max_size=12))
 @settings(max_examples=100, deadline=None)
 def test_ranks_count_the_easier_prompts(accuracies: list[float]) -> None:
@@ -170,66 +132,13 @@ def test_ranks_count_the_easier_prompts(accuracies: list[float]) -> None:
         assert 0.0 <= published[i] < 1.0 and 0.0 <= averaged[i] < 1.0
 
 
-# Pooled accuracy
-
-
 def test_accuracy_is_pooled_over_rollouts_and_not_over_groups() -> None:
     tracked = difficulty(tuple("abcd"))
     # a: 1 of 2 and 0 of 6 (discarded) = 1/8, though its groups' mean is 1/4; b: 1 of 5; c: 3 of 4 and 1 of 4.
-    is_new = tracked.observe(
-        outcome(
-            1,
-            [("a", answers(1, 2)), ("c", answers(3, 4)), ("b", answers(1, 5)), ("c", answers(1, 4))],
-            [("a", answers(0, 6))],
-        )
-    )
-    assert is_new
+    trained = [("a", answers(1, 2)), ("c", answers(3, 4)), ("b", answers(1, 5)), ("c", answers(1, 4))]
+    assert tracked.observe(outcome(1, trained, [("a", answers(0, 6))]))
     # c 1/2, b 1/5, a 1/8, d (never rolled out) 0.
     assert tracked.ranks(("a", "b", "c", "d", "a")).tolist() == [0.5, 0.25, 0.0, 0.75, 0.5]
-
-
-def test_nothing_is_forgotten() -> None:
-    tracked = difficulty(tuple("ab"))
-    tracked.observe(outcome(1, [("a", answers(8, 8)), ("b", answers(3, 8))]))
-    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
-    # The last group alone would turn them round; pooled, a has 8 of 16 and b 7 of 16.
-    tracked.observe(outcome(2, [("a", answers(0, 8)), ("b", answers(4, 8))]))
-    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
-    tracked.observe(outcome(3, [("b", answers(2, 2))]))
-    # b: 9 of 18, a tie with 8 of 16.
-    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
-    tracked.observe(outcome(4, [("b", answers(1, 1))]))
-    assert tracked.ranks(tuple("ab")).tolist() == [0.5, 0.0]
-
-
-def test_ranks_are_frozen_within_an_epoch() -> None:
-    tracked = difficulty(tuple("ab"), epoch_steps=None)  # the run's three steps
-    good_a = [("a", answers(4, 4)), ("b", answers(1, 4))]
-    good_b = [("a", answers(0, 4)), ("b", answers(4, 4))]
-    assert [tracked.observe(outcome(step, good_a)) for step in (1, 2)] == [False, False]
-    assert tracked.ranks(tuple("ab")).tolist() == [UNRANKED, UNRANKED]
-    assert tracked.observe(outcome(3, good_a))
-    assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
-    # After step 5: a 12 of 20, b 11 of 20; after step 6: a 12 of 24, b 15 of 24.
-    for step in (4, 5):
-        assert not tracked.observe(outcome(step, good_b))
-        assert tracked.ranks(tuple("ab")).tolist() == [0.0, 0.5]
-    assert tracked.observe(outcome(6, good_b))
-    assert tracked.ranks(tuple("ab")).tolist() == [0.5, 0.0]
-
-
-# The budget rule
-
-
-@pytest.mark.parametrize("allocation", ["clip", "published"])
-def test_budget_over_the_first_epochs(allocation: str) -> None:
-    rule = budget(allocation=allocation)
-    found = [sizes(rule)]
-    for step in (1, 2, 3):
-        rule.observe(outcome(step, falling()))
-        found.append(sizes(rule))
-    widest = [4, 5, 6, 7, 8, 10, 12, 12]
-    assert found == [[8] * 8, [6, 6, 7, 7, 8, 10, 10, 10], widest, widest]
 
 
 def test_sizes_belong_to_prompts_and_not_to_places() -> None:
@@ -238,6 +147,10 @@ def test_sizes_belong_to_prompts_and_not_to_places() -> None:
     assert sizes(rule, tuple(reversed(IDS))) == [10, 10, 10, 8, 7, 7, 6, 6]
     # Ranks 7/8, 0, 6/8, 1/8: 6 + 8 * k / 1.75 = 10 - epsilon, 6, 9.4, 6.6; two are left, hardest first.
     assert sizes(rule, ("h", "a", "g", "b")) == [10, 6, 10, 6]
+    assert sizes(rule, ("a", "a", "a", "h")) == [10, 6, 6, 10]
+    published = budget(allocation="published")
+    published.observe(outcome(1, falling()))
+    assert sizes(published, ("a", "a", "a", "h")) == [7, 6, 6, 13]
 
 
 def test_bounds_and_ranks_wait_for_the_end_of_the_epoch() -> None:
@@ -256,13 +169,9 @@ def test_bounds_and_ranks_wait_for_the_end_of_the_epoch() -> None:
         assert sizes(rule) == [12, 12, 10, 8, 7, 6, 5, 4]
 
 
-def test_ties_of_the_budget_as_published_and_averaged() -> None:
-    flat = [(prompt_id, answers(0, 4)) for prompt_id in IDS]
-    rule = budget(ties="row_order")
-    rule.observe(outcome(1, flat))
-    assert sizes(rule) == [6, 6, 7, 7, 8, 10, 10, 10]
+def test_averaged_ties_get_equal_shares() -> None:
     rule = budget(ties="average")
-    rule.observe(outcome(1, flat))
+    rule.observe(outcome(1, [(prompt_id, answers(0, 4)) for prompt_id in IDS]))
     # Equal weights of just below 1/8 give 7 each; the 8 that are left fill the first three in row order.
     assert sizes(rule) == [10, 10, 9, 7, 7, 7, 7, 7]
 
@@ -291,29 +200,6 @@ def test_nominal_size_must_lie_within_the_bounds() -> None:
             rule.check_sizes(num_selected=4, rollouts_per_prompt=nominal)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"lowest": 0},
-        {"lowest": 13},
-        {"lowest": True},
-        {"highest": 8.0},
-        {"widen_step": 0},
-        {"allocation": "cut"},
-        {"ties": "none"},
-        {"epoch_steps": 0},
-        {"epoch_steps": True},
-        {"epoch_steps": "3"},
-    ],
-)
-def test_budget_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"prepo\.budget.*{next(iter(options))}"):
-        budget(**options)
-
-
-# Length bias
-
-
 def ranked_bias(**options: Any) -> Any:
     """After an epoch over ten prompts: p0 has rank 0, p1 .1, … p9 .9."""
     ids = tuple(f"p{i}" for i in range(10))
@@ -337,16 +223,12 @@ def test_shorter_correct_answers_to_the_easiest_prompts_earn_more() -> None:
     assert shaped_R.tolist() == pytest.approx([1.0, 0.909, 0.667, 0.5, 0.333, 0.2, 0.14], abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("share", "easy"), [(0.05, ["p0"]), (0.1, ["p0", "p1"]), (0.5, [f"p{i}" for i in range(6)]), (1.0, None)]
-)
-def test_only_ranks_up_to_the_share_are_biased(share: float, easy: list[str] | None) -> None:
-    ids = [f"p{i}" for i in range(10)]
+@pytest.mark.parametrize(("share", "num_easy"), [(0.05, 1), (0.1, 2), (0.5, 6), (1.0, 10)])
+def test_only_ranks_up_to_the_share_are_biased(share: float, num_easy: int) -> None:
     rule = ranked_bias(easiest_share=share)
-    shaped_R = rule.shape(rollouts(ids, [1.0] * 10, [1000] * 10))
-    easy = ids if easy is None else easy
-    assert shaped_R.tolist() == [0.5 if prompt_id in easy else 1.0 for prompt_id in ids]
-    assert rule.metrics() == {"prepo/length_biased_frac/mean": pytest.approx(len(easy) / 10)}
+    shaped_R = rule.shape(rollouts([f"p{i}" for i in range(10)], [1.0] * 10, [1000] * 10))
+    assert shaped_R.tolist() == [0.5] * num_easy + [1.0] * (10 - num_easy)
+    assert rule.metrics() == {"prepo/length_biased_frac/mean": pytest.approx(num_easy / 10)}
 
 
 def test_no_reward_is_changed_before_the_first_ranking() -> None:
@@ -371,34 +253,12 @@ def test_incorrect_answers_are_unchanged(wrong: float) -> None:
 
 def test_raw_rewards_and_statistics_stay_as_they_are() -> None:
     ids = tuple(f"p{i}" for i in range(4))
-    rule, plain = length_bias(ids, easiest_share=1.0), difficulty(ids)
+    rule = length_bias(ids, easiest_share=1.0)
     for step in range(1, 5):
-        trained = rollout_batch([(prompt_id, answers(4 - i, 4)) for i, prompt_id in enumerate(ids)], step)
-        before = trained.reward_R.copy()
-        rule.shape(trained)
-        assert (trained.reward_R == before).all()
-        seen = StepOutcome(trained=trained, discarded=(), step=step)
+        seen = outcome(step, [(prompt_id, answers(4 - i, 4)) for i, prompt_id in enumerate(ids)])
+        before = seen.trained.reward_R.copy()
+        rule.shape(seen.trained)
+        assert (seen.trained.reward_R == before).all()
         rule.observe(seen)
-        plain.observe(seen)
-    # With shaped rewards below 1 every answer would have been incorrect, and the ranks would be the row order.
-    state, raw = rule.state_dict()["difficulty"], plain.state_dict()
-    assert {name: array.tolist() for name, array in state.items()} == {n: a.tolist() for n, a in raw.items()}
-    assert state["num_correct_N"].tolist() == [16, 12, 8, 4]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"mu": 0.0},
-        {"mu": 1.0},
-        {"mu": float("nan")},
-        {"mu": None},
-        {"easiest_share": 0.0},
-        {"easiest_share": 1.1},
-        {"ties": "mean"},
-        {"epoch_steps": -1},
-    ],
-)
-def test_length_bias_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"prepo\.shaping.*length_bias"):
-        length_bias(("a",), **options)
+    # With shaped rewards below 1 every answer would have been incorrect.
+    assert rule.state_dict()["difficulty"]["num_correct_N"].tolist() == [16, 12, 8, 4]

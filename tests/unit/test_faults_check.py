@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults_check import differences, table
+from benchmarks.faults_check import differences
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -78,17 +78,3 @@ def test_sees_what_is_lost_doubled_or_different(
 
 def test_a_run_that_left_nothing_lost_everything(reference: Path, tmp_path: Path) -> None:
     assert len(differences(reference, tmp_path / "nothing", num_steps=3)) == 9
-
-
-def test_the_table_has_a_row_for_every_fault_and_every_chain() -> None:
-    event = {"part": "kills", "fault": "SIGKILL", "step": 3, "exit_status": -9, "seconds": 0.1, "error": "error: a|b"}
-    event |= {"num_killed": 0, "leftovers": "nothing", "count": 1}
-    check = {"part": "kills", "run": "kills-0", "faults": 1, "steps": 3, "problems": []}
-    lines = table(
-        [event, event | {"seconds": 2.0, "exit_status": 1}],
-        [check, check | {"problems": ["step 1 is 0 times in metrics.jsonl"]}],
-    ).splitlines()
-    assert "| SIGKILL | 2 | -9, 1 | 0.1 to 2.0 | 2 of 2 | 0 | nothing |" in lines
-    assert "| kills | SIGKILL | 3 | -9 | 0.1 | a/b | 0 | nothing |" in lines
-    assert "| kills | kills-0 | 1 | 3 | none |" in lines
-    assert "| kills | kills-0 | 1 | 3 | step 1 is 0 times in metrics.jsonl |" in lines

@@ -6,10 +6,10 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from benchmarks.footprint import Footprint, command_of
 
@@ -24,15 +24,6 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(segment.name, flush=True)
 time.sleep(600)
 """
-
-
-def wait_until(condition: object, limit_s: float = 10.0) -> bool:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm: NOT TESTED")
@@ -51,24 +42,20 @@ def test_names_what_a_killed_process_left_and_removes_only_that(tmp_path: Path) 
         ends.callback(other.kill)
         assert leaky.stdout is not None
         segment = Path("/dev/shm") / leaky.stdout.readline().strip()
-        assert wait_until(lambda: footprint.segments and footprint.sockets)
+        wait_until(lambda: footprint.segments and footprint.sockets)
         assert leaky.pid in footprint.processes()
         assert len(footprint.processes()) == 3  # with its child, and Python's tracker of segments
         leaky.kill()
         leaky.wait()
-        assert wait_until(lambda: len(footprint.processes()) == 1)
+        wait_until(lambda: len(footprint.processes()) == 1)
         (orphan,) = footprint.processes()
         assert "time.sleep(600)" in command_of(orphan)
         left = footprint.leftovers()
-        assert left.segments == (str(segment),)
-        assert left.sockets == (str(path),)
-        assert str(orphan) in str(left)
+        assert (left.segments, left.sockets) == ((str(segment),), (str(path),)) and str(orphan) in str(left)
         assert not footprint.wait_for_end(0.3)
-        assert footprint.kill() == 1
-        assert footprint.wait_for_end(10)
+        assert footprint.kill() == 1 and footprint.wait_for_end(10)
         footprint.clean()
         assert not segment.exists() and not path.exists()
-        assert not footprint.leftovers()
-        assert str(footprint.leftovers()) == "nothing"
+        assert str(footprint.leftovers()) == "nothing" and not footprint.leftovers()
         assert other.poll() is None
         leaky.stdout.close()

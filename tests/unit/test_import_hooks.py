@@ -28,23 +28,18 @@ def write(folder: Path, name: str, text: str = "VALUE = 1\n") -> None:
     importlib.invalidate_caches()
 
 
-def test_called_at_once_for_an_imported_module(folder: Path) -> None:
-    write(folder, "hooked_now")
-    module = importlib.import_module("hooked_now")
-    seen: list[ModuleType] = []
-    after_import("hooked_now", seen.append)
-    assert seen == [module]
-
-
-def test_called_once_in_order_after_a_later_import(folder: Path) -> None:
+def test_called_once_in_order_after_a_later_import_and_at_once_for_an_imported_module(folder: Path) -> None:
     write(folder, "hooked_later")
     seen: list[int] = []
     after_import("hooked_later", lambda module: setattr(module, "VALUE", module.VALUE + 1))
     after_import("hooked_later", lambda module: seen.append(module.VALUE))
+    assert importlib.util.find_spec("hooked_later") is not None  # as libraries probe for optional modules
     assert seen == []
     for _ in range(2):
         assert importlib.import_module("hooked_later").VALUE == 2
     assert seen == [2]
+    after_import("hooked_later", lambda module: seen.append(module.VALUE))
+    assert seen == [2, 2]
 
 
 def test_submodule_is_hooked_without_importing_its_package_early(folder: Path) -> None:
@@ -58,16 +53,6 @@ def test_submodule_is_hooked_without_importing_its_package_early(folder: Path) -
     from hooked_package.part import VALUE  # type: ignore[import-not-found]
 
     assert [VALUE] == seen == [3]
-
-
-def test_looking_for_a_module_without_importing_it_keeps_the_callback(folder: Path) -> None:
-    """Libraries probe for optional modules with find_spec before they import them."""
-    write(folder, "hooked_probe")
-    seen: list[ModuleType] = []
-    after_import("hooked_probe", seen.append)
-    assert importlib.util.find_spec("hooked_probe") is not None
-    assert seen == []
-    assert [importlib.import_module("hooked_probe")] == seen
 
 
 @pytest.mark.parametrize("text", [None, "raise ImportError('not yet')\n"])

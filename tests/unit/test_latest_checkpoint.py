@@ -21,36 +21,26 @@ def make_checkpoint(run_dir: Path, step: int) -> Path:
     return folder
 
 
-def test_no_checkpoint_is_step_0(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path) == 0
-    assert latest_checkpoint(tmp_path / "missing") == 0
-
-
 def test_the_named_checkpoint_is_taken_even_where_a_newer_folder_stands(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) == latest_checkpoint(tmp_path / "missing") == 0
     make_checkpoint(tmp_path, 2)
     make_checkpoint(tmp_path, 4)
     (tmp_path / LATEST_FILE).write_text("2")
-    assert latest_checkpoint(tmp_path) == 2
-    assert (tmp_path / LATEST_FILE).read_text() == "2"
-
-
-@pytest.mark.parametrize("torn", ["", "\0\0"])
-def test_a_torn_name_means_the_newest_complete_checkpoint_and_is_repaired(tmp_path: Path, torn: str) -> None:
-    make_checkpoint(tmp_path, 2)
-    make_checkpoint(tmp_path, 10)
-    (make_checkpoint(tmp_path, 12) / "data.pt").unlink()
-    (tmp_path / LATEST_FILE).write_text(torn)
-    assert latest_checkpoint(tmp_path) == 10
-    assert (tmp_path / LATEST_FILE).read_text() == torn  # only a resume writes
-    assert latest_checkpoint(tmp_path, repair=True) == 10
-    assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
-
-
-def test_a_name_whose_folder_was_deleted_means_the_newest_complete_checkpoint(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path, 2)
-    (tmp_path / LATEST_FILE).write_text("4")
     assert latest_checkpoint(tmp_path, repair=True) == 2
     assert (tmp_path / LATEST_FILE).read_text() == "2"
+
+
+@pytest.mark.parametrize("name", ["", "\0\0", "14"])
+def test_a_torn_name_or_a_deleted_folder_means_the_newest_complete_checkpoint(tmp_path: Path, name: str) -> None:
+    (make_checkpoint(tmp_path, 12) / "data.pt").write_bytes(b"PK\3\4 cut off")
+    (tmp_path / LATEST_FILE).write_text(name)
+    assert latest_checkpoint(tmp_path) == 0  # start over
+    make_checkpoint(tmp_path, 2)
+    make_checkpoint(tmp_path, 10)
+    assert latest_checkpoint(tmp_path) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == name  # only a resume writes
+    assert latest_checkpoint(tmp_path, repair=True) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
 
 
 def test_checkpoints_of_an_abandoned_course_are_archived(tmp_path: Path) -> None:
@@ -59,20 +49,11 @@ def test_checkpoints_of_an_abandoned_course_are_archived(tmp_path: Path) -> None
     (tmp_path / LATEST_FILE).write_text("6")
     assert archive(tmp_path, after=6) is None
     assert archive(tmp_path, after=2) == tmp_path / "earlier_1"
-    assert is_complete(tmp_path / "earlier_1" / "global_step_6") and is_complete(
-        tmp_path / "earlier_1" / "global_step_4"
-    )
+    assert all(is_complete(tmp_path / "earlier_1" / f"global_step_{step}") for step in (4, 6))
     assert latest_checkpoint(tmp_path) == 2
     assert archive(tmp_path, after=0) == tmp_path / "earlier_2"
     assert latest_checkpoint(tmp_path) == 0 and archive(tmp_path, after=0) is None
     assert not (tmp_path / LATEST_FILE).exists()
-
-
-def test_a_torn_name_without_any_complete_checkpoint_means_to_start_over(tmp_path: Path) -> None:
-    (make_checkpoint(tmp_path, 2) / "data.pt").write_bytes(b"PK\3\4 cut off")
-    (tmp_path / LATEST_FILE).write_text("")
-    assert latest_checkpoint(tmp_path, repair=True) == 0
-    assert (tmp_path / LATEST_FILE).read_text() == "0"
 
 
 @pytest.mark.parametrize("part", ["prepo_state.json", "data.pt", "actor/model_world_size_1_rank_0.pt"])

@@ -1,13 +1,21 @@
-"""The progress display, as it follows the metrics that a run writes."""
+"""What a run prints: the parts that start, each step as its metrics are written, and the closing summary."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from recipe.prepo.run.console import describe_step, progress_bar
-from recipe.prepo.run.jsonl import StepLog
+from recipe.prepo.run.jsonl import StepLog, read_lines
+from recipe.prepo.supervise import start_lines
+from recipe.prepo.supervise.start_lines import StartLines
+from recipe.prepo.tools.summary import closing_summary
 
 
 def write(log: StepLog, *steps: int, scale: float = 0.1) -> None:
@@ -79,23 +87,15 @@ def test_each_step_of_this_run_is_shown_once(
     assert f"step {steps[-1]}/5: reward {0.2 * steps[-1]:.3f}\n" in out
 
 
-def test_run_without_a_file_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar(tmp_path / "nowhere", 3):
-        pass
-    assert capsys.readouterr().out == ""
-
-
-def test_line_that_is_still_being_written_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar(tmp_path, 3):
-        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n{"step": 2, "da', encoding="utf-8")
+@pytest.mark.parametrize(
+    "rest", ['{"step": 2, "da', "not json\n", '{"no": "step"}\n'], ids=["being written", "strange", "without a step"]
+)
+def test_an_odd_line_is_not_shown_and_never_takes_the_run_down(
+    tmp_path: Path, rest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_bar(tmp_path, 3), progress_bar(tmp_path / "nowhere", 3):
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n' + rest, encoding="utf-8")
     assert shown(capsys.readouterr().out) == ["step 1/3"]
-
-
-@pytest.mark.parametrize("line", ["not json\n", '{"no": "step"}\n'])
-def test_strange_line_never_takes_the_run_down(tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar(tmp_path, 5):
-        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "data": {}}\n' + line, encoding="utf-8")
-    assert shown(capsys.readouterr().out) == ["step 1/5"]
 
 
 def test_failing_run_shows_its_steps_and_its_own_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,3 +105,65 @@ def test_failing_run_shows_its_steps_and_its_own_error(tmp_path: Path, capsys: p
         log.close()
         raise RuntimeError("out of memory")
     assert shown(capsys.readouterr().out) == ["step 1/5"]
+
+
+def test_one_line_a_part_with_the_seconds_of_the_part_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[str] = []
+    monkeypatch.setattr(start_lines, "POLL_INTERVAL_S", 0.01)
+    context = SimpleNamespace(get_job_id=lambda: "01")
+    fake = SimpleNamespace(get_runtime_context=lambda: context, JobID=SimpleNamespace(from_hex=bytes.fromhex))
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    table = SimpleNamespace(actors=lambda *_: {name: {"ActorClassName": name} for name in alive})
+    monkeypatch.setitem(sys.modules, "ray._private", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "ray._private.state", table)
+    with StartLines() as lines:
+        lines.now("Ray")
+        lines.now("the trainer")
+        lines.follow_actors()
+        for name in ("TaskRunnerV1", "WorkerDict", "RewardLoopWorker"):
+            alive.append(name)
+            time.sleep(0.1)
+    alive.append("PrepoAgentLoopWorker")
+    time.sleep(0.1)
+    assert capsys.readouterr().out.splitlines() == [
+        "starting Ray",
+        "starting the trainer (Ray: 0 s)",
+        "starting the actor (the trainer: 0 s)",
+        "starting vLLM (the actor: 0 s)",
+    ]
+
+
+ACC = "val-core/mini_math/acc/mean@2"
+LINES: list[dict[str, Any]] = [
+    {"step": 0, "data": {ACC: 0.25}},
+    {"step": 1, "data": {"prepo/rollouts_total/max": 256.0, "timing_s/step": 2}},
+    {
+        "step": 2,
+        "data": {
+            **{"prepo/rollouts_total/max": 1512.0, "prepo/response_tokens_total/max": 12345.0, "timing_s/step": 3},
+            **{ACC: 0.5, "val-core/mini_math/acc/best@2/mean": 0.9},
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 3, "da', b'{"step": 3}', b'{"step": 3, "data": {"val-core/\xc3'])
+def test_a_stopped_runs_torn_last_line_is_left_out_and_the_reports_command_named(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes("".join(json.dumps(line) + "\n" for line in LINES).encode() + torn)
+    assert list(read_lines(path)) == LINES
+    assert closing_summary(tmp_path, draws=False).endswith(f"python -m recipe.prepo.report {tmp_path}")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_summary_names_steps_cost_gain_and_report(tmp_path: Path) -> None:
+    lines = [*LINES, {"step": 3, "data": {ACC: None}}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    text = closing_summary(tmp_path)
+    assert f"run directory  {tmp_path}" in text
+    assert "2 (5 s in steps), 1,512 rollouts, 12,345 response tokens" in text
+    assert f"{ACC}: 0.250 (step 0) -> 0.500 (step 2), +0.250" in text
+    report = text.splitlines()[-1].removeprefix("report").strip()
+    assert "<html" in Path(report).read_text(encoding="utf-8")

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_run import rollout_batch, rule_options, run_facts
+from simulated_run import Groups, make_rule, run_facts
+from simulated_run import step_outcome as outcome
 
-from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import SkippingRule
-from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.rules.selection.greso import SignalHistory, skip_probability
-from recipe.prepo.types import Candidates, Refill, StepOutcome
+from recipe.prepo.types import Candidates, Refill
 
-Groups = list[tuple[str, list[float]]]
 CORRECT, INCORRECT, MIXED = [1.0] * 4, [0.0] * 4, [1.0, 0.0, 1.0, 0.0]
 
 
-def greso(ids: tuple[str, ...], *, seed: int = 0, **options: Any) -> Any:
-    rule = cast(SkippingRule, build_rule("selection", rule_options("selection", "greso", **options), seed=seed))
-    rule.bind(run_facts(ids))
-    return rule
+def greso(ids: tuple[str, ...], **options: Any) -> Any:
+    return make_rule("selection", "greso", ids, **options)
 
 
 def history(*ids: str) -> SignalHistory:
     kept = SignalHistory()
     kept.bind(run_facts(ids))
     return kept
-
-
-def outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutcome:
-    dropped = tuple(rollout_batch(groups, step, entropies=False) for groups in discarded)
-    return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
 
 
 def draw(rule: Any, ids: tuple[str, ...]) -> Any:
@@ -45,9 +35,6 @@ def draw(rule: Any, ids: tuple[str, ...]) -> Any:
 def probabilities(rule: Any) -> tuple[float, float]:
     metrics = rule.metrics()
     return metrics["prepo/p_easy/mean"], metrics["prepo/p_hard/mean"]
-
-
-# Skip probabilities
 
 
 @pytest.mark.parametrize(
@@ -65,45 +52,15 @@ def test_published_skip_probabilities(p: float, expected: dict[int, float]) -> N
     assert easy_P.tolist() == hard_P.tolist() == pytest.approx(list(expected.values()), abs=5e-4)
 
 
-# Trailing runs
-
-
-@pytest.mark.parametrize(
-    ("before", "num_correct", "size", "after"),
-    [
-        (0, 4, 4, 1),
-        (3, 4, 4, 4),
-        (-3, 4, 4, 1),
-        (0, 0, 4, -1),
-        (-3, 0, 4, -4),
-        (3, 0, 4, -1),
-        (5, 3, 4, 0),
-        (-5, 1, 4, 0),
-        (2, 1, 1, 3),
-        (2, 0, 1, -1),
-        # Thresholds on the mean reward, as published, would call these hard (<= 0.11) and easy (>= 0.98).
-        (0, 1, 12, 0),
-        (0, 99, 100, 0),
-    ],
-)
-def test_next_run(before: int, num_correct: int, size: int, after: int) -> None:
-    kept = history("a")
-    kept._run_N[0] = before
-    kept.observe(outcome([("a", [1.0] * num_correct + [0.0] * (size - num_correct))]))
-    assert kept.runs(("a",)).tolist() == [after]
-
-
-def test_partly_correct_answers_are_incorrect() -> None:
-    kept = history("a", "b")
-    kept.observe(outcome([("a", [0.1, 0.1]), ("b", [0.0, 0.1])]))
-    assert kept.runs(("a", "b")).tolist() == [-1, -1]
-
-
-def test_discarded_and_trained_groups_count_alike() -> None:
-    kept = history("a", "b", "c", "d")
-    shares = kept.observe(outcome([("a", MIXED)], [("b", CORRECT)], [("c", INCORRECT), ("d", MIXED)]))
-    assert kept.runs(tuple("abcd")).tolist() == [0, 1, -1, 0]
-    assert shares == (0.25, 0.25)
+def test_groups_count_by_correct_rollouts_whether_discarded_or_trained() -> None:
+    kept = history(*"abcdef")
+    # Thresholds on the mean reward, as published, would call e hard (<= 0.11) and f easy (>= 0.98).
+    nearly = [("e", [1.0] + [0.0] * 11), ("f", [1.0] * 99 + [0.0])]
+    shares = kept.observe(outcome([("a", MIXED), *nearly], [("b", CORRECT)], [("c", [0.1, 0.5]), ("d", [1.0])]))
+    assert kept.runs(tuple("abcdef")).tolist() == [0, 1, -1, 1, 0, 0]
+    assert shares == (5 / 123, 2 / 123)
+    assert kept.observe(outcome([])) == (0.0, 0.0)
+    assert kept.runs(tuple("abcdef")).tolist() == [0, 1, -1, 1, 0, 0]
 
 
 @given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), max_size=8), min_size=1, max_size=5))
@@ -123,42 +80,6 @@ def test_runs_are_the_end_of_the_whole_trace(steps: list[list[tuple[str, int]]])
             length = next((i for i, kind in enumerate(reversed(trace)) if kind != trace[-1]), len(trace))
             expected = length if trace[-1] == 0 else -length
         assert kept.runs((name,)).tolist() == [expected]
-
-
-def test_step_without_rollouts_changes_no_run() -> None:
-    kept = history("a")
-    kept.observe(outcome([], [("a", CORRECT)]))
-    assert kept.observe(outcome([])) == (0.0, 0.0)
-    assert kept.runs(("a",)).tolist() == [1]
-
-
-# Choosing
-
-
-def test_prompts_are_skipped_as_often_as_the_rule_says() -> None:
-    ids = ("new", "mixed", "easy1", "easy2", "easy3", "easy7", "easy40", "hard1", "hard2", "back")
-    rule = greso(ids, p_easy=0.5, p_hard=0.8)
-    for z in range(40, 0, -1):
-        flat = [
-            (name, CORRECT if name[0] == "e" else INCORRECT)
-            for name in ids
-            if name[4:].isdigit() and int(name[4:]) >= z
-        ]
-        flat.append(("back", CORRECT if z % 2 else INCORRECT))
-        rule.observe(outcome([("mixed", MIXED)], flat))
-    rule.observe(outcome([("back", MIXED)]))
-    expected = [0.0, 0.0, 0.5, 0.75, 0.875, 1 - 0.5**7, 0.99, 0.2, 1 - 0.64, 0.0]
-    expected[5] = 0.99  # 0.5^7 = 0.0078 is below the least probability of keeping a prompt
-    num_draws = 20_000
-    for name, probability in zip(ids, expected, strict=True):
-        found = draw(rule, (name,) * num_draws)
-        skipped = len(found.skip_reasons) / num_draws
-        # Five standard deviations; exact where the probability is 0.
-        assert skipped == pytest.approx(probability, abs=5 * math.sqrt(probability * (1 - probability) / num_draws))
-        assert set(found.skip_reasons.values()) <= {"all_wrong_before" if name[0] == "h" else "all_right_before"}
-
-
-# Control of the probabilities
 
 
 def controlled(num_prompts: int = 6, **options: Any) -> Any:
@@ -182,35 +103,17 @@ def test_probabilities_stay_within_their_bounds() -> None:
         assert probabilities(rule)[0] == expected
 
 
-def test_probabilities_wait_for_the_second_epoch_of_draws() -> None:
+def test_probabilities_wait_for_the_second_epoch_of_draws_and_move_once_a_step() -> None:
     rule = greso(tuple("abcdef"))
     all_correct = outcome([], [("a", CORRECT)])
     draw(rule, ("a", "b", "c"))
     rule.observe(all_correct)
-    assert probabilities(rule) == (0.5, 0.5)
-    draw(rule, ("d", "e"))
+    draw(rule, ("a", "d"))  # a skipped prompt counts as drawn, too
     rule.observe(all_correct)
     assert probabilities(rule) == (0.5, 0.5)
-    draw(rule, ("f", "a"))  # the second epoch begins within this step
-    rule.observe(all_correct)
-    assert probabilities(rule) == pytest.approx((0.49, 0.51))
-
-
-def test_skipped_prompts_count_as_drawn() -> None:
-    rule = greso(("a", "b"), p_easy=0.05)
-    for _ in range(5):
-        rule.observe(outcome([], [("a", CORRECT)]))
-    found = draw(rule, ("a", "a", "a"))
-    assert len(found.skip_reasons) == 3  # each with probability 0.99
-    rule.observe(outcome([("b", MIXED)]))
-    assert probabilities(rule) == pytest.approx((0.06, 0.51))
-
-
-def test_probabilities_move_once_a_step_and_not_once_a_round() -> None:
-    rule = controlled()
     for _ in range(4):
-        draw(rule, ("p1", "p2"))
-    rule.observe(outcome(groups((8, 3)), groups((8, 8)), groups((8, 8)), groups((8, 8))))
+        draw(rule, ("f", "a"))  # the second epoch begins within this step
+    rule.observe(outcome([], *[[("a", CORRECT)]] * 4))
     assert probabilities(rule) == pytest.approx((0.49, 0.51))
 
 
@@ -243,20 +146,21 @@ def test_share_that_meets_its_target_exactly_lowers_the_probability() -> None:
     assert {k: p for k, p in found.items() if p != (0.49, 0.49)} == {}
 
 
-def test_controlled_probability_is_the_one_that_is_used() -> None:
-    rule = controlled()
-    for _ in range(60):
-        rule.observe(outcome([], [("p0", INCORRECT)]))
-    rule.observe(outcome([("p0", MIXED)]))
-    rule.observe(outcome([], [("p0", CORRECT), ("p1", INCORRECT)]))
+def test_prompts_are_skipped_as_often_as_the_controlled_probabilities_say() -> None:
+    rule = controlled(8)
+    for step in range(20):
+        last = [("p6", CORRECT if step % 2 else INCORRECT)]
+        rule.observe(outcome([("p1", MIXED)], [("p5", INCORRECT), *last]))
+    rule.observe(outcome([("p5", MIXED), ("p6", MIXED)]))
+    rule.observe(outcome([], [("p2", CORRECT), ("p3", INCORRECT), ("p4", CORRECT)]))
+    rule.observe(outcome([], [("p4", CORRECT)]))
     p_easy, p_hard = probabilities(rule)
-    assert (p_easy, p_hard) == pytest.approx((0.94, 0.05))
-    for name, p in (("p0", p_easy), ("p1", p_hard)):
-        skipped = len(draw(rule, (name,) * 20_000).skip_reasons) / 20_000
-        assert skipped == pytest.approx(1 - p, abs=5 * math.sqrt(p * (1 - p) / 20_000))
-
-
-# Refill rounds
+    expected = {"p0": 0.0, "p1": 0.0, "p2": 1 - p_easy, "p3": 1 - p_hard, "p4": 1 - p_easy**2, "p5": 0.0, "p6": 0.0}
+    assert 0.1 < p_hard < p_easy
+    for name, p in expected.items():
+        found = draw(rule, (name,) * 20_000).skip_reasons
+        assert len(found) / 20_000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 20_000))
+        assert set(found.values()) <= {"all_wrong_before" if name == "p3" else "all_right_before"}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +182,7 @@ def test_published_refills(
     num_missing: int, alpha: float, estimate: int | None, is_last: bool, num_prompts: int
 ) -> None:
     rule = greso(("a",), min_round=64)
-    assert rule.first_round(256) == 384
+    assert (rule.first_round(256), rule.first_round(1), rule.first_round(3)) == (384, 1, 4)
     found = rule.next_round(num_missing, zero_variance_frac=alpha, num_selected=256, refills=())
     assert found == Refill(num_prompts, estimate, is_last)
 
@@ -291,13 +195,6 @@ def test_refill_of_any_round(num_missing: int, num_flat: int, full_round: int, m
     assert min(min_round, full_round) <= found.num_prompts <= full_round
     assert found.estimate is not None and found.estimate >= num_missing
     assert found.is_last == (found.estimate <= full_round)
-
-
-@pytest.mark.parametrize(
-    ("num_selected", "ratio", "expected"), [(256, 1.5, 384), (128, 1.5, 192), (1, 1.5, 1), (3, 1.5, 4), (7, 1.0, 7)]
-)
-def test_first_round(num_selected: int, ratio: float, expected: int) -> None:
-    assert greso(("a",), first_round_ratio=ratio).first_round(num_selected) == expected
 
 
 def next_round(rule: Any, *refills: Refill) -> Refill | None:
@@ -324,32 +221,3 @@ def test_step_has_no_more_rounds_than_allowed(max_rounds: int) -> None:
         refills.append(refill)
         assert len(refills) < 10
     assert 1 + len(refills) == max_rounds
-
-
-# Options
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"p_easy": 0.96},
-        {"p_hard": 0.04},
-        {"p_easy": math.nan},
-        {"p_step": -0.01},
-        {"p_min": 0.6},
-        {"p_min": 0.9, "p_max": 0.1},
-        {"explore": 0.0},
-        {"explore": 1.5},
-        {"target_hard": "much"},
-        {"first_round_ratio": 0.9},
-        {"first_round_ratio": math.inf},
-        {"safety": math.nan},
-        {"min_round": 0},
-        {"max_rounds": 1.0},
-        {"allow_short": "no"},
-        {"allow_short": None},
-    ],
-)
-def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"prepo\.selection.*greso"):
-        greso(("a",), **options)

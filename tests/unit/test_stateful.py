@@ -69,12 +69,6 @@ def test_saved_state_does_not_follow_the_object_nor_the_object_the_state() -> No
         np.testing.assert_equal(saved, kept)
 
 
-def test_none_becomes_a_number_and_a_fresh_none_stays() -> None:
-    other = Everything()
-    other.load_state_dict(Everything().state_dict())
-    assert other._target is None
-
-
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
