@@ -30,6 +30,10 @@ class StateError(PrepoError, ValueError):
     """Saved state is damaged, or belongs to another run, rule, data set or version."""
 
 
+class RewardError(PrepoError, ValueError):
+    """The reward function failed or returned no reward. The message names it, the prompt, the cause and the line."""
+
+
 class NumericsError(PrepoError, ValueError):
     """A log-probability, entropy or weight is not finite. The message names the prompt."""
 
