@@ -1,7 +1,7 @@
 """The user's own reward function: loaded as verl 0.9.1 loads it, and called so that every failure says why.
 
-A run puts :func:`grade` in front of the function (:func:`in_front_of`), so that a worker's error names the function, the
-prompt, the cause and the line. ``load_reward`` and ``grade_rows`` try a function without a run.
+A run puts :func:`grade` in front of the function (:func:`in_front_of`), so that a worker's error names the function,
+the prompt, the cause and the line. ``load_reward`` and ``grade_rows`` try a function without a run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import inspect
 import math
-import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recipe.prepo.errors import ConfigError, RewardError
+from recipe.prepo.errors import ConfigError, RewardError, root_cause
 
 KEY = "reward.custom_reward_function"
 WANTED = (
     "It must return a finite number, or a dictionary with such a number as 'score' (and 'acc', 1 for correct or 0)."
 )
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _loading = threading.RLock()  # verl calls from many threads
 
 
@@ -53,7 +51,7 @@ def _load(path: str, name: str) -> Callable[..., Any]:
         module = _import(path)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{KEY}.path={path} does not import: {cause(error)}. Correct the file or the path."
+            f"{KEY}.path={path} does not import: {_cause(error)}. Correct the file or the path."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -187,22 +185,15 @@ def _value(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
-def cause(error: BaseException) -> str:
-    """An error as one line: type, message, and the file and line of the user's code that raised it."""
-    first_line = str(error).strip().partition("\n")[0]
-    text = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    theirs = [frame for frame in frames if not frame.filename.startswith(("<", *_LIBRARIES))]
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{text} ({error.filename}:{error.lineno})"
-    return f"{text} ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else text
-
-
 def _failed(function: Mapping[str, Any], arguments: Mapping[str, Any], error: BaseException) -> RewardError:
     is_mine = isinstance(error, _NoRewardError)
     prompt = (arguments.get("extra_info") or {}).get("prompt_id")
     return RewardError(
         f"the reward function {function.get('name')} of {function['path']} "
-        f"{error if is_mine else f'raised {cause(error)}'} for prompt {prompt!r} (data source "
+        f"{error if is_mine else f'raised {_cause(error)}'} for prompt {prompt!r} (data source "
         f"{arguments.get('data_source')!r})." + (f" {WANTED}" if is_mine else "")
     )
+
+
+def _cause(error: BaseException) -> str:
+    return root_cause("".join(traceback.format_exception(error, chain=False)))
