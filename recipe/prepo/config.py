@@ -78,7 +78,7 @@ class Need(NamedTuple):
     """A value that a run needs: the only form in which values are refused.
 
     Attributes:
-        path: its key.
+        path: its key, or the group of a rule (``prepo/selection``).
         ok: whether its value works.
         why: why it does not.
         wanted: a value that works.
@@ -101,7 +101,9 @@ def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
     for path, ok, why, wanted, otherwise in needs:
         if not ok:
             fix = f"{path}={'null' if wanted is None else wanted}" + (otherwise and f", or {otherwise}")
-            raise ConfigError(f"{path}={value_at(config, path, None)!r}: {why}. Set {fix}.")
+            value = value_at(config, path.replace("/", "."), None)
+            shown = value["name"] if "/" in path else repr(value)
+            raise ConfigError(f"{path}={shown}: {why}. Set {fix}.")
 
 
 def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:

@@ -29,7 +29,15 @@ from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.cpu.fork_server import ForkServer, import_modules
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.preflight import check_all, check_device, joined_ray, refuse_old_names, set_paths
+from recipe.prepo.preflight import (
+    DataFound,
+    Findings,
+    check_all,
+    check_device,
+    joined_ray,
+    refuse_old_names,
+    set_paths,
+)
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
@@ -160,33 +168,48 @@ def run(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         prepo = read_config(plain)
         check_device(plain)
-        lines, total_steps = check_all(plain, prepo)
+        data = check_all(plain, prepo)
         OmegaConf.resolve(config)  # the workers may lack the variables that the configuration interpolates
         with open_dict(config):
             make_paths_absolute(config)
             choose_ray(config)
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
-        print(*lines, f"run       {run_dir}", sep="\n", flush=True)
-        stopped = None
         first_step = resume_step(config.trainer, prepo)
-        if first_step >= total_steps and not config.trainer.val_only:
-            print(
-                f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
-                f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
-            )
-        else:
-            archive_earlier(config.trainer, first_step)
-            live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            bar = progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks)
-            roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
-            sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
-            with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
-                stopped = train(config, start_lines)
+        roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
+        sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
+        with sweeper, fork_server(config), StartLines() as start_lines:
+            start_lines.now("the libraries")
+            lines, total_steps = check_libraries(config, prepo, data)
+            print(*lines, f"run       {run_dir}", sep="\n", flush=True)
+            stopped = None
+            if first_step >= total_steps and not config.trainer.val_only:
+                print(
+                    f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
+                    f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
+                )
+            else:
+                archive_earlier(config.trainer, first_step)
+                live = live_report(run_dir, prepo.report_every, first_step=first_step)
+                with progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks), live:
+                    stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))
         if stopped:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
+
+
+def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
+    """Import verl and make the checks that need it; raises as :func:`check_with_verl`."""
+    # About engines that are not installed, a critic that no method has, Ray's token and the platform: nothing to change.
+    for text in (".* engine is not available", "Disabled critic"):
+        warnings.filterwarnings("ignore", message=text)
+    for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
+        logging.getLogger(name).disabled = True
+    import_modules(["verl.trainer.main_ppo"])
+    from recipe.prepo.verl_checks import check_with_verl
+
+    return check_with_verl(config, prepo, data)
 
 
 def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
@@ -199,17 +222,8 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         ConfigError: another run is on the cluster.
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
-    start_lines.now("the libraries")
-    # About engines that are not installed, a critic that no method has, Ray's token and the platform: nothing to change.
-    for text in (".* engine is not available", "Disabled critic"):
-        warnings.filterwarnings("ignore", message=text)
-    for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
-        logging.getLogger(name).disabled = True
-    import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
 
     import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
     from recipe.prepo.supervise import messages
@@ -218,9 +232,6 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         with StopSignals(messages.request_stop) as signals, ExitStack() as quiet:
             start_lines.now("Ray")
             quiet.enter_context(redirect_stdout(io.StringIO()))  # verl prints dictionaries until Ray has started
-            validate_config(
-                config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-            )
 
             def before_training() -> None:
                 quiet.close()

@@ -130,7 +130,7 @@ def grade_rows(
     Args:
         function: as in :func:`load_reward`.
         rows: rows with verl's columns ``data_source``, ``reward_model`` and ``extra_info``.
-        responses: what to grade; by default the gold answer behind ``####`` and in a box.
+        responses: what to grade; by default the gold answer in a box and, last, behind ``####``.
 
     Raises:
         ConfigError, RewardError: as :func:`load_reward` and :func:`grade`.
@@ -141,7 +141,7 @@ def grade_rows(
         gold = row["reward_model"]["ground_truth"]
         arguments = {
             "data_source": row["data_source"],
-            "solution_str": f"#### {gold}\n\\boxed{{{gold}}}" if responses is None else responses[number],
+            "solution_str": f"\\boxed{{{gold}}}\n#### {gold}" if responses is None else responses[number],
             "ground_truth": gold,
             "extra_info": {**(row.get("extra_info") or {}), "num_turns": None, "rollout_reward_scores": {}},  # as verl
         }
