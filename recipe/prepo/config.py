@@ -117,7 +117,7 @@ def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
         if not isinstance(node, Mapping) or key not in node:
             if default:
                 return default[0]
-            raise ConfigError(f"{path} is not in the configuration. Compose it from conf/prepo.yaml.")
+            raise ConfigError(f"{path} is not in the configuration. Compose it from conf/prepo_trainer.yaml.")
         node = node[key]
     if node == "???":
         raise ConfigError(f"{path} must be set. Add {path}=<value>.")
@@ -138,11 +138,11 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     """
     prepo = value_at(config, "prepo")
     if not isinstance(prepo, Mapping):
-        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo.yaml.")
+        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo_trainer.yaml.")
     for key in prepo:
         if f"prepo.{key}" not in KEYS:
             hint = did_you_mean(key, [known.removeprefix("prepo.") for known in KEYS])
-            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo.yaml.")
+            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo_trainer.yaml.")
     rules = {group: _rule_options(value_at(config, f"prepo.{group}"), group) for group in REGISTRIES}
     check(config, _own_needs(config))
     num_selected = value_at(config, "data.train_batch_size")

@@ -276,16 +276,24 @@ def require_same_run(
     options of each rule group.
 
     Raises:
-        StateError: names the first difference.
+        StateError: names the rules where they differ, else the first difference.
     """
+    same = (
+        "a resumed run could not make the same choices. Use the same setting, or start over in a new directory "
+        "(trainer.experiment_name=<new name>)."
+    )
+    names = {group: (state["options"].get(group, {}).get("name"), now["name"]) for group, now in options.items()}
+    other = {group: pair for group, pair in names.items() if pair[0] != pair[1]}
+    if other:
+        saved, now = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
+        raise StateError(f"the checkpoint was written with {saved}, this run has {now}: {same}")
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
     for part, saved, now in [("run", state["identity"], identity), *parts]:
         for key in sorted(now):
             if saved.get(key) != now[key]:
                 raise StateError(
                     f"the checkpoint was written with {part}.{key}={saved.get(key)!r}, this run has {now[key]!r}: "
-                    f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
-                    f"directory (trainer.experiment_name=<new name>)."
+                    f"{same}"
                 )
 
 

@@ -6,12 +6,13 @@ run may be meant for another machine.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,24 +23,33 @@ from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 from recipe.prepo.preflight import check_all, has_gpu, refuse_old_names, set_paths
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(arguments: Sequence[str]) -> DictConfig:
     """The configuration that ``recipe.prepo.main`` would see with these overrides.
+
+    A configuration of one's own is named as Hydra has it, with ``--config-path`` (absolute) and ``--config-name``.
 
     Raises:
         ConfigError: an unknown experiment, method, rule or key. The message lists or suggests known ones.
     """
     set_paths()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn", default="prepo")
+    own, overrides = parser.parse_known_args(arguments)
     refuse_old_names(overrides)
-    with initialize_config_module("recipe.prepo.conf", version_base=None):
+    module = initialize_config_module("recipe.prepo.conf", version_base=None)
+    with initialize_config_dir(own.config_path, version_base=None) if own.config_path else module:
         try:
-            config = compose("prepo", overrides=list(overrides))
+            config = compose(own.config_name, overrides=overrides)
             OmegaConf.to_container(config, resolve=True)
             return config
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             hint = ""
             if unknown := re.match("Could not override '(.+)'", str(error)):
                 others = [override for override in overrides if not override.startswith(f"{unknown[1]}=")]
-                hint = did_you_mean(unknown[1], _paths(OmegaConf.to_container(compose("prepo", overrides=others))))
+                hint = did_you_mean(
+                    unknown[1], _paths(OmegaConf.to_container(compose(own.config_name, overrides=others)))
+                )
             raise ConfigError(f"the overrides do not compose: {error}{hint}") from error
 
 

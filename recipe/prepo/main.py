@@ -28,6 +28,7 @@ from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.cpu.fork_server import ForkServer, import_modules
+from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
 from recipe.prepo.preflight import (
     DataFound,
@@ -315,10 +316,13 @@ def readable_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point. Hydra itself rejects an unknown experiment, rule or key, and lists the known ones."""
+    """Entry point; every argument is a Hydra override, or one of Hydra's own options."""
     with readable_errors():
         set_paths()
         refuse_old_names(sys.argv[1:])
+        options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+        if all(option.startswith(("--config-", "-cp", "-cn")) for option in options):
+            compose_config(sys.argv[1:])  # Hydra's own errors suggest nothing
     run()
 
 

@@ -36,17 +36,36 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"tools"},
     "analyze": {"tools"},
     "plugin": {"cpu", "import_hooks", "modes", "trainer"},
-    "main": {"config", "controller", "cpu", "preflight", "errors", "modes", "run", "supervise", "tools", "trainer"},
-    "doctor": {"config", "cpu", "preflight", "errors"},
+    "main": {
+        "config",
+        "controller",
+        "cpu",
+        "doctor",
+        "preflight",
+        "verl_checks",
+        "errors",
+        "modes",
+        "run",
+        "supervise",
+        "tools",
+        "trainer",
+    },
+    "verl_checks": {"config", "errors", "preflight", "reward", "rows"},
+    "doctor": {"config", "cpu", "preflight", "errors", "verl_checks"},
 }
 STACK = {"verl", "ray", "transfer_queue", "tensordict", "torch", "transformers", "vllm"}
 CONFIGURATION = {"hydra", "omegaconf"}
 # Who may import what of these, at the top of the file and inside of functions.
 AT_THE_TOP = {
     **dict.fromkeys(("trainer", "supervise", "modes"), STACK | {"omegaconf"}),
-    **{"cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION},
+    **{"cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION, "verl_checks": {"omegaconf"}},
 }
-IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}, "tools": {"verl", "vllm"}}
+IN_FUNCTIONS = {
+    **AT_THE_TOP,
+    "main": CONFIGURATION | {"verl", "ray"},
+    "verl_checks": {"verl"},
+    "tools": {"verl", "vllm"},
+}
 
 
 def sources() -> list[Path]:

@@ -25,7 +25,7 @@ share of prompts that still teach, pass rates by fifths of perplexity, and a fig
 what is missing.
 """
 FIGURE = "perplexity_pass_rate.png"
-DEFAULT_GROUP = 8  # rollouts of a group, as in conf/prepo.yaml
+DEFAULT_GROUP = 8  # rollouts of a group, as in conf/recipe_defaults.yaml
 NUM_PARTS = 5
 CLEAR_RHO = 0.3
 
