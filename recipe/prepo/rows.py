@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,13 +103,16 @@ def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
 
 
 def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """The first of ``wanted`` among a file's columns, as written there; case and outer spaces do not count.
+    """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
 
-    >>> guess_column(["Problem", "Solution ", "Answer"], ANSWER_COLUMNS)
-    'Answer'
+    >>> guess_column(["Problem", "Correct Answer ", "id"], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
+    ('Correct Answer ', 'goldAnswer')
     """
-    by_name = {name.strip().lower(): name for name in reversed(list(names))}
-    return next((by_name[each] for each in wanted if each in by_name), None)
+    names = list(names)
+    known = [*names, *(name.partition(".")[0] for name in names)]
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower() for name in known]
+    by_words = dict(zip(reversed(words), reversed(known), strict=True))
+    return next((by_words[each] for each in wanted if each in by_words), None)
 
 
 def own_command(path: str, names: Sequence[str]) -> str:
@@ -421,20 +425,19 @@ def _check_joinable(files: Sequence[_FileCheck]) -> None:
             datasets.concatenate_datasets([datasets.Dataset(nulls[0]), datasets.Dataset(table)])
         except ValueError as error:
             raise DataError(
-                f"{files[0].name} and {file.name} cannot be used together, because verl joins files of the same columns"
-                f" only. {_difference(files[0].schema, file.schema) or error}. Make both again with the same command: "
+                f"{files[0].name} and {file.name} cannot be used together, because verl cannot join their columns:"
+                f" {_difference(files[0].schema, file.schema) or error}. Make both again with the same command: "
                 f"{files[0].command}; {file.command}."
             ) from error
 
 
 def _difference(first: pa.Schema, second: pa.Schema) -> str:
-    """Fields of columns that both files have, but with another type or not at all."""
+    """Columns and fields that both files have, with another type."""
     types = [{field.name: field.type for column in schema for field in _leaves(column)} for schema in (first, second)]
-    shared = set(first.names) & set(second.names)
     return "; ".join(
-        f"{name} is {types[0].get(name, 'absent')} in the first, {types[1].get(name, 'absent')} in the second"
-        for name in dict.fromkeys([*types[0], *types[1]])
-        if name.split(".")[0] in shared and types[0].get(name) != types[1].get(name)
+        f"{name} is {type_} in the first, {types[1][name]} in the second"
+        for name, type_ in types[0].items()
+        if types[1].get(name, type_) != type_
     )
 
 
