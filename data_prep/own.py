@@ -116,7 +116,7 @@ def _find(source: str, config: str | None, splits: Sequence[str] | None) -> dict
         if path.suffix not in SUFFIXES:
             raise DataError(f"--source {source}: its suffix is {path.suffix!r}, but must be one of {kinds}.")
         if splits and len(splits) > 1:
-            raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one split, or use --hold-out ROWS.")
+            raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one, or use --hold-out ROWS.")
         return {splits[0] if splits else _split_of(path): (str(path), read_file(path))}
     if not path.is_dir():
         raise DataError(f"--source {source}: no such file or folder. Give a {kinds} file, a folder or a hub id.")
@@ -199,7 +199,8 @@ class _Columns:
 
     def __str__(self) -> str:
         used = (self.question, self.answer or self.question, self.id or self.question, *self.keep, "data_source")
-        ignored = [name for name in self.names if name not in used and not name.startswith(tuple(f"{n}." for n in used))]
+        fields = tuple(f"{name}." for name in used)
+        ignored = [name for name in self.names if name not in used and not name.startswith(fields)]
         return (
             f"question {self.question}, answer {self.answer or f'the last reply in {self.question}'}, id "
             f"{self.id or 'from the question'}" + (f"; not used: {', '.join(ignored)}" if ignored else "")

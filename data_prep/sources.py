@@ -101,9 +101,8 @@ def _read_csv(path: Path) -> Iterator[Located]:
     text = _text(path)
     header = text.lstrip().partition("\n")[0]
     try:
-        table = pd.read_csv(
-            io.StringIO(text), sep=max(",;\t|", key=header.count), dtype=str, keep_default_na=False, skipinitialspace=True
-        )
+        separator = max(",;\t|", key=header.count)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
     yield from ((f"row {i}", row) for i, row in enumerate(table.to_dict("records")))

@@ -270,7 +270,12 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     media_keys = [str(get(f"data.{name}_key", f"{name}s")) for name in ("image", "video", "audio")]
     facts = [validate_files(each, prompt_key=get("data.prompt_key", "prompt"), media_keys=media_keys) for each in files]
     for each in facts:
-        check(config, _rows(get, prepo, each))
+        check(config, _rows(get, each))
+    others = sorted(facts[0].agent_loops - {SINGLE_TURN})
+    why = f"their column agent_name has {', '.join(others)}, which may put tools into a prompt after it was scored"
+    otherwise = "choose without scores: prepo/selection=uniform"
+    wanted = "<files without that column>"
+    check(config, [Need("data.train_files", not (prepo.score_prompts and others), why, wanted, otherwise)])
     if prepo.val_samples:
         check_val_samples(prepo.val_samples, facts[1].data_sources)
     limit = get("data.train_max_samples", -1)
@@ -279,8 +284,8 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     return DataFound(num_rows, facts[0].num_without_id, files[0])
 
 
-def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
-    """What the rows need of the model, the reward and the rules."""
+def _rows(get: Get, facts: RowFacts) -> Iterator[Need]:
+    """What the rows need of the model and the reward."""
     path = "actor_rollout_ref.model.path"
     folder = Path(os.path.expanduser(str(get(path))))
     ok = not facts.media or not folder.is_dir() or any(folder.glob("*processor_config.json"))
@@ -290,10 +295,6 @@ def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
     why = f"{facts.ungradable}, an object or bytes, which the default reward can never match"
     ok = not facts.ungradable or get(path, None) != default
     yield Need(path, ok, why, "<your reward.py>", "make text golds: python -m data_prep own … --answer KEY.FIELD")
-    if prepo.score_prompts:
-        others = sorted(facts.agent_loops - {SINGLE_TURN})
-        why = f"the data's column agent_name has {others}, whose tools would make a prompt differ from the scored one"
-        yield Need("prepo.selection.name", not others, why, "uniform", "drop the column agent_name")
 
 
 def remarks(prepo: PrepoConfig) -> list[str]:

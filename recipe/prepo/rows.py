@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,7 +104,7 @@ def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
 def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
     """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
 
-    >>> guess_column(["Problem", "Correct Answer ", "id"], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
+    >>> guess_column(["Problem", "Correct Answer "], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
     ('Correct Answer ', 'goldAnswer')
     """
     names = list(names)
@@ -204,12 +203,12 @@ def rows_within_limit(
     Raises:
         DataError: the chat template fails for every prompt. verl drops a prompt for which it fails.
     """
-    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, **{**template_kwargs, "tokenize": False})
+    options = {**template_kwargs, "add_generation_prompt": True, "tokenize": False}
     texts: list[str] = []
     failure: Exception | None = None
     for prompt in prompts:
         try:
-            texts.append(render(prompt))
+            texts.append(tokenizer.apply_chat_template(prompt, **options))
         except Exception as error:  # templates raise many kinds of error
             failure = error
     if failure and not texts:
@@ -263,9 +262,12 @@ def _open(path: str) -> Iterator[tuple[pa.Schema, _Read]]:
             raise _unreadable(path, "JSON lines", error) from error
         finally:
             datasets.enable_progress_bars()
-        yield table.schema, lambda leaves: table.select(
-            [name for name in table.column_names if name in {leaf.split(".")[0] for leaf in leaves}]
-        ).to_batches()
+        yield (
+            table.schema,
+            lambda leaves: table.select(
+                [name for name in table.column_names if name in {leaf.split(".")[0] for leaf in leaves}]
+            ).to_batches(),
+        )
     elif not path.endswith(".parquet") and Path(path).is_file():
         raise DataError(
             f"data file {path}: verl reads .parquet, .json and .jsonl files only. Make one:"
