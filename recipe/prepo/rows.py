@@ -31,11 +31,11 @@ MEDIA_KEYS = ("images", "videos", "audios")
 SINGLE_TURN = "single_turn_agent"
 TOKENIZED_AT_ONCE = 1024
 # Where files have the question and the gold answer, best first, in small letters; dots lead into an object.
-QUESTION_COLUMNS = ("prompt", "problem", "question", "query", "messages", "conversations", "conversation")
-QUESTION_COLUMNS += ("extra_info.question", "instruction", "input", "task", "text")
-ANSWER_COLUMNS = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold", "gold_answer")
-ANSWER_COLUMNS += ("correct_answer", "expected_answer", "reference_answer", "extra_info.answer", "answers", "target")
-ANSWER_COLUMNS += ("label", "labels", "solution", "completion", "response", "output")
+QUESTION_COLUMNS: tuple[str, ...] = ("prompt", "problem", "question", "query", "messages", "conversations")
+QUESTION_COLUMNS += ("conversation", "extra_info.question", "instruction", "input", "task", "text")
+ANSWER_COLUMNS: tuple[str, ...] = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold")
+ANSWER_COLUMNS += ("gold_answer", "correct_answer", "expected_answer", "reference_answer", "extra_info.answer")
+ANSWER_COLUMNS += ("answers", "target", "label", "labels", "solution", "completion", "response", "output")
 
 
 @dataclass(frozen=True)
