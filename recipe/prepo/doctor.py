@@ -1,4 +1,4 @@
-"""``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no Ray and no GPU.
+"""``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no GPU, starts no Ray.
 
 Exit status 0 when it would, 2 with one readable error when it would not. A missing GPU is only reported, because the
 run may be meant for another machine.
@@ -55,8 +55,12 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     Raises:
         PrepoError: the first thing that would stop the run.
     """
-    config: Any = OmegaConf.to_container(compose_config(overrides), resolve=True)
+    composed = compose_config(overrides)
+    config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
+    data = check_all(config, prepo)
+    from recipe.prepo.verl_checks import check_with_verl
+
     device = config["trainer"]["device"]
     lacks_gpu = device != CPU_PLATFORM and not has_gpu()
     sizes = f"{prepo.num_selected} prompts x {prepo.rollouts_per_prompt} rollouts"
@@ -64,7 +68,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     if prepo.skips_prompts:
         step = f"{prepo.min_prompts} prompts first, refilled until {sizes} have a signal"
     return [
-        *check_all(config, prepo).lines,
+        *check_with_verl(composed, prepo, data).lines,
         f"device    {device}" + (": this machine shows no GPU, so run it on one that has some" if lacks_gpu else ""),
         "rules     " + " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items()),
         f"step      {step}",

@@ -191,6 +191,13 @@ def read_prompts(
     return [prompts[i] for i in drawn]
 
 
+def first_rows(path: str | Path, number: int) -> list[dict[str, Any]]:
+    """The first rows of a file that has passed :func:`validate_files`, with the columns that a reward reads."""
+    with _open(str(path)) as (schema, read):
+        names = [name for name in ("data_source", "reward_model", "extra_info") if name in schema.names]
+        return next(iter(read(names))).slice(0, number).to_pylist()
+
+
 def rows_within_limit(
     prompts: Sequence[Any], tokenizer: Any, template_kwargs: Mapping[str, Any], max_prompt_tokens: int
 ) -> int:

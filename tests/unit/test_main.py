@@ -76,7 +76,7 @@ def trainer(mode: str, folder: Path, path: Any = None) -> Any:
     return OmegaConf.create(values)
 
 
-PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
+PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={}, correct_above=None, reward_range=None)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

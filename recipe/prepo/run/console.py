@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +31,9 @@ def describe_step(numbers: Numbers) -> str:
         ZERO_ADVANTAGE: "zero-advantage {:.0%}",
         ROLLOUTS: "rollouts {:,.0f}",
     }
-    if numbers.get("prepo/failed_rollouts/sum"):
-        texts["prepo/failed_rollouts/sum"] = "{:.0f} of them failed"
+    for name, text in (("failed_rollouts", "{:.0f} of them failed"), ("discarded_rollouts", "{:.0f} discarded")):
+        if numbers.get(f"prepo/{name}/sum"):
+            texts[f"prepo/{name}/sum"] = text
     texts |= dict.fromkeys(filter(held_out_set, numbers), "held-out {:.3f}")
     return ", ".join(text.format(value) for name, text in texts.items() if (value := numbers.get(name)) is not None)
 
@@ -78,15 +79,22 @@ def follow_steps(run_dir: Path, report: Callable[[int, Numbers], None], *, first
 
 
 @contextmanager
-def progress_bar(run_dir: Path, total_steps: int, *, first_step: int = 0) -> Iterator[None]:
+def progress_bar(
+    run_dir: Path, total_steps: int, *, first_step: int = 0, remarks: Callable[[], Iterable[str]] = tuple
+) -> Iterator[None]:
     """Show the progress of the run in ``run_dir`` while the body runs; a resumed run continues from ``first_step``.
 
     A bar on a terminal; elsewhere a line per step, with the step's seconds and the time left if steps, validations and
-    checkpoints go on at their mean pace.
+    checkpoints go on at their mean pace. ``remarks`` returns what else to print below a step.
     """
     took: list[float] = []
 
     def show(step: int, numbers: Numbers) -> None:
+        show_step(step, numbers)
+        for remark in remarks():
+            tqdm.write(f"note: {remark}")
+
+    def show_step(step: int, numbers: Numbers) -> None:
         text = describe_step(numbers)
         if not bar.disable:
             bar.set_postfix_str(text, refresh=False)

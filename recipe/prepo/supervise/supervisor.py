@@ -48,6 +48,10 @@ class Supervisor:
         """The run ends after the trainer's current step, as requested."""
         messages.put(messages.STOPPED, str(self.trainer.global_steps))
 
+    def tell(self, text: str) -> None:
+        """Let the driver print a line beside those of the steps."""
+        messages.tell(text)
+
     # ---- failures ---------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -85,6 +89,8 @@ class Supervisor:
         if failed.training > num_rollouts:
             raise self._failed(failed, f"{num_rollouts} are left")
         if failed:
+            if not self._counted:
+                self.tell(f"step {self.trainer.global_steps}: {failed}. They are left out, in later steps too.")
             messages.put(messages.FAILED, str(found))
         self._counted = found
         metrics["prepo/failed_rollouts/sum"] = failed.training
