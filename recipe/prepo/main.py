@@ -201,7 +201,7 @@ def run(config: DictConfig) -> None:
 
 def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
     """Import verl and make the checks that need it; raises as :func:`check_with_verl`."""
-    # About engines that are not installed, a critic that no method has, Ray's token and the platform: nothing to change.
+    # About engines that are not installed, a critic that no method has, Ray's token, the platform: nothing to change.
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
     for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):

@@ -34,7 +34,9 @@ NOT_ESTIMATED = {
     "gae": "a critic",
     "remax": "the reward of a greedy rollout",
     "gdpo": "several rewards a rollout",
-    **dict.fromkeys(("optimal_token_baseline", "tir_optimal_token_baseline"), "the actor's sum of squared probabilities"),
+    **dict.fromkeys(
+        ("optimal_token_baseline", "tir_optimal_token_baseline"), "the actor's sum of squared probabilities"
+    ),
 }
 # Sections of verl before 0.8, and their keys that have another name today than under ``reward``.
 OLD_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
@@ -458,7 +460,9 @@ def findings(config: Mapping[str, Any], prepo: PrepoConfig, data: DataFound) -> 
     wanted = value_at(config, "trainer.total_training_steps", 0)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)
     cut = f" (not trainer.total_training_steps={wanted}: raise trainer.total_epochs={epochs} for more)"
-    derived = f"; {data.num_without_id} have no prompt_id, so it comes from their content" if data.num_without_id else ""
+    derived = (
+        f"; {data.num_without_id} have no prompt_id, so it comes from their content" if data.num_without_id else ""
+    )
     lines = (
         f"verl      {VERL_VERSION}",
         f"model     {check_model(config)}",

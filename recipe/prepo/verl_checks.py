@@ -43,9 +43,9 @@ def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with _quiet():
-        check_verl(config)
-        model = load_model(config)
+        model = load_model(config)  # imports the user's model.external_lib, which may register names
         check(plain, _names(plain, data.agent_loops))
+        check_verl(config)
         notes = []
         if model is None:
             notes.append(f"note      {MODEL}.path is not on this machine: tokenizer, context and lengths not checked")
@@ -196,7 +196,9 @@ def fit_prompts(
         left[name] = rows_within_limit(prompts, tokenizer, options, limit)
     long = data.num_rows - left["train"]
     if not value_at(config, "data.filter_overlong_prompts", False):
-        cut = f"note      {long} training prompts are longer than data.max_prompt_length={limit} and lose their beginning"
+        cut = (
+            f"note      {long} training prompts are longer than data.max_prompt_length={limit} and lose their beginning"
+        )
         return data, [f"{cut}. To drop them: data.filter_overlong_prompts=True"] if long else []
     why = "no validation prompt is short enough"
     check(config, [Need("data.max_prompt_length", left["val"], why, f"{2 * limit}")])
