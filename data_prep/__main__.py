@@ -54,9 +54,8 @@ def _run(arguments: argparse.Namespace) -> list[Summary]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep", description="Make parquet files for verl from a public data set, or from your own rows."
-    )
+    description = "Make parquet files for verl from a public data set, or from your own rows."
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=description)
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="dataset")
     for spec in DATASETS.values():
         one = datasets.add_parser(spec.name, help=f"default source: {spec.hub_id} (Hugging Face hub)")

@@ -116,7 +116,7 @@ def _find(source: str, config: str | None, splits: Sequence[str] | None) -> dict
         if path.suffix not in SUFFIXES:
             raise DataError(f"--source {source}: its suffix is {path.suffix!r}, but must be one of {kinds}.")
         if splits and len(splits) > 1:
-            raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one split, or use --hold-out ROWS.")
+            raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one, or use --hold-out ROWS.")
         return {splits[0] if splits else _split_of(path): (str(path), read_file(path))}
     if not path.is_dir():
         raise DataError(f"--source {source}: no such file or folder. Give a {kinds} file, a folder or a hub id.")
@@ -172,7 +172,7 @@ class _Columns:
         def named(option: str, name: str) -> str:
             if any(_lookup(row, name) is not None for row in rows):
                 return name
-            if other := guess_column(names, [name.lower()]):
+            if other := guess_column(names, [name.strip().lower()]):
                 return other
             hint = did_you_mean(name, names)
             raise DataError(f"--{option} {name}: {where} has no such column.{hint} Its columns: {', '.join(names)}.")
@@ -198,8 +198,9 @@ class _Columns:
         return own_id, [named("keep", name) for name in options.keep], bool(options.id)
 
     def __str__(self) -> str:
-        used = {self.question, self.answer or "", self.id or "", *self.keep, "data_source"}
-        ignored = [name for name in self.names if name not in used]
+        used = (self.question, self.answer or self.question, self.id or self.question, *self.keep, "data_source")
+        fields = tuple(f"{name}." for name in used)
+        ignored = [name for name in self.names if name not in used and not name.startswith(fields)]
         return (
             f"question {self.question}, answer {self.answer or f'the last reply in {self.question}'}, id "
             f"{self.id or 'from the question'}" + (f"; not used: {', '.join(ignored)}" if ignored else "")
@@ -305,13 +306,13 @@ def _text(value: Any) -> str:
         if value.get("type", "text") != "text":
             raise RowDropped("image_video_or_audio", str(value["type"]))
         return _text(next((value[key] for key in ("text", "content", "value") if key in value), ""))
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else str(value).replace("\r\n", "\n")
 
 
 def _ends_in_reply(value: Any) -> bool:
     with contextlib.suppress(RowDropped):
         messages = to_messages(value)
-        return isinstance(messages, list) and messages[-1]["role"] == "assistant"
+        return isinstance(messages, list) and bool(messages) and messages[-1]["role"] == "assistant"
     return False
 
 
@@ -345,4 +346,6 @@ def _final_answer(text: str) -> str:
     if tags := re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL | re.IGNORECASE):
         return _final_answer(tags[-1])
     boxed = last_boxed(text)
-    return (boxed if boxed is not None else marked_answer(text) or text if is_prose(text) else text).strip()
+    if boxed is None and (is_prose(text) or "answer" in text.lower()):
+        boxed = marked_answer(text)
+    return (boxed or text).strip()

@@ -122,8 +122,8 @@ def prepare_split(
     kept = _without_repeats(_problems(spec, rows, summary), summary)
     kept = _without_unverifiable(kept, summary, keep=spec.keeps_ungradable)
     if len(kept) <= hold_out:
-        what = f"only {len(kept)} can be used, with --hold-out {hold_out}" if kept else "none can be used"
-        raise DataError(f"{source}: of its {summary.num_read} rows {what}.\n{summary}")
+        what = f"only {len(kept)}, with --hold-out {hold_out}," if kept else "none"
+        raise DataError(f"{source}: {what} of its {summary.num_read} rows can be used.\n{summary}")
     by_hash = sorted(kept, key=lambda each: _hash(each.problem))
     held = {each.where for each in by_hash[:hold_out]}
     parts = [(summary, [each for each in kept if each.where not in held])]
@@ -210,6 +210,7 @@ def _without_unverifiable(problems: list[_Kept], summary: Summary, *, keep: bool
         gold, is_list = kept.problem.gold, kept.problem.extra.get("is_multiple_answer")
         kinds = ["prose" if is_prose(each) else _kind_of_gold(each, is_list) for each in golds_of(gold)]
         kind = next((each for each in ("math", "text", "prose") if each in kinds), "none")
+        kind = "none" if gold.startswith('{"') else kind  # an object
         reason = "prose_gold" if kind == "prose" else "unverifiable_gold"
         if keep and kind in ("prose", "none"):
             summary.flag("gold_needs_own_reward", kept.where, f"gold {gold!r}")

@@ -101,9 +101,8 @@ def _read_csv(path: Path) -> Iterator[Located]:
     text = _text(path)
     header = text.lstrip().partition("\n")[0]
     try:
-        table = pd.read_csv(
-            io.StringIO(text), sep=max(",;\t|", key=header.count), dtype=str, keep_default_na=False, skipinitialspace=True
-        )
+        separator = max(",;\t|", key=header.count)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from error
     yield from ((f"row {i}", row) for i, row in enumerate(table.to_dict("records")))
@@ -113,18 +112,19 @@ def _json_document(path: Path, text: str) -> list[Any] | None:
     """The rows of a file that is one JSON document; None for JSON lines."""
     if text.lstrip().startswith("["):
         return list(_json(path, "", text))
+    if path.suffix == ".jsonl":
+        return None
     try:
         document = json.loads(text)
     except json.JSONDecodeError:
         return None
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: it is one {type(document).__name__}, but must be rows.")
-    for name in LISTS:
+    for name in LISTS if isinstance(document, dict) else ():
         if isinstance(document.get(name), list):
-            return document[name]
-    columns = [list(value.values()) if isinstance(value, dict) else value for value in document.values()]
-    is_table = len(columns) > 1 and all(isinstance(each, list) for each in columns) and len({*map(len, columns)}) == 1
-    return [dict(zip(document, row, strict=True)) for row in zip(*columns, strict=True)] if is_table else [document]
+            return list(document[name])
+    keys = [list(column) for column in document.values() if isinstance(column, dict)]
+    if len(keys) == len(document) > 1 and all(each == keys[0] for each in keys):  # pandas' to_json
+        return [{name: column[key] for name, column in document.items()} for key in keys[0]]
+    return [document]
 
 
 def hub_splits(hub_id: str, config: str | None) -> list[str]:

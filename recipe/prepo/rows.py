@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,11 +31,11 @@ MEDIA_KEYS = ("images", "videos", "audios")
 SINGLE_TURN = "single_turn_agent"
 TOKENIZED_AT_ONCE = 1024
 # Where files have the question and the gold answer, best first, in small letters; dots lead into an object.
-QUESTION_COLUMNS = ("prompt", "problem", "question", "query", "messages", "conversations", "conversation")
-QUESTION_COLUMNS += ("extra_info.question", "instruction", "input", "task", "text")
-ANSWER_COLUMNS = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold", "gold_answer")
-ANSWER_COLUMNS += ("correct_answer", "expected_answer", "reference_answer", "extra_info.answer", "answers", "target")
-ANSWER_COLUMNS += ("label", "labels", "solution", "completion", "response", "output")
+QUESTION_COLUMNS: tuple[str, ...] = ("prompt", "problem", "question", "query", "messages", "conversations")
+QUESTION_COLUMNS += ("conversation", "extra_info.question", "instruction", "input", "task", "text")
+ANSWER_COLUMNS: tuple[str, ...] = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold")
+ANSWER_COLUMNS += ("gold_answer", "correct_answer", "expected_answer", "reference_answer", "extra_info.answer")
+ANSWER_COLUMNS += ("answers", "target", "label", "labels", "solution", "completion", "response", "output")
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,16 @@ def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
 
 
 def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """The first of ``wanted`` among a file's columns, as written there; case and outer spaces do not count.
+    """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
 
-    >>> guess_column(["Problem", "Solution ", "Answer"], ANSWER_COLUMNS)
-    'Answer'
+    >>> guess_column(["Problem", "Correct Answer "], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
+    ('Correct Answer ', 'goldAnswer')
     """
-    by_name = {name.strip().lower(): name for name in reversed(list(names))}
-    return next((by_name[each] for each in wanted if each in by_name), None)
+    names = list(names)
+    known = [*names, *(name.partition(".")[0] for name in names)]
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower() for name in known]
+    by_words = dict(zip(reversed(words), reversed(known), strict=True))
+    return next((by_words[each] for each in wanted if each in by_words), None)
 
 
 def own_command(path: str, names: Sequence[str]) -> str:
@@ -207,12 +210,12 @@ def rows_within_limit(
     Raises:
         DataError: the chat template fails for every prompt. verl drops a prompt for which it fails.
     """
-    render = partial(tokenizer.apply_chat_template, add_generation_prompt=True, **{**template_kwargs, "tokenize": False})
+    options = {**template_kwargs, "add_generation_prompt": True, "tokenize": False}
     texts: list[str] = []
     failure: Exception | None = None
     for prompt in prompts:
         try:
-            texts.append(render(prompt))
+            texts.append(tokenizer.apply_chat_template(prompt, **options))
         except Exception as error:  # templates raise many kinds of error
             failure = error
     if failure and not texts:
@@ -266,9 +269,12 @@ def _open(path: str) -> Iterator[tuple[pa.Schema, _Read]]:
             raise _unreadable(path, "JSON lines", error) from error
         finally:
             datasets.enable_progress_bars()
-        yield table.schema, lambda leaves: table.select(
-            [name for name in table.column_names if name in {leaf.split(".")[0] for leaf in leaves}]
-        ).to_batches()
+        yield (
+            table.schema,
+            lambda leaves: table.select(
+                [name for name in table.column_names if name in {leaf.split(".")[0] for leaf in leaves}]
+            ).to_batches(),
+        )
     elif not path.endswith(".parquet") and Path(path).is_file():
         raise DataError(
             f"data file {path}: verl reads .parquet, .json and .jsonl files only. Make one:"
@@ -428,20 +434,19 @@ def _check_joinable(files: Sequence[_FileCheck]) -> None:
             datasets.concatenate_datasets([datasets.Dataset(nulls[0]), datasets.Dataset(table)])
         except ValueError as error:
             raise DataError(
-                f"{files[0].name} and {file.name} cannot be used together, because verl joins files of the same columns"
-                f" only. {_difference(files[0].schema, file.schema) or error}. Make both again with the same command: "
+                f"{files[0].name} and {file.name} cannot be used together, because verl cannot join their columns:"
+                f" {_difference(files[0].schema, file.schema) or error}. Make both again with the same command: "
                 f"{files[0].command}; {file.command}."
             ) from error
 
 
 def _difference(first: pa.Schema, second: pa.Schema) -> str:
-    """Fields of columns that both files have, but with another type or not at all."""
+    """Columns and fields that both files have, with another type."""
     types = [{field.name: field.type for column in schema for field in _leaves(column)} for schema in (first, second)]
-    shared = set(first.names) & set(second.names)
     return "; ".join(
-        f"{name} is {types[0].get(name, 'absent')} in the first, {types[1].get(name, 'absent')} in the second"
-        for name in dict.fromkeys([*types[0], *types[1]])
-        if name.split(".")[0] in shared and types[0].get(name) != types[1].get(name)
+        f"{name} is {type_} in the first, {types[1][name]} in the second"
+        for name, type_ in types[0].items()
+        if types[1].get(name, type_) != type_
     )
 
 

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "preflight": {"config", "cpu", "errors", "rows", "rules"},
     "run": {"errors", "types"},
     "reward": {"errors"},
-    "trainer": {*PURE, "config", "cpu", "preflight", "reward", "run"},
+    "trainer": {*PURE, "config", "cpu", "preflight", "reward", "rows", "run"},
     "supervise": {"errors", "run", "trainer"},
     "modes": {"trainer", "supervise"},
     "tools": {"cpu", "errors", "maths", "preflight", "reward", "rows", "rules", "run", "trainer", "types"},

@@ -18,6 +18,7 @@ from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.preflight import (
     Findings,
     check_all,
+    check_data,
     check_device,
     check_model,
     check_verl_version,
@@ -33,7 +34,7 @@ CONF = {"trainer.total_epochs": 3, "trainer.total_training_steps": None, "data.t
 CONF["actor_rollout_ref.actor.ppo_mini_batch_size"] = 2
 
 
-def rows_file(folder: Path, name: str, size: int) -> str:
+def rows_file(folder: Path, name: str, size: int, **columns: Any) -> str:
     rows = [
         build_row(
             data_source="d", question=f"{i}?", ground_truth=str(i), prompt_id=f"{name}/{i}", split="train", index=i
@@ -41,7 +42,7 @@ def rows_file(folder: Path, name: str, size: int) -> str:
         for i in range(size)
     ]
     path = folder / f"{name}.parquet"
-    pd.DataFrame(rows).to_parquet(path)
+    pd.DataFrame([{**row, **columns} for row in rows]).to_parquet(path)
     return str(path)
 
 
@@ -177,6 +178,33 @@ def test_missing_data_files_are_named(tmp_path: Path, name: str) -> None:
             found_in(tmp_path, 10, **{f"data.{name}": value})
     with pytest.raises(DataError, match=r"nowhere\.parquet"):
         found_in(tmp_path, 10, **{f"data.{name}": ["nowhere.parquet"]})
+
+
+DICT_GOLD = {"reward_model": {"ground_truth": {"x": "1"}}}
+OWN_REWARD = {"reward.custom_reward_function.path": "mine.py"}
+NO_SCORES = {"prepo.selection": {"name": "uniform"}, "prepo.score_candidates": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "changes"),
+    [
+        ({"images": [{"path": "a.png"}]}, "row 0 .*column images .*no processor", {"data.image_key": "pictures"}),
+        (DICT_GOLD, "row 0 .*ground_truth is .*'x'.*default reward can never match", OWN_REWARD),
+        ({"agent_name": "tool_agent"}, "agent_name has tool_agent.*prepo/selection=uniform", NO_SCORES),
+    ],
+)
+def test_rows_are_checked_against_model_reward_and_rules(
+    tmp_path: Path, columns: dict[str, Any], message: str, changes: dict[str, Any]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    files = {"data.train_files": rows_file(tmp_path, "t", 40, **columns), "data.val_files": rows_file(tmp_path, "v", 1)}
+    config = composed(changes={**CONF, **files, "actor_rollout_ref.model.path": str(model)})
+    with pytest.raises(ConfigError, match=message):
+        check_data(config, read_config(config))
+    config = composed(changes={**CONF, **files, "actor_rollout_ref.model.path": str(model), **changes})
+    assert check_data(config, read_config(config)).num_rows == 40
 
 
 def test_samples_of_a_missing_data_source_are_refused(tmp_path: Path) -> None:

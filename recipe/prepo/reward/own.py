@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from recipe.prepo.errors import ConfigError, RewardError, root_cause
+from recipe.prepo.reward.score import golds_of
 
 KEY = "reward.custom_reward_function"
 WANTED = (
@@ -130,7 +131,7 @@ def grade_rows(
     Args:
         function: as in :func:`load_reward`.
         rows: rows with verl's columns ``data_source``, ``reward_model`` and ``extra_info``.
-        responses: what to grade; by default the gold answer in a box and, last, behind ``####``.
+        responses: what to grade; by default the first gold answer in a box and, last, behind ``####``.
 
     Raises:
         ConfigError, RewardError: as :func:`load_reward` and :func:`grade`.
@@ -139,9 +140,10 @@ def grade_rows(
     scores = []
     for number, row in enumerate(rows):
         gold = row["reward_model"]["ground_truth"]
+        answer = "".join(golds_of(gold)[:1])
         arguments = {
             "data_source": row["data_source"],
-            "solution_str": f"\\boxed{{{gold}}}\n#### {gold}" if responses is None else responses[number],
+            "solution_str": f"\\boxed{{{answer}}}\n#### {answer}" if responses is None else responses[number],
             "ground_truth": gold,
             "extra_info": {**(row.get("extra_info") or {}), "num_turns": None, "rollout_reward_scores": {}},  # as verl
         }

@@ -48,9 +48,10 @@ def with_prompt_ids(table: Any, prompt_key: str) -> tuple[Any, list[str]]:
             ids = [prompt_id for info in infos for prompt_id in pc.struct_field(info, "prompt_id").to_pylist()]
     if all(ids):
         return table, [str(prompt_id) for prompt_id in ids]
-    chunks = _arrow_chunks(table, prompt_key, "reward_model")
-    contents = [(rows[prompt_key], pc.struct_field(rows["reward_model"], "ground_truth")) for rows in chunks]
-    prompts, golds = ([value for column in each for value in column.to_pylist()] for each in zip(*contents, strict=True))
+    prompts, golds = [], []
+    for rows in _arrow_chunks(table, prompt_key, "reward_model"):
+        prompts += rows[prompt_key].to_pylist()
+        golds += pc.struct_field(rows["reward_model"], "ground_truth").to_pylist()
     filled = [given or derived for given, derived in zip(ids, content_ids(prompts, golds), strict=True)]
     start, columns = 0, []
     for info in infos or [pa.nulls(len(table), pa.struct([]))]:
