@@ -200,7 +200,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
     start_lines.now("the libraries")
-    # About engines that are not installed, a critic that no method has, Ray's token and the platform: nothing to change.
+    # About engines that are not installed, a critic that no method has, Ray's token: nothing that anyone need change.
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
     for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):

@@ -13,7 +13,7 @@ LARGEST_REWARD = 1.5
 """Beyond it, or below its negative, 0.5 says nothing: rewards may be 10 and 1, or percentages."""
 FORMAT_POINTS = 0.25
 """Rewards of a group that differ by more than this differ by more than points for the format."""
-ENOUGH_GROUPS = 8
+ENOUGH_GROUPS = 4
 """So many groups with such rewards, and not one with correct and incorrect rollouts, are no coincidence."""
 ENOUGH_STEPS = 5
 HOW = (
