@@ -105,6 +105,7 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]

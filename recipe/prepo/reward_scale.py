@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recipe.prepo.errors import ConfigError
@@ -33,9 +35,7 @@ class RewardScale(Stateful):
 
     saved = ("lowest", "highest", "num_rollouts", "num_correct", "num_different", "num_mixed", "num_steps")
 
-    def __init__(
-        self, *, correct_above: float | None, reward_range: tuple[float, float] | None, is_learned: bool
-    ) -> None:
+    def __init__(self, *, correct_above: float | None, reward_range: Sequence[float] | None, is_learned: bool) -> None:
         self._is_automatic = correct_above is None and reward_range is None
         self._range = reward_range
         self._is_learned = is_learned
