@@ -205,7 +205,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
     for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
-        logging.getLogger(name).disabled = True
+        logging.getLogger(name).addFilter(lambda _record: False)
     import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo

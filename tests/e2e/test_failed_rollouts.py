@@ -46,7 +46,7 @@ def test_the_run_ends_with_one_message_when_most_of_a_step_failed(raising_run: t
     directory, output, ending = raising_run
     assert ending.exit_status == EXIT_FAULT, output[-3000:]
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert SAYS in error and "reward.custom_reward_function" in error
+    assert SAYS in error and "hung_reward.py" in error
     last = int((directory / "latest_checkpointed_iteration.txt").read_text())
     assert error.endswith(f"The checkpoint of step {last} is complete: the same command resumes from it.")
     assert "Traceback" not in output
