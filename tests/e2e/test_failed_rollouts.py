@@ -37,7 +37,7 @@ def test_rollouts_that_failed_are_counted_and_left_out(raising_run: tuple[Path, 
     trained = Counter(line["step"] for line in read(directory / "audit" / "rollouts.jsonl"))
     assert (trained[1], trained[2]) == (8 * 4 - NUM_RAISED, 8 * 4)
     (first_step,) = [line for line in output.splitlines() if line.startswith("step 1/8")]
-    assert f"rollouts 32, {NUM_RAISED} of them failed, " in first_step and first_step.endswith(" left")
+    assert f"32 rollouts so far, {NUM_RAISED} failed, " in first_step and first_step.endswith(" left")
     (note,) = [line for line in output.splitlines() if line.startswith("note: step 1: ")]
     assert f"{NUM_RAISED} training rollouts failed" in note and SAYS in note and "hung_reward.py" in note
 
