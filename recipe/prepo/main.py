@@ -235,14 +235,15 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
         stopped_after = messages.get(messages.STOPPED)
         return (int(stopped_after), signals.requested_by) if stopped_after else None
-    except PrepoError:
-        raise
     except Exception as error:
-        if fault := messages.fault_behind(error):
-            raise FaultError(fault) from error
+        fault = messages.fault_behind(error)
+        pid = messages.failed_process(fault or str(error))
+        if fault:
+            raise FaultError(f"{fault} Its log: {worker_log(config, pid)}" if pid else fault) from error
+        if isinstance(error, PrepoError):
+            raise
         traceback.print_exception(error)
-        log = worker_log(config, messages.failed_process(error))
-        raise FaultError(f"{messages.describe(error)}; log: {log}") from error
+        raise FaultError(f"{messages.describe(error)}. Its log: {worker_log(config, pid)}") from error
     finally:
         if ray.is_initialized():
             for remark in new_remarks():

@@ -29,7 +29,9 @@ def test_step_in_words() -> None:
         "val-core/mini_math/acc/mean@2": 0.25,
         "val-core/mini_math/acc/best@2/mean": 0.75,
     }
-    assert describe_step(numbers) == "reward 0.500, no signal in 0% of groups, 1,234,567 rollouts so far, held-out 0.250"
+    assert (
+        describe_step(numbers) == "reward 0.500, no signal in 0% of groups, 1,234,567 rollouts so far, held-out 0.250"
+    )
     assert describe_step({}) == ""
     assert describe_step({"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 0}) == "32 rollouts so far"
     failed = {"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 2}
