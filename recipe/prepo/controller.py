@@ -233,8 +233,9 @@ class Controller:
 
     def _judged(self, rollouts: RolloutBatch) -> RolloutBatch:
         """The rollouts with their correctness by this run's definition."""
-        settings = {"correct_above": self.identity.correct_above, "reward_range": self.identity.reward_range}
-        return replace(rollouts, correct_R=correctness(rollouts.reward_R, rollouts.acc_R, **settings))
+        above, ends = self.identity.correct_above, self.identity.reward_range
+        correct_R = correctness(rollouts.reward_R, rollouts.acc_R, correct_above=above, reward_range=ends)
+        return replace(rollouts, correct_R=correct_R)
 
     def state_dict(self) -> dict[str, Any]:
         """State as JSON values and NumPy arrays; the trainer keeps ``step`` and verl's own state."""

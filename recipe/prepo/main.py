@@ -114,6 +114,7 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
@@ -206,7 +207,7 @@ def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
     for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
-        logging.getLogger(name).disabled = True
+        logging.getLogger(name).addFilter(lambda _record: False)
     import_modules(["verl.trainer.main_ppo"])
     from recipe.prepo.verl_checks import check_with_verl
 
@@ -246,14 +247,15 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
         stopped_after = messages.get(messages.STOPPED)
         return (int(stopped_after), signals.requested_by) if stopped_after else None
-    except PrepoError:
-        raise
     except Exception as error:
-        if fault := messages.fault_behind(error):
-            raise FaultError(fault) from error
+        fault = messages.fault_behind(error)
+        pid = messages.failed_process(fault or str(error))
+        if fault:
+            raise FaultError(f"{fault} Its log: {worker_log(config, pid)}" if pid else fault) from error
+        if isinstance(error, PrepoError):
+            raise
         traceback.print_exception(error)
-        log = worker_log(config, messages.failed_process(error))
-        raise FaultError(f"{messages.describe(error)}; log: {log}") from error
+        raise FaultError(f"{messages.describe(error)}. Its log: {worker_log(config, pid)}") from error
     finally:
         if ray.is_initialized():
             for remark in new_remarks():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recipe.prepo.errors import ConfigError
@@ -13,7 +15,7 @@ LARGEST_REWARD = 1.5
 """Beyond it, or below its negative, 0.5 says nothing: rewards may be 10 and 1, or percentages."""
 FORMAT_POINTS = 0.25
 """Rewards of a group that differ by more than this differ by more than points for the format."""
-ENOUGH_GROUPS = 8
+ENOUGH_GROUPS = 4
 """So many groups with such rewards, and not one with correct and incorrect rollouts, are no coincidence."""
 ENOUGH_STEPS = 5
 HOW = (
@@ -33,9 +35,7 @@ class RewardScale(Stateful):
 
     saved = ("lowest", "highest", "num_rollouts", "num_correct", "num_different", "num_mixed", "num_steps")
 
-    def __init__(
-        self, *, correct_above: float | None, reward_range: tuple[float, float] | None, is_learned: bool
-    ) -> None:
+    def __init__(self, *, correct_above: float | None, reward_range: Sequence[float] | None, is_learned: bool) -> None:
         self._is_automatic = correct_above is None and reward_range is None
         self._range = reward_range
         self._is_learned = is_learned

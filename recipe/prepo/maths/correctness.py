@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recipe.prepo.maths import FloatArray
@@ -15,7 +17,7 @@ def correctness(
     acc_R: FloatArray | None = None,
     *,
     correct_above: float | None = None,
-    reward_range: tuple[float, float] | None = None,
+    reward_range: Sequence[float] | None = None,
 ) -> FloatArray:
     """How correct each rollout is, shape [R]: 1 or 0, or its place in ``reward_range``.
 

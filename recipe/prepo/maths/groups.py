@@ -41,6 +41,6 @@ def group_statistics(reward_R: FloatArray, group_R: IntArray, correct_R: FloatAr
     return Groups(
         first_G=first_G,
         size_G=size_G,
-        num_correct_G=np.bincount(dense_R, weights=correct_R, minlength=len(first_G)),
+        num_correct_G=np.bincount(dense_R, weights=correct_R, minlength=len(first_G)).astype(np.float64),
         is_flat_G=(low_G == high_G) & ((size_G > 1) | (high_G == 0.0)),
     )

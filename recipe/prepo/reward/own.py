@@ -193,7 +193,7 @@ def _failed(function: Mapping[str, Any], arguments: Mapping[str, Any], error: Ba
     return RewardError(
         f"the reward function {function.get('name')} of {function['path']} "
         f"{error if is_mine else f'raised {_cause(error)}'} for prompt {prompt!r} (data source "
-        f"{arguments.get('data_source')!r})." + (f" {WANTED}" if is_mine else "")
+        f"'{arguments.get('data_source')}')." + (f" {WANTED}" if is_mine else "")
     )
 
 

@@ -82,9 +82,13 @@ def _unwrapped(error: BaseException) -> BaseException:
     return error.cause if isinstance(error, RayTaskError) else error
 
 
-def failed_process(error: BaseException) -> str:
-    """Process id of the worker in which ``error`` began; "" where it is not known."""
-    return (re.findall(r"\(pid=(\d+)", str(error).partition("direct cause")[0]) or [""])[-1]
+def failed_process(text: str) -> str:
+    """Process id of the worker in which an error with this text began, or that died; "" where it is not known.
+
+    >>> failed_process("ray::Outer.run() (pid=7, ip=::1) … ray::Inner.load() (pid=8, ip=::1) … OSError: no file")
+    '8'
+    """
+    return (re.findall(r"\(pid[ =](\d+)", text.partition("direct cause")[0]) or [""])[-1]
 
 
 # ---- the trainer's side ---------------------------------------------------------------------------------------------
