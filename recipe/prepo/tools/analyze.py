@@ -15,8 +15,7 @@ from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.tools.evaluation.options import COUNT, make_parser, run_command
 from recipe.prepo.tools.evaluation.session import collect
 from recipe.prepo.tools.evaluation.store import write_json
-from recipe.prepo.tools.report.charts import label_powers
-from recipe.prepo.tools.report.style import figure, label, legend, line, look, to_png
+from recipe.prepo.tools.report.style import figure, label, label_powers, legend, line, look, to_png
 from recipe.prepo.tools.stats import interval_text, mean_interval, signal_frac, spearman, spearman_interval
 
 DESCRIPTION = """
