@@ -50,7 +50,7 @@ function chart(figure) {
   const names = add(figure, "div", {class: "names"}), whole = add(names, "button", {type: "button", hidden: ""}, "whole range");
   box.after(names);
   const HEIGHT = data.plots.length > 2 ? 110 : 180, isStack = data.kind === "stack", isPoints = data.kind === "points";
-  let zoom = null, panels = [], current = null, begin = null;
+  let zoom = null, panels = [], current = null, begin = null, drawn = 0;
   const known = new Map(data.plots.flatMap(plot => plot.lines).map(line => [line.text, line.look]));
   for (const [text, look] of known) {
     const button = add(names, "button", {type: "button", "aria-pressed": true}), sample = add(button, "svg", {width: 26, height: 10});
@@ -74,6 +74,7 @@ function chart(figure) {
   function draw() {
     const width = box.clientWidth;
     if (!width) return;
+    drawn = width;
     canvas.replaceChildren();
     tip.hidden = true;
     const all = data.plots.flatMap(plot => plot.lines).filter(line => !hidden.has(line.text));
@@ -183,7 +184,7 @@ function chart(figure) {
     event.preventDefault();
     point(panels.x(xs[Math.max(0, Math.min(xs.length - 1, at < 0 ? 0 : at + way))]), panels[0].top);
   };
-  new ResizeObserver(draw).observe(box);
+  new ResizeObserver(() => box.clientWidth === drawn || draw()).observe(box);
   charts.push(() => zoom || hidden.size || !tip.hidden);
 }
 
