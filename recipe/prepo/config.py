@@ -6,6 +6,7 @@ Every default is in ``conf/``, none is here. :mod:`recipe.prepo.preflight` check
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,10 +21,11 @@ TEMPERATURE = "actor_rollout_ref.rollout.temperature"
 INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 1}
 SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
+OPTIONAL = ("prepo.correct_above", "prepo.reward_range")  # null, or numbers
 POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
 KEYS = {
     *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples")),
-    *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE),
+    *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE, *OPTIONAL),
 }
 
 
@@ -42,6 +44,8 @@ class PrepoConfig:
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
         val_samples: data source -> samples of each of its validation prompts, where it differs from ``val_kwargs.n``.
+        correct_above: a reward above it is correct, where the reward function returns no ``acc``; None: automatic.
+        reward_range: rewards of a worthless and of a perfect answer; rules then take rewards as pass rates.
         reward_wait_limit_s: seconds that one reward may take. After that its score is 0.
         grading_time_limit_s: seconds that one comparison in this recipe's grader may take.
     """
@@ -60,6 +64,8 @@ class PrepoConfig:
     seed_rollouts: bool
     report_every: int
     val_samples: dict[str, int]
+    correct_above: float | None
+    reward_range: list[float] | None
     reward_wait_limit_s: float
     grading_time_limit_s: float
 
@@ -164,6 +170,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
         grading_time_limit_s=float(prepo["grading_time_limit_s"]),
         **{key: prepo[key] for key in ("seed", "audit", "scorer", "seed_rollouts", "report_every")},
+        **{key: prepo[key] for key in ("correct_above", "reward_range")},
     )
 
 
@@ -190,6 +197,13 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     ok = type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO
     why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are chosen from |B| = ratio * K candidates"
     yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
+    above = value_at(config, "prepo.correct_above", None)
+    why = "it must be a finite number, or null for 0.5 where that fits the rewards"
+    yield Need("prepo.correct_above", above is None or is_finite(above), why, None, "a number, such as 0.5")
+    ends = value_at(config, "prepo.reward_range", None)
+    ok = ends is None or (isinstance(ends, list) and len(ends) == 2 and all(map(is_finite, ends)) and ends[0] < ends[1])
+    why = "it must be the rewards of a worthless and of a perfect answer, two different numbers in ascending order"
+    yield Need("prepo.reward_range", ok, why, None, "for instance prepo.reward_range=[0,1]")
     samples = value_at(config, "prepo.val_samples", {})
     ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
     why = "it must map data sources to the samples of each prompt, integers of at least 1"
@@ -198,6 +212,10 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
 
 def is_integer(value: Any, least: int) -> bool:
     return type(value) is int and value >= least
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:

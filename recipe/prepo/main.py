@@ -7,14 +7,17 @@ the platform chosen.
 from __future__ import annotations
 
 import glob
+import io
+import logging
 import os
 import signal
 import sys
 import tempfile
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,7 @@ def choose_ray(config: DictConfig) -> None:
             ray_init.pop(option, None)  # the cluster has its own
         return
     ray_init.address = "local"
+    ray_init.setdefault("logging_level", "WARNING")
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
@@ -101,6 +105,7 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
@@ -127,7 +132,10 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
             f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
         )
     if int(step) and checkpoint.exists():  # it may be on a file system that only the workers see
-        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
+        known = {
+            name: getattr(prepo, name)
+            for name in ("seed", "num_selected", "num_candidates", "correct_above", "reward_range")
+        }
         require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
     return int(step)
 
@@ -171,7 +179,7 @@ def run(config: DictConfig) -> None:
         else:
             archive_earlier(config.trainer, first_step)
             live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            bar = progress_bar(run_dir, total_steps, first_step=first_step)
+            bar = progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks)
             roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
             sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
             with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
@@ -193,8 +201,11 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
     start_lines.now("the libraries")
-    # verl warns at each import about engines that are not installed.
-    warnings.filterwarnings("ignore", message=".* engine is not available")
+    # About engines that are not installed, a critic that no method has, Ray's token: nothing that anyone need change.
+    for text in (".* engine is not available", "Disabled critic"):
+        warnings.filterwarnings("ignore", message=text)
+    for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
+        logging.getLogger(name).addFilter(lambda _record: False)
     import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -205,18 +216,20 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
     from recipe.prepo.supervise import messages
 
     try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
-        with StopSignals(messages.request_stop) as signals:
+        with StopSignals(messages.request_stop) as signals, ExitStack() as quiet:
+            start_lines.now("Ray")
+            quiet.enter_context(redirect_stdout(io.StringIO()))  # verl prints dictionaries until Ray has started
+            validate_config(
+                config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+            )
 
             def before_training() -> None:
+                quiet.close()
                 signals.install()
                 messages.require_lone_run()
                 start_lines.now("the trainer")
                 start_lines.follow_actors()
 
-            start_lines.now("Ray")
             run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
         if failed := messages.get(messages.FAILED):
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
@@ -227,12 +240,24 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
     except Exception as error:
         if fault := messages.fault_behind(error):
             raise FaultError(fault) from error
-        print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
-        raise
+        traceback.print_exception(error)
+        log = worker_log(config, messages.failed_process(error))
+        raise FaultError(f"{messages.describe(error)}; log: {log}") from error
     finally:
         if ray.is_initialized():
+            for remark in new_remarks():
+                print(f"note: {remark}")
             messages.clear()
         ray.shutdown()
+
+
+def new_remarks() -> list[str]:
+    """What the trainer told since the last call."""
+    if "ray" not in sys.modules:
+        return []
+    from recipe.prepo.supervise import messages
+
+    return messages.new_remarks()
 
 
 def _report_stop(step: int, signal_name: str, resume_mode: str, first_step: int, total_steps: int) -> int:
@@ -260,6 +285,12 @@ def ray_logs(config: DictConfig) -> str:
     found = [name for pattern in session_folders(_session_roots(config)) for name in glob.glob(pattern)]
     newest = max(found, key=os.path.basename, default="/tmp/ray/session_latest")
     return os.environ.get("PREPO_RAY_LOGS") or f"{newest}/logs"
+
+
+def worker_log(config: DictConfig, pid: str) -> str:
+    """The log of the worker with this process id; where it is not known, the folder of all logs."""
+    folder = ray_logs(config)
+    return next(iter(glob.glob(f"{folder}/worker-*-{pid}.err") if pid else ()), folder)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "recipe" / "prepo"
 
 # Rooms of recipe.prepo and the ones that each may import, besides itself. The core needs neither supervision nor tools.
-PURE = {"controller", "errors", "maths", "metrics", "rules", "types"}
+PURE = {"controller", "errors", "maths", "metrics", "reward_scale", "rules", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
@@ -22,12 +22,13 @@ ALLOWED: dict[str, set[str]] = {
     "rows": {"errors"},
     "rules": {"errors", "maths", "types"},
     "metrics": {"maths", "types"},
-    "controller": {"errors", "maths", "metrics", "rules", "types"},
+    "reward_scale": {"errors", "maths", "rules", "types"},
+    "controller": {"errors", "maths", "metrics", "reward_scale", "rules", "types"},
     "config": {"errors", "rules"},
     "preflight": {"config", "cpu", "errors", "rows", "rules"},
     "run": {"errors", "types"},
     "reward": {"errors"},
-    "trainer": {*PURE, "config", "cpu", "preflight", "run"},
+    "trainer": {*PURE, "config", "cpu", "preflight", "reward", "run"},
     "supervise": {"errors", "run", "trainer"},
     "modes": {"trainer", "supervise"},
     "tools": {"cpu", "errors", "maths", "preflight", "reward", "rows", "rules", "run", "trainer", "types"},

@@ -40,11 +40,17 @@ def run_facts(prompt_ids: Sequence[str], **changes: Any) -> RunFacts:
 
 
 def make_controller(
-    options: Mapping[str, Mapping[str, Any]], prompt_ids: Sequence[str], *, seed: int = 0, num_selected: int = 4
+    options: Mapping[str, Mapping[str, Any]],
+    prompt_ids: Sequence[str],
+    *,
+    seed: int = 0,
+    num_selected: int = 4,
+    identity: RunIdentity | None = None,
 ) -> Controller:
     return Controller(
         options,
-        identity=RunIdentity(
+        identity=identity
+        or RunIdentity(
             seed=seed,
             num_selected=num_selected,
             num_candidates=5 * num_selected,

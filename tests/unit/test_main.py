@@ -30,7 +30,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_joins_no_ray_that_an_earlier_one_left() -> None:
     config = config_with()
     choose_ray(config)
-    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local"}
+    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local", "logging_level": "WARNING"}
 
 
 def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def trainer(mode: str, folder: Path, path: Any = None) -> Any:
     return OmegaConf.create(values)
 
 
-PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
+PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={}, correct_above=None, reward_range=None)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

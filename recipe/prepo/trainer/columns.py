@@ -95,6 +95,26 @@ def _rewards(data: Any) -> FloatArray:
     return np.array([scores.sum() for scores in _dense(data["rm_scores"])])
 
 
+def _accs(data: Any) -> FloatArray:
+    """``acc`` of each rollout, NaN where the reward function returned none.
+
+    verl 0.9.1 notes the entries of a reward's dictionary; of a plain number it notes that number as ``acc``.
+    """
+    infos = [fields.get("reward_extra_info") or {} for fields in _rows(data["extra_fields"])]
+    accs = [info.get("acc") if "score" in info else None for info in infos]
+    return np.array([float(acc) if isinstance(acc, int | float) else np.nan for acc in accs])
+
+
+def of_one_kind(infos: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Entries of the rewards' dictionaries that verl 0.9.1 can average: numbers, or texts where one is a text."""
+    return {
+        name: [value if value is None else str(value) for value in values]
+        if any(isinstance(value, str) for value in values)
+        else values
+        for name, values in infos.items()
+    }
+
+
 @dataclass
 class TrainedRollouts:
     """The rows of a training batch that are not padding.
@@ -128,7 +148,7 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
     """Fetch rewards, masks, entropies and temperatures of a training batch, over all data-parallel ranks."""
     rows = [i for i, tag in enumerate(meta.tags) if not tag.get("is_padding", False)]
     keys = [meta.keys[i] for i in rows]
-    names = ["uid", "extra_info", "response_mask", "rm_scores"]
+    names = ["uid", "extra_info", "extra_fields", "response_mask", "rm_scores"]
     names += ["entropy"] * with_entropy + [TEMPERATURE] * with_temperature
     data = tq.kv_batch_get(keys=keys, partition_id=meta.partition_id, select_fields=names)
     masks_R_T = [mask.astype(bool) for mask in _dense(data["response_mask"])]
@@ -140,6 +160,7 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
         reward_R=_rewards(data),
         num_tokens_R=np.array([int(mask.sum()) for mask in masks_R_T], dtype=np.int64),
         entropy_nats_R=sequence_entropy_nats(_dense(data["entropy"]), masks_R_T) if with_entropy else None,
+        acc_R=_accs(data),
     )
     return TrainedRollouts(
         rollouts=rollouts,
@@ -159,13 +180,16 @@ def uid_of(key: str) -> str:
 def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
     """Rewards and lengths of finished rollouts that are about to be discarded; ``tags`` maps their keys to tags."""
     keys = list(tags)
-    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
+    data = tq.kv_batch_get(
+        keys=keys, partition_id=partition_id, select_fields=["extra_info", "extra_fields", "rm_scores"]
+    )
     group = {uid: i for i, uid in enumerate(dict.fromkeys(map(uid_of, keys)))}
     return RolloutBatch(
         prompt_ids=prompt_ids_of(data),
         group_R=np.array([group[uid_of(key)] for key in keys], dtype=np.int64),
         reward_R=_rewards(data),
         num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
+        acc_R=_accs(data),
     )
 
 

@@ -27,6 +27,7 @@ from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.preflight import check_config
+from recipe.prepo.reward.own import in_front_of
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.run.logs import RunLogs
@@ -79,6 +80,7 @@ class PrepoHooks(_Trainer):
                 or config.trainer.v1.sampler.get("sync_refill_failed_groups", False)
             )
             config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates
+            config.reward.custom_reward_function = in_front_of(plain["reward"]["custom_reward_function"])
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -111,6 +113,8 @@ class PrepoHooks(_Trainer):
                 num_selected=self.prepo.num_selected,
                 num_candidates=self.prepo.num_candidates,
                 data_sha256=data_fingerprint(prompt_ids),
+                correct_above=self.prepo.correct_above,
+                reward_range=self.prepo.reward_range,
             ),
             run=RunFacts(
                 prompts=PromptIndex(prompt_ids),
@@ -230,6 +234,11 @@ class PrepoHooks(_Trainer):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
             return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
 
+    def _val_metrics_update(
+        self, data_sources: Any, uids: Any, infos: dict[str, list[Any]], *args: Any, **kw: Any
+    ) -> Any:
+        return super()._val_metrics_update(data_sources, uids, columns.of_one_kind(infos), *args, **kw)
+
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         if self._own_buffer is not None:
             self._own_buffer.note_submitted(batch["uid"])
@@ -295,13 +304,16 @@ class PrepoHooks(_Trainer):
     def _finish_step(self) -> dict[str, float]:
         updates, self._updates = self._updates, []
         shaped = [each.shaped_R for each in updates if each.shaped_R is not None]
-        return self.controller.finish_step(
+        metrics = self.controller.finish_step(
             concatenate_rollouts([each.rollouts for each in updates]),
             np.concatenate([each.weight_R for each in updates]),
             step=self.global_steps,
             shaped_R=np.concatenate(shaped) if shaped else None,
             discarded=() if self._own_buffer is None else self._own_buffer.take_discarded(),
         )
+        if self.controller.remark:
+            self.supervisor.tell(self.controller.remark)
+        return metrics
 
     # ---- end of a step ----------------------------------------------------------------------------------------------
 
