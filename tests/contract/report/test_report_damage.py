@@ -15,6 +15,7 @@ from recipe.prepo.tools.report import charts, style, write_report
 from recipe.prepo.tools.report.compare import Method
 from recipe.prepo.tools.report.load import Run, load_run
 from recipe.prepo.tools.report.page import make_page
+from recipe.prepo.tools.report.targets import Verdict
 
 FIGURES = {
     "accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "step_time", "temperature",
@@ -35,7 +36,7 @@ def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def page_of(run: Run, drawings: Sequence[charts.Drawing] = ()) -> str:
-    return make_page([Method(run.name, (run,))], drawings, [(run, "", [])], None)
+    return make_page([Method(run.name, (run,))], drawings, [(run, "", [])], None, Verdict("", ""))
 
 
 @pytest.fixture

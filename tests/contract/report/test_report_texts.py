@@ -14,6 +14,7 @@ from recipe.prepo.tools.report import style
 from recipe.prepo.tools.report.compare import Method
 from recipe.prepo.tools.report.load import Run, load_run
 from recipe.prepo.tools.report.page import find_samples, make_page, shorten
+from recipe.prepo.tools.report.targets import Verdict
 
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
@@ -40,7 +41,7 @@ def entry(output: str, score: float = 1.0, prompt: str = "How many?", step: int 
 
 
 def page_of(run: Run) -> str:
-    return make_page([Method(run.name, (run,))], [], [(run, "", [])], None)
+    return make_page([Method(run.name, (run,))], [], [(run, "", [])], None, Verdict("", ""))
 
 
 def test_without_dumps_the_override_that_writes_them_is_named(finished_run: Path) -> None:

@@ -207,7 +207,7 @@ def _against(base_name: str, base: Evaluations, found: dict[str, Evaluations], t
     num_own, num_base = len(own.seeds), len(base.seeds)
     seeds = f"{num_own} and {num_base} seeds, not paired"
     if is_paired(base, own) or num_own == num_base == 1:
-        seeds = f"{num_own} paired seeds" if num_own > 1 else "1 seed"
+        seeds = f"{num_own} paired seeds" if num_own > 1 else "1 seed each"
     others = [
         factor_text(each, unit)
         for _, counter, unit in COSTS[1:]
