@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, check_val_samples, is_integer, value_at
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rows import data_sources, validate_files
+from recipe.prepo.rows import SINGLE_TURN, RowFacts, validate_files
 from recipe.prepo.rules.base import SkippingRule, TemperatureRule
 
 VERL_VERSION = "0.9.1"
@@ -113,7 +113,7 @@ def _rollouts(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         ok = prepo.scorer != "actor" or get(MODE) != "prepo_separate_async"
         why = f"with {MODE}={get(MODE)}, the actor would score while it trains, in another order on each rank"
         yield Need("prepo.scorer", ok, why, "rollout")
-        path, single = f"{ROLLOUT}.agent.default_agent_loop", "single_turn_agent"
+        path, single = f"{ROLLOUT}.agent.default_agent_loop", SINGLE_TURN
         why = "it may put tools into the prompt, so the scored prompt would differ from the one that is rolled out"
         yield Need(path, get(path, single) == single, why, single, "choose without scores: prepo/selection=uniform")
 
@@ -246,25 +246,54 @@ def check_model(config: Mapping[str, Any]) -> str:
     return f"local folder {folder}"
 
 
-def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
-    """Check the data files against the row contract, and that they fill a step; returns the training rows used.
+class DataFound(NamedTuple):
+    """Training rows of the files, those of them that have no ``prompt_id``, and the paths of the training files."""
+
+    num_rows: int
+    num_without_id: int
+    train_files: list[str]
+
+
+def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
+    """Check the data files against the row contract, and that they fill a step.
 
     Raises:
         DataError: names the file, the row and the field.
         ConfigError: names the override.
     """
+    get = functools.partial(value_at, config)
     files: list[list[str]] = []
     for path in ("data.train_files", "data.val_files"):
-        value = value_at(config, path, [])
-        check(config, [Need(path, value, "it is empty", "<parquet made by python -m data_prep>")])
+        value = get(path, [])
+        check(config, [Need(path, value, "it is empty", "<file made by python -m data_prep own>")])
         files.append([value] if isinstance(value, str) else [str(file) for file in value])
-    num_rows, _ = map(validate_files, files)
+    media_keys = [str(get(f"data.{name}_key", f"{name}s")) for name in ("image", "video", "audio")]
+    facts = [validate_files(each, prompt_key=get("data.prompt_key", "prompt"), media_keys=media_keys) for each in files]
+    for each in facts:
+        check(config, _rows(get, prepo, each))
     if prepo.val_samples:
-        check_val_samples(prepo.val_samples, data_sources(files[1]))
-    limit = value_at(config, "data.train_max_samples", -1)
-    num_rows = min(num_rows, limit) if limit > 0 else num_rows
+        check_val_samples(prepo.val_samples, facts[1].data_sources)
+    limit = get("data.train_max_samples", -1)
+    num_rows = min(facts[0].num_rows, limit) if limit > 0 else facts[0].num_rows
     check_data_size(num_rows, prepo)
-    return num_rows
+    return DataFound(num_rows, facts[0].num_without_id, files[0])
+
+
+def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
+    """What the rows need of the model, the reward and the rules."""
+    path = "actor_rollout_ref.model.path"
+    folder = Path(os.path.expanduser(str(get(path))))
+    ok = not facts.media or not folder.is_dir() or any(folder.glob("*processor_config.json"))
+    why = f"{facts.media} is not empty, but the model has no processor (preprocessor_config.json): it reads text only"
+    yield Need(path, ok, why, "<a model that takes them>", "drop the column")
+    path, default = "reward.custom_reward_function.path", "pkg://recipe.prepo.reward"
+    why = f"{facts.ungradable}, an object or bytes, which the default reward can never match"
+    ok = not facts.ungradable or get(path, None) != default
+    yield Need(path, ok, why, "<your reward.py>", "make text golds: python -m data_prep own … --answer KEY.FIELD")
+    if prepo.score_prompts:
+        others = sorted(facts.agent_loops - {SINGLE_TURN})
+        why = f"the data's column agent_name has {others}, whose tools would make a prompt differ from the scored one"
+        yield Need("prepo.selection.name", not others, why, "uniform", "drop the column agent_name")
 
 
 def remarks(prepo: PrepoConfig) -> list[str]:
@@ -295,16 +324,17 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
     check_verl_version()
     check_config(config, prepo)
     model = check_model(config)
-    num_rows = check_data(config, prepo)
+    num_rows, num_without_id, _ = check_data(config, prepo)
     steps_per_epoch = num_rows // prepo.num_candidates
     epochs = value_at(config, "trainer.total_epochs")
     wanted = value_at(config, "trainer.total_training_steps", 0)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)
     cut = f" (not trainer.total_training_steps={wanted}: raise trainer.total_epochs={epochs} for more)"
+    derived = "" if not num_without_id else f"; {num_without_id} have no prompt_id, so it comes from their content"
     lines = (
         f"verl      {VERL_VERSION}",
         f"model     {model}",
-        f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch",
+        f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch{derived}",
         f"steps     {steps}{cut if wanted > steps else ''}",
     )
     return Findings((*lines, *remarks(prepo)), total_steps=steps)

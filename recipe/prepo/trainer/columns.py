@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import transfer_queue as tq
@@ -17,6 +18,7 @@ from verl.utils import tensordict_utils as tu
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.entropy import sequence_entropy_nats
+from recipe.prepo.rows import content_ids
 from recipe.prepo.types import FloatArray, IntArray, RolloutBatch
 
 TRAIN_PARTITION = "train"
@@ -32,13 +34,37 @@ def _rows(column: Any) -> list[Any]:
     return [getattr(value, "data", value) if type(value).__name__ == "NonTensorData" else value for value in values]
 
 
-def training_prompt_ids(table: Any) -> list[str]:
-    """``extra_info.prompt_id`` of every row of verl's training set (a Hugging Face table), in order.
+def with_prompt_ids(table: Any, prompt_key: str) -> tuple[Any, list[str]]:
+    """verl's training set (a Hugging Face table) with ``extra_info.prompt_id`` in every row, and those ids in order.
 
-    Reads columns: building a dictionary for each row would take forty times as long.
+    A row without an id gets that of its content (:func:`recipe.prepo.rows.content_ids`). Where all have one, the table
+    stays the same. Reads columns: building a dictionary for each row would take forty times as long.
     """
-    chunks = table.with_format("arrow").select_columns(["extra_info"]).iter(ARROW_CHUNK_ROWS)
-    return [prompt_id for rows in chunks for prompt_id in pc.struct_field(rows["extra_info"], "prompt_id").to_pylist()]
+    ids: list[str | None] = [None] * len(table)
+    infos: list[pa.Array] = []
+    if "extra_info" in table.column_names:
+        infos = [rows["extra_info"] for rows in _arrow_chunks(table, "extra_info")]
+        if any(field.name == "prompt_id" for info in infos[:1] for field in info.type):
+            ids = [prompt_id for info in infos for prompt_id in pc.struct_field(info, "prompt_id").to_pylist()]
+    if all(ids):
+        return table, [str(prompt_id) for prompt_id in ids]
+    chunks = _arrow_chunks(table, prompt_key, "reward_model")
+    contents = [(rows[prompt_key], pc.struct_field(rows["reward_model"], "ground_truth")) for rows in chunks]
+    prompts, golds = ([value for column in each for value in column.to_pylist()] for each in zip(*contents, strict=True))
+    filled = [given or derived for given, derived in zip(ids, content_ids(prompts, golds), strict=True)]
+    start, columns = 0, []
+    for info in infos or [pa.nulls(len(table), pa.struct([]))]:
+        fields = dict(zip([field.name for field in info.type], info.flatten(), strict=True))
+        fields["prompt_id"] = pa.array(filled[start : start + len(info)])
+        columns.append(pa.StructArray.from_arrays(list(fields.values()), list(fields)))
+        start += len(info)
+    rest = table.remove_columns("extra_info") if infos else table
+    return rest.add_column("extra_info", pa.chunked_array(columns)), filled
+
+
+def _arrow_chunks(table: Any, *names: str) -> Iterator[dict[str, Any]]:
+    for rows in table.with_format("arrow").select_columns(list(names)).iter(ARROW_CHUNK_ROWS):
+        yield {name: rows[name].combine_chunks() for name in names}
 
 
 def prompt_ids_of(batch: Any) -> tuple[str, ...]:

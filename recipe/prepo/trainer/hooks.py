@@ -104,7 +104,8 @@ class PrepoHooks(_Trainer):
                     optim.total_training_steps = steps * self.parameter_sync_step
         default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
-        prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
+        table, prompt_ids = columns.with_prompt_ids(self.train_dataset.dataframe, self.config.data.prompt_key)
+        self.train_dataset.dataframe = table
         self._model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
         self.controller = Controller(
             self.prepo.rules,
