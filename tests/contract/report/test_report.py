@@ -71,7 +71,7 @@ def test_page_fetches_nothing_and_runs_one_script(page: Any) -> None:
     named = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{named}'" in page.html
     assert "https://" not in page.html
-    assert re.findall("http://[^ \"]+", page.html) == ["http://www.w3.org/2000/svg"], "a name space"
+    assert re.findall('http://[^ "]+', page.html) == ["http://www.w3.org/2000/svg"], "a name space"
     assert "default-src 'none'" in page.html
 
 

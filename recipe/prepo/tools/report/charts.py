@@ -244,7 +244,9 @@ def pass_rate(run: Run) -> Chart:
         raise NoData("No trained prompt was scored.")
     rho = spearman_interval(pairs["ppl"].to_numpy(), pairs["reward"].to_numpy(), pairs["prompt"].tolist())
     text = interval_text(rho._asdict()) if np.isfinite(rho.rho) else "undefined: all values of one side are equal"
-    caption = f"Spearman's rho {text}; {rho.num_pairs:,} groups of {rho.num_clusters:,} prompts, bootstrap over prompts."
+    caption = (
+        f"Spearman's rho {text}; {rho.num_pairs:,} groups of {rho.num_clusters:,} prompts, bootstrap over prompts."
+    )
     every = -(-len(pairs) // MAX_POINTS)
     caption += f" One group in {every} is drawn." if every > 1 else ""
     points = table_of(pairs["ppl"], pairs["reward"])[::every]

@@ -29,7 +29,7 @@ SECTIONS = (
 # Settings that do not make another method: seeds, names, folders, and what a run only writes or shows.
 IGNORED_KEYS = frozenset({
     "seed", "data_loader_seed", "experiment_name", "project_name", "default_local_dir", "rollout_data_dir",
-    "validation_data_dir", "audit", "report_every", "logger",
+    "validation_data_dir", "audit", "report_every", "val_generations", "logger",
 })  # fmt: skip
 SEED_SUFFIX = re.compile(r"[-_. ]*seed[-_=]?\d+$", re.IGNORECASE)
 HELD_FIXED = (

@@ -17,10 +17,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.metric_names import ZERO_ADVANTAGE, held_out_set
 from recipe.prepo.tools.report.charts import Drawing
@@ -43,7 +45,7 @@ FORMATS = {
 }  # fmt: skip
 # (setting, directory in the run directory that is tried first, heading, correct and incorrect ones of a step)
 DUMPS = (
-    ("trainer.validation_data_dir", "validation", "Validation generations", 10),
+    ("trainer.validation_data_dir", "validation", "Validation generations", 20),
     ("trainer.rollout_data_dir", "rollouts", "Training rollouts", 2),
 )
 
@@ -167,30 +169,32 @@ def find_samples(run: Run) -> list[tuple[str, list[list[dict[str, Any]]]]]:
     for setting, default, heading, per_kind in DUMPS:
         folder = run.path / default
         folder = folder if folder.is_dir() else Path(str(run.config.get(setting)))
-        files = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()}
+        dumps = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()}
         questions: dict[str, list[dict[str, Any]]] = {}
-        for step in sorted({min(files), max(files)}) if files else []:
-            for sample in correct_and_incorrect(files[step], step, per_kind, run.config.get("prepo.correct_above")):
-                questions.setdefault(sample["input"], []).append(sample)
+        for step in sorted({min(dumps), max(dumps)}) if dumps else []:
+            for sample in correct_and_incorrect(run, dumps[step], per_kind):
+                questions.setdefault(sample["input"], []).append(sample | {"step": step})
         found += [(heading, list(questions.values()))] if questions else []
     return found
 
 
-def correct_and_incorrect(path: Path, step: int, per_kind: int, above: float | None) -> list[dict[str, Any]]:
+def correct_and_incorrect(run: Run, path: Path, per_kind: int) -> list[dict[str, Any]]:
     """The first correct generations of a dump and the first incorrect ones, of different prompts."""
     kinds: dict[bool, dict[str, dict[str, Any]]] = {True: {}, False: {}}
+    scale = {name: run.config.get(f"prepo.{name}") for name in ("correct_above", "reward_range")}
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in islice(lines, MAX_LINES):
             try:
                 entry = json.loads(line)
                 texts = {name: str(entry[name]) for name in ("input", "output", "gts")}
-                score = finite(entry["score"])
+                score, acc = finite(entry["score"]), entry.get("acc")
+                acc = float(acc) if isinstance(acc, bool) else finite(acc)
             except DAMAGE:
                 continue
-            is_correct = bool(entry["acc"]) if "acc" in entry else score > (above or 0.0)
+            is_correct = bool(correctness(np.array([score]), np.array([acc]), **scale)[0] > 0.5)
             kind = kinds[is_correct]
             if len(kind) < per_kind and not math.isnan(score):
-                kind.setdefault(texts["input"], {"step": step, "score": score, "correct": is_correct, **texts})
+                kind.setdefault(texts["input"], {"score": score, "correct": is_correct, **texts})
     return [*kinds[True].values(), *kinds[False].values()]
 
 

@@ -129,6 +129,7 @@ def plain_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
+
 def label_powers(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
