@@ -323,13 +323,23 @@ class PrepoHooks(_Trainer):
 
     # ---- validation -------------------------------------------------------------------------------------------------
 
-    def _dump_generations(self, inputs: Any, outputs: Any, gts: Any, scores: Any, extra: Any, dump_path: Any) -> None:
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+    ) -> None:
         """verl writes all generations where ``trainer.validation_data_dir`` is set; else a few, of the same prompts."""
         if dump_path == self._samples_dir:
             kept = first_of_some(inputs, self.prepo.val_generations)
             inputs, outputs, gts, scores = ([values[i] for i in kept] for values in (inputs, outputs, gts, scores))
-            extra = {key: [values[i] for i in kept] for key, values in extra.items()}
-        super()._dump_generations(inputs, outputs, gts, scores, extra, dump_path)
+            extra = {key: [values[i] for i in kept] for key, values in reward_extra_infos_dict.items()}
+            reward_extra_infos_dict = extra
+        super()._dump_generations(
+            inputs=inputs,
+            outputs=outputs,
+            gts=gts,
+            scores=scores,
+            reward_extra_infos_dict=reward_extra_infos_dict,
+            dump_path=dump_path,
+        )
 
     # ---- end of a step ----------------------------------------------------------------------------------------------
 
