@@ -246,7 +246,7 @@ def test_an_own_reward_grades_as_in_training(
     tmp_path: Path, name: str, response: str, above: float | None, expected: tuple[float, bool, str | None]
 ) -> None:
     (tmp_path / "mine.py").write_text(OWN_REWARDS)
-    reward, question = (str(tmp_path / "mine.py"), name), Question("s", "q", [], "mine", "7", {})
+    reward, question = {"path": str(tmp_path / "mine.py"), "name": name}, Question("s", "q", [], "mine", "7", {})
     identity = find_reward(Namespace(reward=reward, correct_above=above), question)
     assert identity is not None and len(identity["sha256"]) == 64
     found = graded(question, 0, 7, {"text": response, "num_tokens": 3, "finish_reason": "stop"}, reward, above)
@@ -254,19 +254,18 @@ def test_an_own_reward_grades_as_in_training(
 
 
 @pytest.mark.parametrize(
-    ("reward", "above", "said"),
+    ("file", "name", "said"),
     [
-        (("mine.py", "raises"), None, "ZeroDivisionError"),
-        (("mine.py", "absent"), None, "only graded, "),
-        (("none.py", "graded"), None, "--reward .*none.py:graded"),
-        (None, 0.5, "--correct-above is for --reward"),
+        ("mine.py", "raises", "ZeroDivisionError"),
+        ("mine.py", "absent", "only graded, "),
+        ("none.py", "graded", "--reward .*none.py:graded"),
     ],
 )
 def test_a_reward_that_does_not_work_is_refused_before_anything_starts(
-    tmp_path: Path, reward: tuple[str, str] | None, above: float | None, said: str
+    tmp_path: Path, file: str, name: str, said: str
 ) -> None:
     (tmp_path / "mine.py").write_text(OWN_REWARDS)
-    options = Namespace(reward=reward and (str(tmp_path / reward[0]), reward[1]), correct_above=above)
+    options = Namespace(reward={"path": str(tmp_path / file), "name": name}, correct_above=None)
     with pytest.raises(PrepoError, match=said):
         find_reward(options, Question("s", "q", [], "mine", "7", {}))
 

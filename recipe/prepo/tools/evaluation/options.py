@@ -18,6 +18,7 @@ from recipe.prepo.preflight import has_gpu
 from recipe.prepo.tools.stats import MAX_SAMPLES
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
+OWN_GRADER = {"path": "pkg://recipe.prepo.reward", "name": "compute_score"}  # as conf/recipe_defaults.yaml
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; also used for SIGTERM
 
 
@@ -54,8 +55,8 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
         json.loads, lambda found: isinstance(found, dict), 'a JSON object, as {"enable_thinking": true}'
     )
     function = value(
-        lambda text: text.rpartition(":")[::2],
-        lambda found: bool(found[0]) and found[1].isidentifier(),
+        lambda text: dict(zip(("path", "name"), text.rpartition(":")[::2], strict=True)),
+        lambda found: bool(found["path"]) and found["name"].isidentifier(),
         "FILE.py:NAME of a reward function, as verl takes them",
     )
     number = value(float, math.isfinite, "a finite number")
@@ -65,7 +66,13 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--out", required=True, type=Path, metavar="DIR", help="samples and results; an existing folder is continued")
     add("--samples", type=samples, default=16, metavar="N", help="samples of each question (default %(default)s)")
     add("--prompts", type=COUNT, metavar="N", help="draw N questions of each set, by the seed (default: all)")
-    add("--reward", type=function, metavar="PATH:NAME", help="your reward function (default: this recipe's grader)")
+    add(
+        "--reward",
+        type=function,
+        default=OWN_GRADER,
+        metavar="PATH:NAME",
+        help="your reward function (default: this recipe's grader)",
+    )
     add("--correct-above", type=number, metavar="X", help="a reward above X is correct (default: its acc, else 0.5)")
     add("--temperature", type=temperature, default=1.0, help="0 decodes greedily (default %(default)s)")
     add("--top-p", type=SHARE, default=1.0, help="default %(default)s: the whole distribution")

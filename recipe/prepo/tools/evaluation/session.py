@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import inspect
 import json
 import os
@@ -27,11 +26,11 @@ from recipe.prepo.maths.rng import make_generator, rollout_seed
 from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward import own
 from recipe.prepo.reward.extract import after_hashes
-from recipe.prepo.reward.score import compute_score, marked_answer
+from recipe.prepo.reward.score import marked_answer
 from recipe.prepo.rows import open_parquet, validate_rows
 from recipe.prepo.run.files import file_sha256
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
-from recipe.prepo.tools.evaluation.options import CPU
+from recipe.prepo.tools.evaluation.options import CPU, OWN_GRADER
 from recipe.prepo.tools.evaluation.store import Records, Sample, ScoredPrompt, open_store
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
@@ -50,6 +49,12 @@ class Question:
     data_source: str
     ground_truth: Any
     extra_info: dict[str, Any]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a reward function reads, in verl's columns."""
+        gold = {"ground_truth": self.ground_truth}
+        return {"data_source": self.data_source, "reward_model": gold, "extra_info": self.extra_info}
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
             for p in options.data
         },
         "sampling": {name: getattr(options, name) for name in names},
-        "reward": reward and {**reward, "correct_above": options.correct_above},
+        "reward": reward,
     }
     with open_store(options.out, settings) as (samples, prompts):
         seconds = _fill(options, model, questions, tokens, tokenizer, samples, prompts if scores_prompts else None)
@@ -286,42 +291,18 @@ def find_reward(options: argparse.Namespace, question: Question) -> dict[str, An
     """Load and try ``--reward``; returns what identifies it, or None for this recipe's own grader.
 
     Raises:
-        PrepoError: it does not load, or fails for ``question`` with its gold answer as the response.
+        PrepoError: it does not load, or fails for ``question``.
     """
-    if options.reward is None:
-        if options.correct_above is not None:
-            raise ConfigError("--correct-above is for --reward PATH:NAME: this recipe's own rewards are 1 and 0.")
-        return None
-    path, name = options.reward
     try:
-        function = own.load_reward({"path": path, "name": name})
+        function = own.load_reward(options.reward)
     except ConfigError as error:
-        raise ConfigError(f"--reward {path}:{name}: {error}") from error
-    scores_of(question, str(question.ground_truth), options.reward)
+        raise ConfigError(f"--reward {options.reward['path']}:{options.reward['name']}: {error}") from error
+    own.grade_rows(options.reward, [question.row])
+    if options.reward == OWN_GRADER:
+        return None
     source = inspect.getsourcefile(inspect.unwrap(function))
-    return {"path": path, "name": name, "sha256": file_sha256(Path(source)) if source else None}
-
-
-def scores_of(question: Question, response: str, reward: tuple[str, str] | None) -> dict[str, Any]:
-    """What the reward function returns for a response, as a dictionary with ``score``.
-
-    Raises:
-        RewardError: a function of the user's raised, or returned no reward.
-    """
-    if reward is None:
-        return compute_score(question.data_source, response, question.ground_truth, question.extra_info)
-    section = {"path": reward[0], "name": reward[1]}
-    arguments = {
-        "data_source": question.data_source,
-        "solution_str": response,
-        "ground_truth": question.ground_truth,
-        "extra_info": {**question.extra_info, "num_turns": None, "rollout_reward_scores": {}},  # as verl
-    }
-    if inspect.iscoroutinefunction(own.load_reward(section)):
-        scores = asyncio.run(own.grade_async(reward_function=section, **arguments))
-    else:
-        scores = own.grade(reward_function=section, **arguments)
-    return scores if isinstance(scores, dict) else {"score": scores}
+    identity = {"sha256": file_sha256(Path(source)) if source else None, "correct_above": options.correct_above}
+    return {**options.reward, **identity}
 
 
 def graded(
@@ -329,11 +310,11 @@ def graded(
     number: int,
     seed: int,
     response: dict[str, Any],
-    reward: tuple[str, str] | None = None,
+    reward: dict[str, str] = OWN_GRADER,
     correct_above: float | None = None,
 ) -> Sample:
     """The sample with its reward, and the answer that was judged: a reward's ``pred``, else the marked one."""
-    scores = scores_of(question, response["text"], reward)
+    scores = own.grade_row(reward, question.row, response["text"])
     acc = scores.get("acc") if correct_above is None else None
     judged = np.array([acc if isinstance(acc, int | float) else np.nan], dtype=np.float64)
     is_correct = correctness(np.array([float(scores["score"])]), judged, correct_above=correct_above)[0] == 1.0
