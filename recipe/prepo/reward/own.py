@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from recipe.prepo.errors import ConfigError, RewardError, root_cause
+from recipe.prepo.reward.score import golds_of
 
 KEY = "reward.custom_reward_function"
 WANTED = (
@@ -146,9 +147,9 @@ def grade_row(function: Mapping[str, Any], row: Mapping[str, Any], response: str
 
 
 def grade_rows(function: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The scores of the gold answers behind ``####`` and in a box; arguments and errors as in :func:`grade_row`."""
-    golds = [row["reward_model"]["ground_truth"] for row in rows]
-    responses = [f"#### {gold}\n\\boxed{{{gold}}}" for gold in golds]
+    """The scores of each row's first gold answer, in a box and, last, behind ``####``; errors as :func:`grade_row`."""
+    golds = ["".join(golds_of(row["reward_model"]["ground_truth"])[:1]) for row in rows]
+    responses = [f"\\boxed{{{gold}}}\n#### {gold}" for gold in golds]
     return [float(grade_row(function, *each)["score"]) for each in zip(rows, responses, strict=True)]
 
 
