@@ -18,7 +18,10 @@ from recipe.prepo.rules.registry import REGISTRIES, build_rule
 MAX_RATIO = 1e6
 TEMPERATURE = "actor_rollout_ref.rollout.temperature"
 # What the values must be: least integers, switches, choices, and finite numbers above 0 with an example.
-INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 1}
+INTEGERS = {
+    **dict.fromkeys(("prepo.seed", "prepo.report_every", "prepo.val_generations"), 0),
+    **dict.fromkeys(("data.train_batch_size", "actor_rollout_ref.rollout.n"), 1),
+}
 SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
 OPTIONAL = ("prepo.correct_above", "prepo.reward_range")  # null, or numbers
@@ -44,6 +47,7 @@ class PrepoConfig:
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
         val_samples: data source -> samples of each of its validation prompts, where it differs from ``val_kwargs.n``.
+        val_generations: generations that are kept of each validation. 0 for none.
         correct_above: a reward above it is correct, where the reward function returns no ``acc``; None: automatic.
         reward_range: rewards of a worthless and of a perfect answer; rules then take rewards as pass rates.
         reward_wait_limit_s: seconds that one reward may take. After that its score is 0.
@@ -64,6 +68,7 @@ class PrepoConfig:
     seed_rollouts: bool
     report_every: int
     val_samples: dict[str, int]
+    val_generations: int
     correct_above: float | None
     reward_range: list[float] | None
     reward_wait_limit_s: float
@@ -172,7 +177,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
         grading_time_limit_s=float(prepo["grading_time_limit_s"]),
         **{key: prepo[key] for key in ("seed", "audit", "scorer", "seed_rollouts", "report_every")},
-        **{key: prepo[key] for key in ("correct_above", "reward_range")},
+        **{key: prepo[key] for key in ("correct_above", "reward_range", "val_generations")},
     )
 
 

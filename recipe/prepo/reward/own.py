@@ -123,36 +123,34 @@ async def grade_async(*, reward_function: Mapping[str, Any], **arguments: Any) -
         raise _failed(reward_function, arguments, error) from error
 
 
-def grade_rows(
-    function: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], responses: Sequence[str] | None = None
-) -> list[float]:
-    """The scores of one response to each row, without a run.
+def grade_row(function: Mapping[str, Any], row: Mapping[str, Any], response: str) -> dict[str, Any]:
+    """What the function returns for a response to a row, without a run: a dictionary with ``score``.
 
     Args:
         function: as in :func:`load_reward`.
-        rows: rows with verl's columns ``data_source``, ``reward_model`` and ``extra_info``.
-        responses: what to grade; by default the first gold answer in a box and, last, behind ``####``.
+        row: has verl's columns ``data_source``, ``reward_model`` and ``extra_info``.
 
     Raises:
         ConfigError, RewardError: as :func:`load_reward` and :func:`grade`.
     """
-    is_async = inspect.iscoroutinefunction(load_reward(function))
-    scores = []
-    for number, row in enumerate(rows):
-        gold = row["reward_model"]["ground_truth"]
-        answer = "".join(golds_of(gold)[:1])
-        arguments = {
-            "data_source": row["data_source"],
-            "solution_str": f"\\boxed{{{answer}}}\n#### {answer}" if responses is None else responses[number],
-            "ground_truth": gold,
-            "extra_info": {**(row.get("extra_info") or {}), "num_turns": None, "rollout_reward_scores": {}},  # as verl
-        }
-        if is_async:
-            result = asyncio.run(grade_async(reward_function=function, **arguments))
-        else:
-            result = grade(reward_function=function, **arguments)
-        scores.append(float(result["score"] if isinstance(result, dict) else result))
-    return scores
+    arguments = {
+        "data_source": row["data_source"],
+        "solution_str": response,
+        "ground_truth": row["reward_model"]["ground_truth"],
+        "extra_info": {**(row.get("extra_info") or {}), "num_turns": None, "rollout_reward_scores": {}},  # as verl
+    }
+    if inspect.iscoroutinefunction(load_reward(function)):
+        result = asyncio.run(grade_async(reward_function=function, **arguments))
+    else:
+        result = grade(reward_function=function, **arguments)
+    return result if isinstance(result, dict) else {"score": result}
+
+
+def grade_rows(function: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The scores of each row's first gold answer, in a box and, last, behind ``####``; errors as :func:`grade_row`."""
+    golds = ["".join(golds_of(row["reward_model"]["ground_truth"])[:1]) for row in rows]
+    responses = [f"\\boxed{{{gold}}}\n#### {gold}" for gold in golds]
+    return [float(grade_row(function, *each)["score"]) for each in zip(rows, responses, strict=True)]
 
 
 def plain(result: Any) -> Any:

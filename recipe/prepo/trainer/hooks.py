@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class PrepoHooks(_Trainer):
     _in_step = False
     _checkpoint_due = False
     _saving_s = 0.0
+    _samples_dir = ""  # of validations whose generations are kept in part
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -71,6 +73,9 @@ class PrepoHooks(_Trainer):
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places.
             config.trainer.v1.trainer_mode = self.verl_mode
+            if self.prepo.val_generations and not config.trainer.get("validation_data_dir"):
+                self._samples_dir = str(Path(config.trainer.default_local_dir).absolute() / "validation")
+                config.trainer.validation_data_dir = self._samples_dir
             if self.prepo.skips_prompts:
                 config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
             # One fetch of the dataloader is one step's candidates, except where verl 0.9.1 refills prompt by prompt.
@@ -316,6 +321,26 @@ class PrepoHooks(_Trainer):
             self.supervisor.tell(self.controller.remark)
         return metrics
 
+    # ---- validation -------------------------------------------------------------------------------------------------
+
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+    ) -> None:
+        """verl writes all generations where ``trainer.validation_data_dir`` is set; else a few, of the same prompts."""
+        if dump_path == self._samples_dir:
+            kept = first_of_some(inputs, self.prepo.val_generations)
+            inputs, outputs, gts, scores = ([values[i] for i in kept] for values in (inputs, outputs, gts, scores))
+            extra = {key: [values[i] for i in kept] for key, values in reward_extra_infos_dict.items()}
+            reward_extra_infos_dict = extra
+        super()._dump_generations(
+            inputs=inputs,
+            outputs=outputs,
+            gts=gts,
+            scores=scores,
+            reward_extra_infos_dict=reward_extra_infos_dict,
+            dump_path=dump_path,
+        )
+
     # ---- end of a step ----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
@@ -366,6 +391,17 @@ def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -
     check_val_samples(samples, data_sources)
     num_samples = [int(samples.get(source, default)) for source in data_sources]
     dataset.dataframe = table.add_column(columns.ROLLOUT_N, num_samples)
+
+
+def first_of_some(texts: Sequence[str], number: int) -> list[int]:
+    """Where ``number`` of the different texts first occur. Which ones depends on the texts alone, not on their order.
+
+    >>> first_of_some(["b", "a", "b", "c"], 2), first_of_some(["c", "b", "b", "a"], 2)
+    ([0, 3], [0, 1])
+    """
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    chosen = sorted(first, key=lambda text: (zlib.crc32(text.encode(errors="replace")), text))[:number]
+    return sorted(first[text] for text in chosen)
 
 
 def use_row_temperatures(worker_groups: Iterable[Any]) -> None:
