@@ -37,8 +37,8 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
     parser.add_argument("--config-name", "-cn", default="prepo")
     own, overrides = parser.parse_known_args(arguments)
     refuse_old_names(overrides)
-    module = initialize_config_module("recipe.prepo.conf", version_base=None)
-    with initialize_config_dir(own.config_path, version_base=None) if own.config_path else module:
+    initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
+    with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
             config = compose(own.config_name, overrides=overrides)
             OmegaConf.to_container(config, resolve=True)

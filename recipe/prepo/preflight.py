@@ -147,9 +147,11 @@ def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         if name in ACCOUNTS:
             joined = joined_ray(get("ray_kwargs.ray_init", {}))  # whose workers may have a key of their own
             variables = {**os.environ, **get("ray_kwargs.ray_init.runtime_env.env_vars", {})}
-            ok = joined or ACCOUNTS[name].is_usable(variables)
+            has_key = joined or ACCOUNTS[name].is_usable(variables)
             why = f"{name} sends to an account, and there is no key in {ACCOUNTS[name].key} or in a file of its log-in"
-            yield Need(path, ok, why, "[console]", f"the variable {ACCOUNTS[name].key}, or {ACCOUNTS[name].offline}")
+            yield Need(
+                path, has_key, why, "[console]", f"the variable {ACCOUNTS[name].key}, or {ACCOUNTS[name].offline}"
+            )
 
 
 def _pools(get: Get, prepo: PrepoConfig) -> Iterator[Need]:

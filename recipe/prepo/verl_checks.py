@@ -24,6 +24,7 @@ from recipe.prepo.rows import first_rows, read_prompts, rows_within_limit
 
 MODEL = "actor_rollout_ref.model"
 GRADED_ROWS = 3
+MAX_LORA_RANK = 512  # of vLLM
 PLAIN_TEMPLATE = "\"{% for m in messages %}{{ m['content'] }}\\n{% endfor %}\""
 # Names that verl 0.9.1 compares in its code and keeps in no registry.
 LOSS_AGG_MODES = ("token-mean", "token-sum", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm")
@@ -81,9 +82,6 @@ def check_verl(config: DictConfig) -> None:
 
     config = copy.deepcopy(config)
     model = config.actor_rollout_ref.model
-    rank = int(model.get("lora_rank") or 0)
-    why = "vLLM has no larger adapters"
-    check(OmegaConf.to_container(config, resolve=True), [Need(f"{MODEL}.lora_rank", 0 <= rank <= 512, why, 64)])
     with open_dict(config):
         model.lora_rank = 0  # verl would import vLLM to compare it
         if model.get("lora"):
@@ -142,6 +140,8 @@ def _names(config: Mapping[str, Any], agent_loops: frozenset[str]) -> Iterator[N
         yield Need(path, not unknown, why, "<a file that registers it>", "correct the column")
     if value_at(config, "reward.reward_manager.source", "register") == "register":
         known["reward.reward_manager.name"] = REWARD_MANAGER
+    path = f"{MODEL}.lora_rank"
+    yield Need(path, 0 <= int(value_at(config, path, 0)) <= MAX_LORA_RANK, "vLLM has no such adapters", 64)
     for path, names in known.items():
         value, names = value_at(config, path, None), list(names)
         hint = did_you_mean(str(value), names).removeprefix(" Did you mean ").removesuffix("?")

@@ -285,9 +285,10 @@ def test_memory_of_a_reference_model_is_pinned(stock: Any, repaired: Any) -> Non
     """vLLM's CPU worker mends this too, so that only workers which are not forked fail: those on a cluster."""
     assert "Cannot access accelerator" in str(stock["pinned"])
     assert repaired["pinned"] == 1.0
-    spec = importlib.util.find_spec("verl.workers.engine.fsdp.transformer_impl")
+    spec = importlib.util.find_spec("verl")
     assert spec is not None and spec.origin is not None
-    assert "CPUOffloadPolicy(pin_memory=True)" in Path(spec.origin).read_text(encoding="utf-8")
+    engine = Path(spec.origin).parent / "workers/engine/fsdp/transformer_impl.py"
+    assert "CPUOffloadPolicy(pin_memory=True)" in engine.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("backend", ["fsdp", "fsdp2"])
