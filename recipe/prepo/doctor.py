@@ -50,7 +50,8 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
                 hint = did_you_mean(
                     unknown[1], _paths(OmegaConf.to_container(compose(own.config_name, overrides=others)))
                 )
-            raise ConfigError(f"the overrides do not compose: {error}{hint}") from error
+            said = " ".join(str(error).split())
+            raise ConfigError(f"the overrides do not compose: {said}{hint}") from error
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:

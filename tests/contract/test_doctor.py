@@ -18,6 +18,7 @@ from recipe.prepo.errors import ConfigError, PrepoError
 from recipe.prepo.preflight import NOT_ESTIMATED, OLD_SECTIONS, check_config, new_key
 from recipe.prepo.verl_checks import KL_PENALTIES, LOSS_AGG_MODES
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* engine is not available")
 TWO_GPUS, EIGHT_GPUS = "trainer.n_gpus_per_node=2", "trainer.n_gpus_per_node=8"
 # What is refused, and what the message names. {} is the folder of files.
 CASES: list[tuple[list[str], list[str]]] = [
