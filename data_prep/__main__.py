@@ -1,4 +1,4 @@
-"""Command line: ``python -m data_prep <dataset> --source <hub id or local path> --out DIR``."""
+"""Command line: ``python -m data_prep <dataset or own> --source <hub id or local path> --out DIR``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep import reasoning_gym
 from data_prep.common import DEFAULT_INSTRUCTION, Summary
+from data_prep.own import OwnOptions, prepare_own, show_first_rows
 from data_prep.prepare import PromptStyle, prepare
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import PrepoError
@@ -43,6 +44,17 @@ def _run(arguments: argparse.Namespace) -> list[Summary]:
             seed=arguments.seed,
             style=PromptStyle(arguments.instruction, arguments.system),
         )
+    if arguments.dataset == "own":
+        names = ("question", "answer", "id", "keep", "name", "config", "hold_out")
+        summaries = prepare_own(
+            arguments.source,
+            OwnOptions(**{name: getattr(arguments, name) for name in names}),
+            splits=arguments.split,
+            out_dir=arguments.out,
+            style=PromptStyle(arguments.instruction, arguments.system),
+        )
+        print(show_first_rows(summaries[0].path, arguments.model))
+        return summaries
     return prepare(
         DATASETS[arguments.dataset],
         source=arguments.source,
@@ -53,9 +65,8 @@ def _run(arguments: argparse.Namespace) -> list[Summary]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep", description="Make parquet files for verl from a public data set."
-    )
+    description = "Make parquet files for verl from a public data set, or from your own rows."
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=description)
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="dataset")
     for spec in DATASETS.values():
         one = datasets.add_parser(spec.name, help=f"default source: {spec.hub_id} (Hugging Face hub)")
@@ -64,6 +75,20 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--split", nargs="+", choices=list(spec.splits), help="default: all in the source")
         one.add_argument("--instruction", default=DEFAULT_INSTRUCTION, help='text after the question; "" for none')
         one.add_argument("--system", help="system message (default: none)")
+    own = datasets.add_parser("own", help="your own rows: JSON lines, JSON, CSV, parquet, or a hub id")
+    own.add_argument("--source", required=True, help="file, folder with files of each split, or hub id")
+    own.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")
+    for key in ("question", "answer"):
+        own.add_argument(f"--{key}", metavar="KEY", help=f"column of the {key}; a.b for nested ones (default: by name)")
+    own.add_argument("--id", metavar="KEY", help="column of unique ids (default: by name, else from the question)")
+    own.add_argument("--keep", nargs="+", default=[], metavar="KEY", help="columns for your reward, into extra_info")
+    own.add_argument("--name", help="name of the files, and data_source of rows without one (default: the source's)")
+    own.add_argument("--split", nargs="+", help="default: all in the source; for one file, its name's, else train")
+    own.add_argument("--hold-out", type=int, default=0, metavar="ROWS", help="put so many rows into a test file")
+    own.add_argument("--config", help="configuration of a data set on the hub")
+    own.add_argument("--instruction", help='text after the question; "" for none (default: \\boxed{} for plain text)')
+    own.add_argument("--system", help="system message (default: none, or the source's)")
+    own.add_argument("--model", help="model whose chat template shows the first rows")
     mini_math = datasets.add_parser("mini_math", help="generated word problems; needs no source")
     mini_math.add_argument("--out", type=Path, required=True, help="folder for the parquet and summary files")
     mini_math.add_argument("--seed", type=int, default=0)

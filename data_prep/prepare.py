@@ -19,19 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.common import Summary, write_parquet
+from data_prep.common import DEFAULT_INSTRUCTION, Summary, write_parquet
 from data_prep.sources import Located, find_local_file, looks_local, read_file, read_hub
-from data_prep.spec import DatasetSpec, Problem
+from data_prep.spec import DatasetSpec, Problem, RowDropped
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.extract import is_prose
 from recipe.prepo.reward.notation import compact, tidy
 from recipe.prepo.reward.quantity import plain_number
+from recipe.prepo.reward.score import golds_of
 from recipe.prepo.reward.worker import GradingStopped, ask
 from recipe.prepo.rows import build_row
 
@@ -42,20 +44,28 @@ PROGRESS_EVERY = 1000
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """What surrounds the question: an instruction after it, and an optional system message before it."""
+    """What surrounds the question: an instruction after it, and an optional system message before it.
 
-    instruction: str
+    ``instruction=None`` adds the default one to plain text that does not already say how to write the answer.
+    """
+
+    instruction: str | None
     system: str | None = None
 
-    def messages(self, question: str) -> list[dict[str, str]]:
+    def messages(self, problem: Problem) -> list[dict[str, str]]:
         """Chat messages for one question.
 
-        >>> PromptStyle("Think.").messages("1+1?")
+        >>> PromptStyle("Think.").messages(Problem("1+1?", "2"))
         [{'role': 'user', 'content': '1+1?\\nThink.'}]
         """
-        content = f"{question}\n{self.instruction}" if self.instruction else question
+        content, instruction = problem.question.strip(), self.instruction
+        if instruction is None:
+            says_how = problem.is_chat or re.search(r"\\boxed|####|<answer>|Answer:", content)
+            instruction = "" if says_how else DEFAULT_INSTRUCTION
+        before = [dict(message) for message in problem.before if not (self.system and message["role"] == "system")]
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
+        content = f"{content}\n{instruction}" if instruction else content
+        return [*system, *before, {"role": "user", "content": content}]
 
 
 @dataclass(frozen=True)
@@ -86,20 +96,51 @@ def prepare(
             raise DataError(f"--source {source} has no {split} split of {spec.name}.")
     if not found:
         raise DataError(f"--source {source} has none of the splits {', '.join(spec.splits)} of {spec.name}.")
-    return [_prepare_split(spec, split, name, rows, out_dir, style) for split, (name, rows) in found.items()]
+    return [
+        summary
+        for split, (name, rows) in found.items()
+        for summary in prepare_split(spec, split, name, rows, out_dir, style)
+    ]
 
 
-def _prepare_split(
-    spec: DatasetSpec, split: str, source: str, rows: Iterable[Located], out_dir: Path, style: PromptStyle
-) -> Summary:
+def prepare_split(
+    spec: DatasetSpec,
+    split: str,
+    source: str,
+    rows: Iterable[Located],
+    out_dir: Path,
+    style: PromptStyle,
+    *,
+    hold_out: int = 0,
+) -> list[Summary]:
+    """Write one split, and with ``hold_out`` that many of its rows as ``test``: those of the smallest hashes.
+
+    Raises:
+        DataError: a row has no known form, or none can be used.
+    """
     summary = Summary(spec.name, split, source, out_dir / f"{spec.name}_{split}.parquet")
-    kept = _without_unverifiable(_without_repeats(_problems(spec, rows, summary), summary), summary)
-    if not kept:
-        raise DataError(f"{source}: none of its {summary.num_read} rows can be used.\n{summary}")
-    write_parquet(_to_rows(spec, split, source, kept, style), summary.path)
-    summary.num_kept = len(kept)
-    summary.write()
-    return summary
+    kept = _without_repeats(_problems(spec, rows, summary), summary)
+    kept = _without_unverifiable(kept, summary, keep=spec.keeps_ungradable)
+    if len(kept) <= hold_out:
+        what = f"only {len(kept)}, with --hold-out {hold_out}," if kept else "none"
+        raise DataError(f"{source}: {what} of its {summary.num_read} rows can be used.\n{summary}")
+    by_hash = sorted(kept, key=lambda each: _hash(each.problem))
+    held = {each.where for each in by_hash[:hold_out]}
+    parts = [(summary, [each for each in kept if each.where not in held])]
+    if held:
+        path = out_dir / f"{spec.name}_test.parquet"
+        test = Summary(spec.name, "test", source, path, num_read=hold_out)
+        parts.append((test, [each for each in kept if each.where in held]))
+        summary.num_read -= hold_out
+    for part, problems in parts:
+        write_parquet(_to_rows(spec, part.split, source, problems, style), part.path)
+        part.num_kept = len(problems)
+        part.write()
+    return [part for part, _ in parts]
+
+
+def _hash(problem: Problem) -> str:
+    return hashlib.sha256(problem.text.strip().encode()).hexdigest()[:16]
 
 
 def _problems(spec: DatasetSpec, rows: Iterable[Located], summary: Summary) -> Iterable[_Kept]:
@@ -107,6 +148,9 @@ def _problems(spec: DatasetSpec, rows: Iterable[Located], summary: Summary) -> I
         summary.num_read += 1
         try:
             problem = spec.to_problem(row)
+        except RowDropped as dropped:
+            summary.drop(dropped.reason, where, dropped.detail)
+            continue
         except (DataError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{summary.source}, {where}: not a known form of a {spec.name} row: {error}."
@@ -124,9 +168,9 @@ def _without_repeats(problems: Iterable[_Kept], summary: Summary) -> list[_Kept]
     """The first row of each question; no row of a question with different golds."""
     groups: dict[str, list[_Kept]] = {}  # by question: one row for each different text and gold
     for kept in problems:
-        group = groups.setdefault(kept.problem.question.strip(), [])
+        group = groups.setdefault(kept.problem.text.strip(), [])
         same = [earlier for earlier in group if _is_same_gold(earlier.problem.gold, kept.problem.gold)]
-        exact = [earlier for earlier in same if earlier.problem.question == kept.problem.question]
+        exact = [earlier for earlier in same if earlier.problem.text == kept.problem.text]
         if exact:
             summary.drop("exact_duplicate", kept.where, f"same question and gold as {exact[0].where}")
         else:
@@ -143,7 +187,7 @@ def _one_of(group: list[_Kept], summary: Summary) -> list[_Kept]:
         return [first]
     golds = "; ".join(f"{kept.where} has {kept.problem.gold!r}" for kept in group)
     for kept in group:
-        is_exact = sum(other.problem.question == kept.problem.question for other in group) > 1
+        is_exact = sum(other.problem.text == kept.problem.text for other in group) > 1
         reason = "conflicting_gold" if is_exact else "conflicting_gold_but_for_outer_spaces"
         summary.drop(reason, kept.where, f"same question, different golds: {golds}")
     return []
@@ -154,17 +198,23 @@ def _is_same_gold(first: str, second: str) -> bool:
     return compact(first) == compact(second) or (values[0] is not None and values[0] == values[1])
 
 
-def _without_unverifiable(problems: list[_Kept], summary: Summary) -> list[_Kept]:
-    """Compare each gold with itself through math-verify. Plain numbers need no check: they compare exactly."""
+def _without_unverifiable(problems: list[_Kept], summary: Summary, *, keep: bool) -> list[_Kept]:
+    """Compare each gold with itself through math-verify. Plain numbers need no check: they compare exactly.
+
+    Args:
+        keep: only flag golds that the default reward cannot grade.
+    """
     to_check = [kept for kept in problems if plain_number(tidy(kept.problem.gold)) is None]
     refused: set[str] = set()
     for number, kept in enumerate(to_check, start=1):
-        gold = kept.problem.gold
-        if is_prose(gold):
-            reason, kind = "prose_gold", "none"
-        else:
-            reason, kind = "unverifiable_gold", _kind_of_gold(gold, kept.problem.extra.get("is_multiple_answer"))
-        if kind == "none":
+        gold, is_list = kept.problem.gold, kept.problem.extra.get("is_multiple_answer")
+        kinds = ["prose" if is_prose(each) else _kind_of_gold(each, is_list) for each in golds_of(gold)]
+        kind = next((each for each in ("math", "text", "prose") if each in kinds), "none")
+        kind = "none" if gold.startswith('{"') else kind  # an object
+        reason = "prose_gold" if kind == "prose" else "unverifiable_gold"
+        if keep and kind in ("prose", "none"):
+            summary.flag("gold_needs_own_reward", kept.where, f"gold {gold!r}")
+        elif kind in ("prose", "none"):
             summary.drop(reason, kept.where, f"gold {gold!r}")
             refused.add(kept.where)
         elif kind == "text":
@@ -188,8 +238,8 @@ def _to_rows(
     where: dict[str, str] = {}
     for kept in problems:
         problem = kept.problem
-        own_id = problem.source_id or hashlib.sha256(problem.question.strip().encode()).hexdigest()[:16]
-        prompt_id = f"{spec.name}/{own_id}"
+        own_id = problem.source_id or _hash(problem)
+        prompt_id = own_id if problem.id_is_whole and problem.source_id else f"{spec.name}/{own_id}"
         if prompt_id in rows:
             raise DataError(
                 f"{source}: {where[prompt_id]} and {kept.where} have the same id {own_id!r} but different questions."
@@ -197,8 +247,8 @@ def _to_rows(
             )
         where[prompt_id] = kept.where
         rows[prompt_id] = build_row(
-            data_source=spec.name,
-            messages=style.messages(problem.question.strip()),
+            data_source=problem.data_source or spec.name,
+            messages=style.messages(problem),
             ground_truth=problem.gold,
             prompt_id=prompt_id,
             split=split,

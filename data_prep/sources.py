@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipe.prepo.errors import DataError
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+LISTS = ("data", "rows", "examples", "train", "test", "instances", "questions", "problems")  # in a JSON document
 Located = tuple[str, Mapping[str, Any]]  # the row's place ("line 17", "row 16"), and the row
 
 
@@ -59,25 +63,82 @@ def find_local_file(source: str, split: str, all_splits: tuple[str, ...]) -> Pat
 
 
 def read_file(path: Path) -> Iterator[Located]:
-    """Rows of a .parquet file ("row 0" first), of JSON lines ("line 1" first), or of a JSON list ("item 0" first).
+    """Rows of a .parquet, .csv or .tsv file ("row 0" first), of JSON lines ("line 1"), or of a JSON list ("item 0").
+
+    A JSON document may also be an object with the list (``{"data": […]}``), or columns as pandas writes them. Text may
+    be UTF-8 or UTF-16, with or without a byte-order mark, or Windows' cp1252.
 
     Raises:
         DataError: the file cannot be read as its suffix says.
     """
     if path.suffix == ".parquet":
         yield from _read_parquet(path)
-        return
-    with path.open(encoding="utf-8") as file:
-        start = file.read(64).lstrip()
-        file.seek(0)
-        if start.startswith("["):
-            yield from (
-                (f"item {i}", _as_row(path, f"item {i}", row)) for i, row in enumerate(_json(path, "", file.read()))
-            )
+    elif path.suffix in (".csv", ".tsv"):
+        yield from _read_csv(path)
+    else:
+        text = _text(path)
+        document = _json_document(path, text)
+        if document is not None:
+            yield from ((f"item {i}", _as_row(path, f"item {i}", row)) for i, row in enumerate(document))
             return
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(io.StringIO(text), start=1):
             if line.strip():
                 yield f"line {number}", _as_row(path, f"line {number}", _json(path, f", line {number}", line))
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _read_csv(path: Path) -> Iterator[Located]:
+    """Every value is text, so that "025" keeps its zero. The separator is the one that occurs most in the header."""
+    text = _text(path)
+    header = text.lstrip().partition("\n")[0]
+    try:
+        separator = max(",;\t|", key=header.count)
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+    yield from ((f"row {i}", row) for i, row in enumerate(table.to_dict("records")))
+
+
+def _json_document(path: Path, text: str) -> list[Any] | None:
+    """The rows of a file that is one JSON document; None for JSON lines."""
+    if text.lstrip().startswith("["):
+        return list(_json(path, "", text))
+    if path.suffix == ".jsonl":
+        return None
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    for name in LISTS if isinstance(document, dict) else ():
+        if isinstance(document.get(name), list):
+            return list(document[name])
+    keys = [list(column) for column in document.values() if isinstance(column, dict)]
+    if len(keys) == len(document) > 1 and all(each == keys[0] for each in keys):  # pandas' to_json
+        return [{name: column[key] for name, column in document.items()} for key in keys[0]]
+    return [document]
+
+
+def hub_splits(hub_id: str, config: str | None) -> list[str]:
+    """Names of the splits of a data set on the Hugging Face hub.
+
+    Raises:
+        DataError: the hub cannot be reached, or lacks the data set or configuration.
+    """
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_split_names(hub_id, config))
+    except Exception as error:  # the hub client raises many kinds of error
+        raise _no_hub(hub_id, config, "its splits", error) from error
 
 
 def read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Located]:
@@ -91,12 +152,16 @@ def read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Located]:
     try:
         rows = datasets.load_dataset(hub_id, config, split=split)
     except Exception as error:  # the hub client raises many kinds of error
-        raise DataError(
-            f"cannot load {hub_id}{f' ({config})' if config else ''}, split {split}, from the Hugging Face hub:"
-            f" {type(error).__name__}: {error}. Check the name and the connection; without a connection, download the"
-            " file elsewhere and give it as `--source path/to/file.parquet` (or .jsonl)."
-        ) from error
+        raise _no_hub(hub_id, config, f"split {split}", error) from error
     yield from ((f"row {i}", row) for i, row in enumerate(rows))
+
+
+def _no_hub(hub_id: str, config: str | None, what: str, error: Exception) -> DataError:
+    return DataError(
+        f"cannot load {hub_id}{f' ({config})' if config else ''}, {what}, from the Hugging Face hub:"
+        f" {type(error).__name__}: {error}. Check the name and the connection; without a connection, download the"
+        " file elsewhere and give it as `--source path/to/file.parquet` (or .jsonl)."
+    )
 
 
 def _read_parquet(path: Path) -> Iterator[Located]:
@@ -120,6 +185,8 @@ def _json(path: Path, where: str, text: str) -> Any:
 
 
 def _as_row(path: Path, where: str, row: Any) -> Mapping[str, Any]:
+    if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
+        return {"messages": row}
     if not isinstance(row, dict):
         raise DataError(f"{path}, {where}: it is a {type(row).__name__}, but must be an object with the row's fields.")
     return row

@@ -43,7 +43,7 @@ class Mutant:
 
 RULES = ("tests/unit/test_rules.py", "tests/unit/test_controller.py", "tests/unit/test_maths.py")
 HOOKS = ("tests/contract/test_hooks.py",)
-SCHEDULE, GROUPS = "rules/selection/ppl_schedule.py", "maths/groups.py"
+SCHEDULE = "rules/selection/ppl_schedule.py"
 MUTANTS = (
     Mutant("weights inverted", "rules/weighting/relative_entropy.py",
            "return entropy_nats_R / mean if mean", "return mean / entropy_nats_R if mean", RULES),
@@ -52,7 +52,8 @@ MUTANTS = (
     Mutant("window rounded up", SCHEDULE, "return math.floor(progress", "return math.ceil(progress", RULES),
     Mutant("progress one step late", "controller.py",
            "min(1.0, (step - 1) / (total_steps - 1))", "min(1.0, step / total_steps)", RULES),
-    Mutant("half a reward is correct", GROUPS, "CORRECT_REWARD = 1.0", "CORRECT_REWARD = 0.5", RULES),
+    Mutant("a tenth of a reward is correct", "maths/correctness.py", "CORRECT_ABOVE = 0.5", "CORRECT_ABOVE = 0.05",
+           ("tests/unit/test_reward_scales.py",)),
     Mutant("GRESO's probabilities swapped", "rules/selection/greso.py",
            "np.where(run_P > 0, p_easy, p_hard)", "np.where(run_P > 0, p_hard, p_easy)",
            ("tests/unit/test_skipping.py", "tests/unit/test_skip_dead.py", "recipe/prepo/rules")),

@@ -6,6 +6,7 @@ Every default is in ``conf/``, none is here. :mod:`recipe.prepo.preflight` check
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,13 +18,17 @@ from recipe.prepo.rules.registry import REGISTRIES, build_rule
 MAX_RATIO = 1e6
 TEMPERATURE = "actor_rollout_ref.rollout.temperature"
 # What the values must be: least integers, switches, choices, and finite numbers above 0 with an example.
-INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 1}
+INTEGERS = {
+    **dict.fromkeys(("prepo.seed", "prepo.report_every", "prepo.val_generations"), 0),
+    **dict.fromkeys(("data.train_batch_size", "actor_rollout_ref.rollout.n"), 1),
+}
 SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
+OPTIONAL = ("prepo.correct_above", "prepo.reward_range")  # null, or numbers
 POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
 KEYS = {
     *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples", "cpu_threads")),
-    *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE),
+    *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE, *OPTIONAL),
 }
 
 
@@ -42,6 +47,9 @@ class PrepoConfig:
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
         val_samples: data source -> samples of each of its validation prompts, where it differs from ``val_kwargs.n``.
+        val_generations: generations that are kept of each validation. 0 for none.
+        correct_above: a reward above it is correct, where the reward function returns no ``acc``; None: automatic.
+        reward_range: rewards of a worthless and of a perfect answer; rules then take rewards as pass rates.
         reward_wait_limit_s: seconds that one reward may take. After that its score is 0.
         grading_time_limit_s: seconds that one comparison in this recipe's grader may take.
     """
@@ -60,6 +68,9 @@ class PrepoConfig:
     seed_rollouts: bool
     report_every: int
     val_samples: dict[str, int]
+    val_generations: int
+    correct_above: float | None
+    reward_range: list[float] | None
     reward_wait_limit_s: float
     grading_time_limit_s: float
 
@@ -72,7 +83,7 @@ class Need(NamedTuple):
     """A value that a run needs: the only form in which values are refused.
 
     Attributes:
-        path: its key.
+        path: its key, or the group of a rule (``prepo/selection``).
         ok: whether its value works.
         why: why it does not.
         wanted: a value that works.
@@ -95,7 +106,9 @@ def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
     for path, ok, why, wanted, otherwise in needs:
         if not ok:
             fix = f"{path}={'null' if wanted is None else wanted}" + (otherwise and f", or {otherwise}")
-            raise ConfigError(f"{path}={value_at(config, path, None)!r}: {why}. Set {fix}.")
+            value = value_at(config, path.replace("/", "."), None)
+            shown = value["name"] if "/" in path else repr(value)
+            raise ConfigError(f"{path}={shown}: {why}. Set {fix}.")
 
 
 def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
@@ -109,7 +122,7 @@ def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
         if not isinstance(node, Mapping) or key not in node:
             if default:
                 return default[0]
-            raise ConfigError(f"{path} is not in the configuration. Compose it from conf/prepo.yaml.")
+            raise ConfigError(f"{path} is not in the configuration. Compose it from conf/prepo_trainer.yaml.")
         node = node[key]
     if node == "???":
         raise ConfigError(f"{path} must be set. Add {path}=<value>.")
@@ -130,11 +143,11 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     """
     prepo = value_at(config, "prepo")
     if not isinstance(prepo, Mapping):
-        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo.yaml.")
+        raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo_trainer.yaml.")
     for key in prepo:
         if f"prepo.{key}" not in KEYS:
             hint = did_you_mean(key, [known.removeprefix("prepo.") for known in KEYS])
-            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo.yaml.")
+            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo_trainer.yaml.")
     rules = {group: _rule_options(value_at(config, f"prepo.{group}"), group) for group in REGISTRIES}
     check(config, _own_needs(config))
     num_selected = value_at(config, "data.train_batch_size")
@@ -164,6 +177,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
         grading_time_limit_s=float(prepo["grading_time_limit_s"]),
         **{key: prepo[key] for key in ("seed", "audit", "scorer", "seed_rollouts", "report_every")},
+        **{key: prepo[key] for key in ("correct_above", "reward_range", "val_generations")},
     )
 
 
@@ -192,6 +206,13 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
     yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
     threads = value_at(config, "prepo.cpu_threads", 1)
     yield Need("prepo.cpu_threads", is_integer(threads, 1), "it must be an integer of at least 1, or null", None)
+    above = value_at(config, "prepo.correct_above", None)
+    why = "it must be a finite number, or null for 0.5 where that fits the rewards"
+    yield Need("prepo.correct_above", above is None or is_finite(above), why, None, "a number, such as 0.5")
+    ends = value_at(config, "prepo.reward_range", None)
+    ok = ends is None or (isinstance(ends, list) and len(ends) == 2 and all(map(is_finite, ends)) and ends[0] < ends[1])
+    why = "it must be the rewards of a worthless and of a perfect answer, two different numbers in ascending order"
+    yield Need("prepo.reward_range", ok, why, None, "for instance prepo.reward_range=[0,1]")
     samples = value_at(config, "prepo.val_samples", {})
     ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
     why = "it must map data sources to the samples of each prompt, integers of at least 1"
@@ -200,6 +221,10 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
 
 def is_integer(value: Any, least: int) -> bool:
     return type(value) is int and value >= least
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:

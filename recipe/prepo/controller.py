@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
 from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.metrics import rollout_metrics, selection_metrics
+from recipe.prepo.reward_scale import RewardScale
 from recipe.prepo.rules.base import (
     BudgetRule,
     Rule,
@@ -26,7 +28,17 @@ from recipe.prepo.rules.base import (
     WeightingRule,
 )
 from recipe.prepo.rules.registry import build_rule
-from recipe.prepo.types import Candidates, Decision, FloatArray, Refill, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.types import (
+    Candidates,
+    Decision,
+    FloatArray,
+    Refill,
+    RolloutBatch,
+    RunFacts,
+    Selection,
+    StepOutcome,
+    concatenate_rollouts,
+)
 
 
 def training_progress(step: int, total_steps: int) -> float:
@@ -46,6 +58,8 @@ class RunIdentity:
     num_selected: int
     num_candidates: int
     data_sha256: str
+    correct_above: float | None = None
+    reward_range: list[float] | None = None
 
 
 class Controller:
@@ -63,7 +77,7 @@ class Controller:
         self, rules: Mapping[str, Mapping[str, Any]], *, identity: RunIdentity, run: RunFacts, base_temperature: float
     ) -> None:
         self.identity = identity
-        self.run = run
+        self.run = run = replace(run, grades_correctness=identity.reward_range is not None)
         self.base_temperature = base_temperature
         self._options = {group: dict(options) for group, options in rules.items()}
         self._rules: dict[str, Rule] = {}
@@ -77,6 +91,13 @@ class Controller:
         self.shaping = cast(ShapingRule, self._rules["shaping"])
         self.rollouts_total = 0
         self.response_tokens_total = 0
+        self.remark = ""
+        """What the user should know about the rewards of the last step; most often empty."""
+        self._reward_scale = RewardScale(
+            correct_above=identity.correct_above,
+            reward_range=identity.reward_range,
+            is_learned=any(rule.reads_correctness for rule in self._rules.values()),
+        )
         self._decisions: list[Decision] = []
 
     def num_candidates_for(self, num_selected: int) -> int:
@@ -172,7 +193,7 @@ class Controller:
 
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
         """Rewards for the advantages, shape [R]."""
-        shaped_R = self.shaping.shape(rollouts)
+        shaped_R = self.shaping.shape(self._judged(rollouts))
         assert shaped_R.shape == (len(rollouts),) and np.isfinite(shaped_R).all()
         return shaped_R
 
@@ -194,6 +215,8 @@ class Controller:
                 their shaped rewards ``shaped_R``.
             discarded: groups that were rolled out and then discarded.
         """
+        rollouts, discarded = self._judged(rollouts), [self._judged(batch) for batch in discarded]
+        self.remark = self._reward_scale.observe(concatenate_rollouts([*discarded, rollouts]))
         num_rollouts = sum(int(decision.rollout_n_P.sum()) for decision in self._decisions)
         self.rollouts_total += num_rollouts
         self.response_tokens_total += sum(int(batch.num_tokens_R.sum()) for batch in (rollouts, *discarded))
@@ -208,12 +231,19 @@ class Controller:
         self._decisions.clear()
         return metrics
 
+    def _judged(self, rollouts: RolloutBatch) -> RolloutBatch:
+        """The rollouts with their correctness by this run's definition."""
+        above, ends = self.identity.correct_above, self.identity.reward_range
+        correct_R = correctness(rollouts.reward_R, rollouts.acc_R, correct_above=above, reward_range=ends)
+        return replace(rollouts, correct_R=correct_R)
+
     def state_dict(self) -> dict[str, Any]:
         """State as JSON values and NumPy arrays; the trainer keeps ``step`` and verl's own state."""
         return {
             "identity": vars(self.identity),
             "options": self._options,
             "totals": {"rollouts": self.rollouts_total, "response_tokens": self.response_tokens_total},
+            "reward_scale": self._reward_scale.state_dict(),
             "rules": {group: rule.state_dict() for group, rule in self._rules.items()},
         }
 
@@ -231,6 +261,9 @@ class Controller:
             for group, rule in self._rules.items():
                 part = f"prepo.{group}"
                 rule.load_state_dict(rules[group])
+            part = "the rewards"
+            if "reward_scale" in state:  # not before version 0.2
+                self._reward_scale.load_state_dict(state["reward_scale"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"the saved state of {part} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -244,16 +277,24 @@ def require_same_run(
     options of each rule group.
 
     Raises:
-        StateError: names the first difference.
+        StateError: names the rules where they differ, else the first difference.
     """
+    same = (
+        "a resumed run could not make the same choices. Use the same setting, or start over in a new directory "
+        "(trainer.experiment_name=<new name>)."
+    )
+    names = {group: (state["options"].get(group, {}).get("name"), now["name"]) for group, now in options.items()}
+    other = {group: pair for group, pair in names.items() if pair[0] != pair[1]}
+    if other:
+        saved, now = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
+        raise StateError(f"the checkpoint was written with {saved}, this run has {now}: {same}")
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
     for part, saved, now in [("run", state["identity"], identity), *parts]:
         for key in sorted(now):
             if saved.get(key) != now[key]:
                 raise StateError(
                     f"the checkpoint was written with {part}.{key}={saved.get(key)!r}, this run has {now[key]!r}: "
-                    f"a resumed run could not make the same choices. Use the same setting, or start over in a new "
-                    f"directory (trainer.experiment_name=<new name>)."
+                    f"{same}"
                 )
 
 

@@ -1,4 +1,4 @@
-"""``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no Ray and no GPU.
+"""``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no GPU, starts no Ray.
 
 Exit status 0 when it would, 2 with one readable error when it would not. A missing GPU is only reported, because the
 run may be meant for another machine.
@@ -6,12 +6,13 @@ run may be meant for another machine.
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,25 +23,35 @@ from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
 from recipe.prepo.preflight import check_all, has_gpu, refuse_old_names, set_paths
 
 
-def compose_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(arguments: Sequence[str]) -> DictConfig:
     """The configuration that ``recipe.prepo.main`` would see with these overrides.
+
+    A configuration of one's own is named as Hydra has it, with ``--config-path`` (absolute) and ``--config-name``.
 
     Raises:
         ConfigError: an unknown experiment, method, rule or key. The message lists or suggests known ones.
     """
     set_paths()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn", default="prepo")
+    own, overrides = parser.parse_known_args(arguments)
     refuse_old_names(overrides)
-    with initialize_config_module("recipe.prepo.conf", version_base=None):
+    initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
+    with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
-            config = compose("prepo", overrides=list(overrides))
+            config = compose(own.config_name, overrides=overrides)
             OmegaConf.to_container(config, resolve=True)
             return config
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             hint = ""
             if unknown := re.match("Could not override '(.+)'", str(error)):
                 others = [override for override in overrides if not override.startswith(f"{unknown[1]}=")]
-                hint = did_you_mean(unknown[1], _paths(OmegaConf.to_container(compose("prepo", overrides=others))))
-            raise ConfigError(f"the overrides do not compose: {error}{hint}") from error
+                hint = did_you_mean(
+                    unknown[1], _paths(OmegaConf.to_container(compose(own.config_name, overrides=others)))
+                )
+            said = " ".join(str(error).split())
+            raise ConfigError(f"the overrides do not compose: {said}{hint}") from error
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:
@@ -55,8 +66,12 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     Raises:
         PrepoError: the first thing that would stop the run.
     """
-    config: Any = OmegaConf.to_container(compose_config(overrides), resolve=True)
+    composed = compose_config(overrides)
+    config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
+    data = check_all(config, prepo)
+    from recipe.prepo.verl_checks import check_with_verl
+
     device = config["trainer"]["device"]
     lacks_gpu = device != CPU_PLATFORM and not has_gpu()
     sizes = f"{prepo.num_selected} prompts x {prepo.rollouts_per_prompt} rollouts"
@@ -64,7 +79,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     if prepo.skips_prompts:
         step = f"{prepo.min_prompts} prompts first, refilled until {sizes} have a signal"
     return [
-        *check_all(config, prepo).lines,
+        *check_with_verl(composed, prepo, data).lines,
         f"device    {device}" + (": this machine shows no GPU, so run it on one that has some" if lacks_gpu else ""),
         "rules     " + " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items()),
         f"step      {step}",

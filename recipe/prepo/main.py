@@ -7,14 +7,17 @@ the platform chosen.
 from __future__ import annotations
 
 import glob
+import io
+import logging
 import os
 import signal
 import sys
 import tempfile
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,17 @@ from recipe.prepo.config import PrepoConfig, read_config
 from recipe.prepo.controller import require_same_run
 from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.cpu.fork_server import ForkServer, import_modules
+from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.preflight import check_all, check_device, joined_ray, refuse_old_names, set_paths
+from recipe.prepo.preflight import (
+    DataFound,
+    Findings,
+    check_all,
+    check_device,
+    joined_ray,
+    refuse_old_names,
+    set_paths,
+)
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.signals import StopSignals
@@ -55,6 +67,7 @@ def choose_ray(config: DictConfig) -> None:
             ray_init.pop(option, None)  # the cluster has its own
         return
     ray_init.address = "local"
+    ray_init.setdefault("logging_level", "WARNING")
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
@@ -101,6 +114,7 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
         config.data[name] = absolute(files) if isinstance(files, str) else [absolute(file) for file in files]
@@ -127,7 +141,10 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
             f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
         )
     if int(step) and checkpoint.exists():  # it may be on a file system that only the workers see
-        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
+        known = {
+            name: getattr(prepo, name)
+            for name in ("seed", "num_selected", "num_candidates", "correct_above", "reward_range")
+        }
         require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
     return int(step)
 
@@ -153,33 +170,48 @@ def run(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         prepo = read_config(plain)
         check_device(plain)
-        lines, total_steps = check_all(plain, prepo)
+        data = check_all(plain, prepo)
         OmegaConf.resolve(config)  # the workers may lack the variables that the configuration interpolates
         with open_dict(config):
             make_paths_absolute(config)
             choose_ray(config)
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
-        print(*lines, f"run       {run_dir}", sep="\n", flush=True)
-        stopped = None
         first_step = resume_step(config.trainer, prepo)
-        if first_step >= total_steps and not config.trainer.val_only:
-            print(
-                f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
-                f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
-            )
-        else:
-            archive_earlier(config.trainer, first_step)
-            live = live_report(run_dir, prepo.report_every, first_step=first_step)
-            bar = progress_bar(run_dir, total_steps, first_step=first_step)
-            roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
-            sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
-            with sweeper, fork_server(config), bar, live, StartLines() as start_lines:
-                stopped = train(config, start_lines)
+        roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
+        sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
+        with sweeper, fork_server(config), StartLines() as start_lines:
+            start_lines.now("the libraries")
+            lines, total_steps = check_libraries(config, prepo, data)
+            print(*lines, f"run       {run_dir}", sep="\n", flush=True)
+            stopped = None
+            if first_step >= total_steps and not config.trainer.val_only:
+                print(
+                    f"nothing to train: the checkpoint there is at step {first_step} of {total_steps}. For "
+                    f"another run: trainer.experiment_name=<new name>; to start over: trainer.resume_mode=disable."
+                )
+            else:
+                archive_earlier(config.trainer, first_step)
+                live = live_report(run_dir, prepo.report_every, first_step=first_step)
+                with progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks), live:
+                    stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
         print(closing_summary(run_dir, draws=stopped is None))
         if stopped:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
+
+
+def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
+    """Import verl and make the checks that need it; raises as :func:`check_with_verl`."""
+    # About engines that are not installed, a critic that no method has, Ray's token, the platform: nothing to change.
+    for text in (".* engine is not available", "Disabled critic"):
+        warnings.filterwarnings("ignore", message=text)
+    for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
+        logging.getLogger(name).addFilter(lambda _record: False)
+    import_modules(["verl.trainer.main_ppo"])
+    from recipe.prepo.verl_checks import check_with_verl
+
+    return check_with_verl(config, prepo, data)
 
 
 def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
@@ -192,47 +224,53 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         ConfigError: another run is on the cluster.
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
-    start_lines.now("the libraries")
-    # verl warns at each import about engines that are not installed.
-    warnings.filterwarnings("ignore", message=".* engine is not available")
-    import_modules(["verl.trainer.main_ppo"])
     import ray
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
-    from verl.trainer.ppo.utils import need_critic, need_reference_policy
-    from verl.utils.config import validate_config
 
     import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
     from recipe.prepo.supervise import messages
 
     try:
-        validate_config(
-            config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
-        )
-        with StopSignals(messages.request_stop) as signals:
+        with StopSignals(messages.request_stop) as signals, ExitStack() as quiet:
+            start_lines.now("Ray")
+            quiet.enter_context(redirect_stdout(io.StringIO()))  # verl prints dictionaries until Ray has started
 
             def before_training() -> None:
+                quiet.close()
                 signals.install()
                 messages.require_lone_run()
                 start_lines.now("the trainer")
                 start_lines.follow_actors()
 
-            start_lines.now("Ray")
             run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
         if failed := messages.get(messages.FAILED):
             print(f"warning: {failed}. They were left out.", file=sys.stderr)
         stopped_after = messages.get(messages.STOPPED)
         return (int(stopped_after), signals.requested_by) if stopped_after else None
-    except PrepoError:
-        raise
     except Exception as error:
-        if fault := messages.fault_behind(error):
-            raise FaultError(fault) from error
-        print(f"the run failed; the workers' own logs are in {ray_logs(config)}", file=sys.stderr)
-        raise
+        fault = messages.fault_behind(error)
+        pid = messages.failed_process(fault or str(error))
+        if fault:
+            raise FaultError(f"{fault} Its log: {worker_log(config, pid)}" if pid else fault) from error
+        if isinstance(error, PrepoError):
+            raise
+        traceback.print_exception(error)
+        raise FaultError(f"{messages.describe(error)}. Its log: {worker_log(config, pid)}") from error
     finally:
         if ray.is_initialized():
+            for remark in new_remarks():
+                print(f"note: {remark}")
             messages.clear()
         ray.shutdown()
+
+
+def new_remarks() -> list[str]:
+    """What the trainer told since the last call."""
+    if "ray" not in sys.modules:
+        return []
+    from recipe.prepo.supervise import messages
+
+    return messages.new_remarks()
 
 
 def _report_stop(step: int, signal_name: str, resume_mode: str, first_step: int, total_steps: int) -> int:
@@ -262,6 +300,12 @@ def ray_logs(config: DictConfig) -> str:
     return os.environ.get("PREPO_RAY_LOGS") or f"{newest}/logs"
 
 
+def worker_log(config: DictConfig, pid: str) -> str:
+    """The log of the worker with this process id; where it is not known, the folder of all logs."""
+    folder = ray_logs(config)
+    return next(iter(glob.glob(f"{folder}/worker-*-{pid}.err") if pid else ()), folder)
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Print an error meant for users without a traceback, and exit with its status."""
@@ -274,10 +318,13 @@ def readable_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point. Hydra itself rejects an unknown experiment, rule or key, and lists the known ones."""
+    """Entry point; every argument is a Hydra override, or one of Hydra's own options."""
     with readable_errors():
         set_paths()
         refuse_old_names(sys.argv[1:])
+        options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+        if all(option.startswith(("--config-", "-cp", "-cn")) for option in options):
+            compose_config(sys.argv[1:])  # Hydra's own errors suggest nothing
     run()
 
 

@@ -39,10 +39,12 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of a step's rollouts. Shares are over all groups that were rolled out, discarded ones included."""
     rolled_out = concatenate_rollouts([rollouts, *discarded])
-    groups = for_advantages = group_statistics(rolled_out.reward_R, rolled_out.group_R)
+    groups = for_advantages = group_statistics(rolled_out.reward_R, rolled_out.group_R, rolled_out.correct_R)
     if shaped_R is not None:
         discarded_R = rolled_out.reward_R[len(rollouts) :]
-        for_advantages = group_statistics(np.concatenate([shaped_R, discarded_R]), rolled_out.group_R)
+        for_advantages = group_statistics(
+            np.concatenate([shaped_R, discarded_R]), rolled_out.group_R, rolled_out.correct_R
+        )
     metrics = _summary("prepo/weight", weight_R)
     metrics["prepo/zero_advantage_frac/mean"] = _share(for_advantages.is_flat_G)
     metrics["prepo/all_correct_frac/mean"] = _share(groups.num_correct_G == groups.size_G)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, check_val_samples, is_integer, value_at
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rows import data_sources, validate_files
+from recipe.prepo.rows import SINGLE_TURN, RowFacts, validate_files
 from recipe.prepo.rules.base import SkippingRule, TemperatureRule
 
 VERL_VERSION = "0.9.1"
@@ -28,9 +29,65 @@ TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
 # The rule of each group that needs nothing, for messages. None needs nothing in the other groups.
 NEUTRAL = {"selection": "uniform", "budget": "fixed", "temperature": "constant"}
+# What verl's V1 trainer does not hand to an estimator of advantages. The contract tests call each with what it hands.
+NOT_ESTIMATED = {
+    "gae": "a critic",
+    "remax": "the reward of a greedy rollout",
+    "gdpo": "several rewards a rollout",
+    **dict.fromkeys(
+        ("optimal_token_baseline", "tir_optimal_token_baseline"), "the actor's sum of squared probabilities"
+    ),
+}
+# Sections of verl before 0.8, and their keys that have another name today than under ``reward``.
+OLD_SECTIONS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+RENAMED = {
+    "num_workers": "num_workers",
+    "reward_manager": "reward_manager.name",
+    "reward_loop_source": "reward_manager.source",
+    "reward_loop_module_path": "reward_manager.module.path",
+    "reward_loop_class_name": "reward_manager.module.name",
+    "model.path": "reward_model.model_path",
+}
 MODE = "trainer.v1.trainer_mode"
-ROLLOUT = "actor_rollout_ref.rollout"
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 Get: TypeAlias = Callable[..., Any]  # value_at of the configuration
+
+
+class Account(NamedTuple):
+    """How a tracker that sends to an account finds its key, or is told not to send.
+
+    Attributes:
+        key: the variable with the key.
+        offline: the assignment that keeps the figures on this machine.
+        modes: values of its variable that send nothing.
+        file: where a log-in is kept, and what the file must contain.
+        file_variable: the variable with another place for it.
+    """
+
+    key: str
+    offline: str
+    modes: tuple[str, ...]
+    file: str
+    contains: str
+    file_variable: str
+
+    def is_usable(self, variables: Mapping[str, Any]) -> bool:
+        file = Path(os.path.expanduser(variables.get(self.file_variable) or self.file))
+        logged_in = file.is_file() and self.contains in file.read_text(encoding="utf-8", errors="replace")
+        return bool(variables.get(self.key) or variables.get(self.offline.split("=")[0]) in self.modes or logged_in)
+
+
+ACCOUNTS = {
+    "wandb": Account(
+        "WANDB_API_KEY", "WANDB_MODE=offline", ("offline", "disabled", "dryrun"), "~/.netrc", "wandb", "NETRC"
+    ),
+    "swanlab": Account(
+        "SWANLAB_API_KEY", "SWANLAB_MODE=local", ("local", "offline", "disabled"), "~/.swanlab/.netrc", "", ""
+    ),
+    "clearml": Account(
+        "CLEARML_API_ACCESS_KEY", "CLEARML_OFFLINE_MODE=1", ("1", "true"), "~/clearml.conf", "", "CLEARML_CONFIG_FILE"
+    ),
+}
 
 
 def check_config(config: Mapping[str, Any], prepo: PrepoConfig) -> None:
@@ -40,14 +97,44 @@ def check_config(config: Mapping[str, Any], prepo: PrepoConfig) -> None:
         ConfigError: the first value that does not work, with the reason and the override that fixes it.
     """
     get = functools.partial(value_at, config)
-    for needs in (_trainer, _pools, _rollouts, _rules):
+    for needs in (_old_keys, _trainer, _pools, _batches, _rollouts, _rules):
         check(config, needs(get, prepo))
+
+
+def _old_keys(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
+    """verl's V1 trainer ignores the sections from which ``migrate_legacy_reward_impl`` of verl moves values."""
+    for section in OLD_SECTIONS:
+        for path, value in _leaves(section, get(section, {})):
+            why = f"verl {VERL_VERSION} ignores this older key. Its name today is {new_key(path)}"
+            yield Need(path, value is None, why, None, f"set {new_key(path)}={value}")
+
+
+def _leaves(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield path, node
+        return
+    for key, value in node.items():
+        yield from _leaves(f"{path}.{key}", value)
+
+
+def new_key(path: str) -> str:
+    """Today's name of a key of verl's older reward sections."""
+    section, _, rest = path.partition(".")
+    if section != "reward_model":
+        return f"reward.{path}"
+    return f"reward.{RENAMED.get(rest, rest if rest.startswith('reward_kwargs') else path)}"
 
 
 def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     why = f"it would run without any prepo rule; this recipe has {', '.join(TRAINER_MODES)}"
-    yield Need(MODE, get(MODE) in TRAINER_MODES, why, "prepo_sync", "run stock verl: python -m verl.trainer.main_ppo")
+    wanted = f"prepo_{get(MODE)}" if f"prepo_{get(MODE)}" in TRAINER_MODES else "prepo_sync"
+    yield Need(MODE, get(MODE) in TRAINER_MODES, why, wanted, "run stock verl: python -m verl.trainer.main_ppo")
     yield Need("trainer.use_v1", get("trainer.use_v1", None), "this recipe extends verl's V1 trainer", True)
+    path, estimator = "algorithm.adv_estimator", get("algorithm.adv_estimator", None)
+    why = f"it needs {NOT_ESTIMATED.get(estimator)}, without which this recipe trains"
+    yield Need(path, estimator not in NOT_ESTIMATED, why, "grpo", "another estimator over groups, such as rloo")
+    why = "no method of this recipe has a critic"
+    yield Need("critic.enable", not get("critic.enable", False), why, False, "run stock verl")
     # verl imports the package of a tracker, of the same name, only after it has loaded the models.
     path = "trainer.logger"
     names = get(path, [])
@@ -57,6 +144,14 @@ def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         ok = name in ("console", "file") or importlib.util.find_spec(name)
         why = f"{name} needs the package {name}, which is not installed"
         yield Need(path, ok, why, "[console]", f"pip install {name}")
+        if name in ACCOUNTS:
+            joined = joined_ray(get("ray_kwargs.ray_init", {}))  # whose workers may have a key of their own
+            variables = {**os.environ, **get("ray_kwargs.ray_init.runtime_env.env_vars", {})}
+            has_key = joined or ACCOUNTS[name].is_usable(variables)
+            why = f"{name} sends to an account, and there is no key in {ACCOUNTS[name].key} or in a file of its log-in"
+            yield Need(
+                path, has_key, why, "[console]", f"the variable {ACCOUNTS[name].key}, or {ACCOUNTS[name].offline}"
+            )
 
 
 def _pools(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -80,6 +175,32 @@ def _pools(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     ok = prepo.num_selected == steps * mini_batch
     yield Need("data.train_batch_size", ok, why, steps * mini_batch, "change one of the other two")
     yield _reward_pool(get, f"the rollout servers of {MODE}=prepo_separate_async never make room for it")
+
+
+def _batches(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
+    """Sizes that verl 0.9.1 asserts in a worker, or pads with rows that train nothing."""
+    gpus = get("trainer.nnodes") * get("trainer.n_gpus_per_node")
+    path = f"{ACTOR}.ppo_mini_batch_size"
+    mini_batch, k = get(path), prepo.num_selected
+    ok = is_integer(mini_batch, 1) and k % mini_batch == 0
+    why = f"verl would fill the last mini-batch of a step with rows that train nothing; data.train_batch_size={k}"
+    yield Need(path, ok, why, k, "another divisor of it")
+    path = f"{ACTOR}.ulysses_sequence_parallel_size"
+    parallel = get(path, 1)
+    yield Need(path, gpus % parallel == 0, f"it must divide the {gpus} GPUs of the actor", 1)
+    rows, ranks = mini_batch * prepo.rollouts_per_prompt, gpus // parallel
+    path, why = f"{ACTOR}.ppo_mini_batch_size", f"its {rows} rollouts cannot be split over {ranks} data-parallel ranks"
+    yield Need(path, rows % ranks == 0, why, math.lcm(mini_batch, ranks), f"another {ROLLOUT}.n")
+    path, dynamic = f"{ROLLOUT}.log_prob_use_dynamic_bsz", get(f"{ACTOR}.use_dynamic_bsz")
+    yield Need(path, get(path) == dynamic, f"verl wants the value of {ACTOR}.use_dynamic_bsz", dynamic)
+    pool = gpus
+    if get(MODE) == "prepo_separate_async":
+        pool = get(f"{ROLLOUT}.nnodes") * get(f"{ROLLOUT}.n_gpus_per_node")
+    path = f"{ROLLOUT}.tensor_model_parallel_size"
+    size = get(path) * get(f"{ROLLOUT}.data_parallel_size", 1)
+    what = "" if size == get(path) else f" with {ROLLOUT}.data_parallel_size={size // get(path)}"
+    why = f"a server of {size} GPUs{what} does not fit into the pool of {pool}: {size} must divide it"
+    yield Need(path, is_integer(get(path), 1) and pool % size == 0, why, 1, "more GPUs (trainer.n_gpus_per_node)")
 
 
 def _reward_pool(get: Get, why: str, otherwise: str = "") -> Need:
@@ -113,7 +234,7 @@ def _rollouts(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         ok = prepo.scorer != "actor" or get(MODE) != "prepo_separate_async"
         why = f"with {MODE}={get(MODE)}, the actor would score while it trains, in another order on each rank"
         yield Need("prepo.scorer", ok, why, "rollout")
-        path, single = f"{ROLLOUT}.agent.default_agent_loop", "single_turn_agent"
+        path, single = f"{ROLLOUT}.agent.default_agent_loop", SINGLE_TURN
         why = "it may put tools into the prompt, so the scored prompt would differ from the one that is rolled out"
         yield Need(path, get(path, single) == single, why, single, "choose without scores: prepo/selection=uniform")
 
@@ -246,25 +367,60 @@ def check_model(config: Mapping[str, Any]) -> str:
     return f"local folder {folder}"
 
 
-def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> int:
-    """Check the data files against the row contract, and that they fill a step; returns the training rows used.
+class DataFound(NamedTuple):
+    """Training rows that are used, rows of the training files without a ``prompt_id``, agent loops, and the files."""
+
+    num_rows: int
+    num_without_id: int
+    agent_loops: frozenset[str]
+    train_files: list[str]
+    val_files: list[str]
+
+
+def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
+    """Check the data files against the row contract, and that they fill a step.
 
     Raises:
         DataError: names the file, the row and the field.
         ConfigError: names the override.
     """
+    get = functools.partial(value_at, config)
     files: list[list[str]] = []
     for path in ("data.train_files", "data.val_files"):
-        value = value_at(config, path, [])
-        check(config, [Need(path, value, "it is empty", "<parquet made by python -m data_prep>")])
+        value = get(path, [])
+        check(config, [Need(path, value, "it is empty", "<file made by python -m data_prep own>")])
         files.append([value] if isinstance(value, str) else [str(file) for file in value])
-    num_rows, _ = map(validate_files, files)
+    media_keys = [str(get(f"data.{name}_key", f"{name}s")) for name in ("image", "video", "audio")]
+    facts = [validate_files(each, prompt_key=get("data.prompt_key", "prompt"), media_keys=media_keys) for each in files]
+    for each in facts:
+        check(config, _rows(get, prepo, each))
     if prepo.val_samples:
-        check_val_samples(prepo.val_samples, data_sources(files[1]))
-    limit = value_at(config, "data.train_max_samples", -1)
-    num_rows = min(num_rows, limit) if limit > 0 else num_rows
+        check_val_samples(prepo.val_samples, facts[1].data_sources)
+    limit = get("data.train_max_samples", -1)
+    num_rows = min(facts[0].num_rows, limit) if limit > 0 else facts[0].num_rows
     check_data_size(num_rows, prepo)
-    return num_rows
+    return DataFound(num_rows, facts[0].num_without_id, facts[0].agent_loops, *files)
+
+
+def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
+    """What the rows need of the model, the reward and the rules."""
+    path = "actor_rollout_ref.model.path"
+    folder = Path(os.path.expanduser(str(get(path))))
+    ok = not facts.media or not folder.is_dir() or any(folder.glob("*processor_config.json"))
+    why = f"{facts.media} is not empty, but the model has no processor (preprocessor_config.json): it reads text only"
+    yield Need(path, ok, why, "<a model that takes them>", "drop the column")
+    path, default = "reward.custom_reward_function.path", "pkg://recipe.prepo.reward"
+    why = f"{facts.ungradable}, an object or bytes, which the default reward can never match"
+    ok = not facts.ungradable or get(path, None) != default
+    yield Need(path, ok, why, "<your reward.py>", "make text golds: python -m data_prep own … --answer KEY.FIELD")
+    others = sorted(facts.agent_loops - {SINGLE_TURN})
+    always = get("prepo.score_candidates") == "always"
+    path, wanted = ("prepo.score_candidates", "auto") if always else ("prepo/selection", "uniform")
+    why = (
+        f"the data's column agent_name has {', '.join(others)}, whose tools would make a prompt differ from the scored "
+        f"one. Rules without scores are fine: prepo/selection=uniform, uniform_skip, mopps or greso"
+    )
+    yield Need(path, not (prepo.score_prompts and others), why, wanted, "drop the column agent_name")
 
 
 def remarks(prepo: PrepoConfig) -> list[str]:
@@ -286,25 +442,33 @@ class Findings(NamedTuple):
     total_steps: int
 
 
-def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
-    """Every check that needs no Ray and no GPU, in order.
+def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
+    """Every check that needs neither verl's code nor the tokenizer, in order.
 
     Raises:
         PrepoError: the first thing that would stop the run.
     """
     check_verl_version()
     check_config(config, prepo)
-    model = check_model(config)
-    num_rows = check_data(config, prepo)
+    check_model(config)
+    return check_data(config, prepo)
+
+
+def findings(config: Mapping[str, Any], prepo: PrepoConfig, data: DataFound) -> Findings:
+    """What the checks found so far."""
+    num_rows = data.num_rows
     steps_per_epoch = num_rows // prepo.num_candidates
     epochs = value_at(config, "trainer.total_epochs")
     wanted = value_at(config, "trainer.total_training_steps", 0)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)
     cut = f" (not trainer.total_training_steps={wanted}: raise trainer.total_epochs={epochs} for more)"
+    derived = (
+        f"; {data.num_without_id} have no prompt_id, so it comes from their content" if data.num_without_id else ""
+    )
     lines = (
         f"verl      {VERL_VERSION}",
-        f"model     {model}",
-        f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch",
+        f"model     {check_model(config)}",
+        f"data      {num_rows} training prompts, {steps_per_epoch} steps an epoch{derived}",
         f"steps     {steps}{cut if wanted > steps else ''}",
     )
     return Findings((*lines, *remarks(prepo)), total_steps=steps)

@@ -22,7 +22,7 @@ LIVE_HELP = f"while a run is unfinished, let the browser reload the page every {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 after one message on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m recipe.prepo.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="prepo report", description=__doc__)
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="directory that a training run wrote")
     parser.add_argument("--target", metavar="SCORE", type=float, help="held-out score to reach (default: baseline's)")
     parser.add_argument("--baseline", metavar="METHOD", help=BASELINE_HELP)

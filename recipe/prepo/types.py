@@ -14,6 +14,7 @@ import numpy as np
 
 from recipe.prepo.maths import FloatArray as FloatArray
 from recipe.prepo.maths import IntArray as IntArray
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.maths.prompt_index import PromptIndex
@@ -94,6 +95,8 @@ class RolloutBatch:
         prompt_ids: prompt of each rollout, length R.
         group_R: index of the rollout's group (one group for each dispatched prompt).
         reward_R: scalar reward.
+        acc_R: ``acc`` of the reward function; NaN where it returned none.
+        correct_R: how correct each rollout is, in [0, 1]: the controller's definition, until then the default one.
         num_tokens_R: response tokens that the policy generated, without tool tokens.
         entropy_nats_R: mean token entropy over those tokens; 0 for an empty response; None when not computed.
     """
@@ -103,9 +106,15 @@ class RolloutBatch:
     reward_R: FloatArray
     num_tokens_R: IntArray
     entropy_nats_R: FloatArray | None = None
+    acc_R: FloatArray = None  # type: ignore[assignment]
+    correct_R: FloatArray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        for array in (self.group_R, self.reward_R, self.num_tokens_R, self.entropy_nats_R):
+        if self.acc_R is None:
+            object.__setattr__(self, "acc_R", np.full(len(self), np.nan))
+        if self.correct_R is None:
+            object.__setattr__(self, "correct_R", correctness(self.reward_R, self.acc_R))
+        for array in (self.group_R, self.reward_R, self.num_tokens_R, self.entropy_nats_R, self.acc_R, self.correct_R):
             assert array is None or array.shape == (len(self.prompt_ids),), "every array must have shape [R]"
 
     def __len__(self) -> int:
@@ -124,6 +133,8 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
         reward_R=np.concatenate([batch.reward_R for batch in batches]),
         num_tokens_R=np.concatenate([batch.num_tokens_R for batch in batches]),
         entropy_nats_R=np.concatenate(entropies) if len(entropies) == len(batches) else None,
+        acc_R=np.concatenate([batch.acc_R for batch in batches]),
+        correct_R=np.concatenate([batch.correct_R for batch in batches]),
     )
 
 
@@ -131,12 +142,13 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
 class PromptOutcomes:
     """Outcomes of groups, one entry per group, shape [G]; a prompt may occur twice.
 
-    rows_G: row of the prompt in the training set; size_G: rollouts; num_correct_G: correct rollouts.
+    rows_G: row of the prompt in the training set; size_G: rollouts; num_correct_G: correct rollouts, a fraction where
+    correctness is graded (``RunFacts.grades_correctness``).
     """
 
     rows_G: IntArray
     size_G: IntArray
-    num_correct_G: IntArray
+    num_correct_G: FloatArray
 
     def rounds(self) -> Iterator[IntArray]:
         """Positions of the groups in arrays that hold each prompt once; a prompt's groups keep their order."""
@@ -162,7 +174,7 @@ class StepOutcome:
     def prompts(self, index: PromptIndex) -> PromptOutcomes:
         """Outcomes of all groups, discarded ones first."""
         rollouts = concatenate_rollouts([*self.discarded, self.trained])
-        groups = group_statistics(rollouts.reward_R, rollouts.group_R)
+        groups = group_statistics(rollouts.reward_R, rollouts.group_R, rollouts.correct_R)
         ids = [rollouts.prompt_ids[i] for i in groups.first_G.tolist()]
         return PromptOutcomes(index.rows(ids), groups.size_G, groups.num_correct_G)
 
@@ -176,6 +188,7 @@ class RunFacts:
     rollouts_per_prompt: int  # nominal group size M
     total_steps: int
     steps_per_epoch: int  # steps in which the data are drawn once
+    grades_correctness: bool = False  # rollouts can be partly correct
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from simulated_run import NEUTRAL, every_combination
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.preflight import check_all, check_config, remarks
+from recipe.prepo.preflight import check_all, check_config, findings, remarks
 from recipe.prepo.rules.registry import REGISTRIES
 
 PROJECT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_every_rule_has_a_yaml_and_every_yaml_a_rule() -> None:
 
 
 def test_agreed_defaults() -> None:
-    config = composed("data.train_files=x", "data.val_files=x")
+    config = composed("experiment=prepo-qwen2.5-math-7b-1n8g")
     found = read_config(config)
     names = {**NEUTRAL, "selection": "ppl_schedule", "weighting": "relative_entropy"}
     assert {group: options["name"] for group, options in found.rules.items()} == names
@@ -68,7 +68,7 @@ def test_a_method_sets_the_rules_the_name_and_the_directory_of_a_run(method: str
     assert found.rules == expected
     assert config["algorithm"]["filter_groups"]["enable"] == (method == "dapo")
     assert config["trainer"]["default_local_dir"] == f"outputs/{method}-seed7"
-    assert check_all(config, found).total_steps == 48
+    assert findings(config, found, check_all(config, found)).total_steps == 48
 
 
 def test_methods_are_the_same_in_every_experiment() -> None:
@@ -191,10 +191,10 @@ def run(module: str, *overrides: str, folder: Path, options: Sequence[str] = (),
     )
 
 
-def test_the_doctor_command_imports_neither_verl_nor_ray(tmp_path: Path) -> None:
-    done = run("recipe.prepo.doctor", "experiment=tiny_cpu", folder=tmp_path, options=["-X", "importtime"])
-    assert done.returncode == 0
-    assert "ok: this run would start" in done.stdout
+def test_the_doctor_command_refuses_a_value_before_it_imports_verl(tmp_path: Path) -> None:
+    overrides = ["experiment=tiny_cpu", "data.train_batch_size=8"]
+    done = run("recipe.prepo.doctor", *overrides, folder=tmp_path, options=["-X", "importtime"])
+    assert done.returncode == 2
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "recipe.prepo.preflight" in imported
     assert not imported & {"verl", "ray", "torch", "vllm", "transformers"}

@@ -91,6 +91,7 @@ def groups():
     return total.item()
 
 results["groups"] = outcome(groups)
+results["pinned"] = outcome(lambda: torch.ones(1).pin_memory().item())
 
 import verl.workers.engine
 from verl.workers.engine.base import EngineRegistry
@@ -281,6 +282,16 @@ def test_vllm_distribution_has_another_name_on_the_cpu(stock: Any, repaired: Any
 def test_a_device_named_twice_is_refused(stock: Any, repaired: Any) -> None:
     assert "Error" in str(stock["groups"])
     assert repaired["groups"] == 1.0
+
+
+def test_memory_of_a_reference_model_is_pinned(stock: Any, repaired: Any) -> None:
+    """vLLM's CPU worker mends this too, so that only workers which are not forked fail: those on a cluster."""
+    assert "Cannot access accelerator" in str(stock["pinned"])
+    assert repaired["pinned"] == 1.0
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None and spec.origin is not None
+    engine = Path(spec.origin).parent / "workers/engine/fsdp/transformer_impl.py"
+    assert "CPUOffloadPolicy(pin_memory=True)" in engine.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("backend", ["fsdp", "fsdp2"])

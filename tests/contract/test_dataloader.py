@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 from trainers import OVERRIDES, make_trainer
@@ -14,7 +16,11 @@ from recipe.prepo.config import read_config
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.modes import PrepoTrainerSync
-from recipe.prepo.trainer.columns import messages_of
+from recipe.prepo.rows import content_ids, read_prompts, rows_within_limit
+from recipe.prepo.trainer.columns import messages_of, prompt_ids_of
+
+MORE = ["prepo/selection=uniform", "prepo.score_candidates=auto", "data.filter_overlong_prompts=true"]
+MORE += ["data.max_prompt_length=64", "data.val_files=${data.train_files}"]
 
 
 def candidates_of(run_dir: Path) -> list[list[str]]:
@@ -74,3 +80,37 @@ def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Pat
 def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:
     config = read_config(OmegaConf.to_container(compose_config(OVERRIDES), resolve=True))
     assert (config.num_selected, config.num_candidates, config.rollouts_per_prompt) == (8, 40, 8)
+
+
+def test_rows_without_ids_get_those_of_their_content_and_are_drawn_as_rows_with_ids(tmp_path: Path) -> None:
+    rows = pq.read_table("assets/mini-math/mini_math_train.parquet").slice(0, 400).to_pylist()
+    for i, row in enumerate(rows):
+        row["chat"] = row.pop("prompt")
+        row["extra_info"] = {"split": "train", "index": i}  # as verl's own preprocessing leaves it
+    without = tmp_path / "without.jsonl"
+    without.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ids = content_ids([row["chat"] for row in rows], [row["reward_model"]["ground_truth"] for row in rows])
+    for row, prompt_id in zip(rows, ids, strict=True):
+        row["extra_info"]["prompt_id"] = prompt_id
+    with_ids = tmp_path / "with.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), with_ids)
+    derived, given = (
+        make_trainer(PrepoTrainerSync, path.with_suffix(""), f"data.train_files={path}", "data.prompt_key=chat", *MORE)
+        for path in (without, with_ids)
+    )
+    assert derived.controller.identity == given.controller.identity
+    for _ in range(3):
+        ours, theirs = derived._next_train_batch(), given._next_train_batch()
+        assert prompt_ids_of(ours) == prompt_ids_of(theirs)
+        assert messages_of(ours) == messages_of(theirs)
+        assert [info["index"] for info in ours["extra_info"]] == [info["index"] for info in theirs["extra_info"]]
+        for trainer in (derived, given):
+            trainer.controller._decisions.clear()  # as the end of a step does
+
+
+def test_rows_within_the_limit_are_those_that_verl_keeps(tmp_path: Path) -> None:
+    limit, path = 40, "assets/mini-math/mini_math_train.parquet"
+    overrides = [f"data.max_prompt_length={limit}", "data.filter_overlong_prompts=true", "data.train_max_samples=300"]
+    dataset = make_trainer(PrepoTrainerSync, tmp_path, *overrides).train_dataset
+    prompts = read_prompts([path], max_samples=300, shuffle=dataset.shuffle, seed=dataset.seed)
+    assert 0 < rows_within_limit(prompts, dataset.tokenizer, {}, limit) == len(dataset) < 300

@@ -18,6 +18,7 @@ from fake_queue import FakeQueue
 from tensordict import TensorDict
 from trainers import make_trainer
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.v1 import PPOTrainer
 
 from recipe.prepo.maths.rng import rollout_seed
@@ -191,6 +192,19 @@ def test_raw_rewards_come_back_after_shaping(fails: bool, monkeypatch: pytest.Mo
     except ZeroDivisionError:
         assert fails
     assert rewards() == [row.tolist() for row in raw]
+
+
+def test_validation_takes_rewards_whose_entries_differ() -> None:
+    """verl 0.9.1 leaves None out, but cannot average a number and a text."""
+    infos = {"reward": [1.0, 0.0, 1.0], "pred": [7, "seven", None], "acc": [None, 0.0, True]}
+    trial = (["d"] * 3, ["u"] * 3)
+    with pytest.raises(Exception, match=r"ufunc|dtype|str"):
+        process_validation_metrics(*trial, infos)
+    found = process_validation_metrics(*trial, columns.of_one_kind(infos))["d"]
+    assert found["reward"]["mean@3"] == pytest.approx(2 / 3) and found["acc"]["mean@2"] == 0.5
+
+
+# ---- end of a step --------------------------------------------------------------------------------------------------
 
 
 class Supervisor:

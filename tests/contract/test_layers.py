@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "recipe" / "prepo"
 
 # Rooms of recipe.prepo and the ones that each may import, besides itself. The core needs neither supervision nor tools.
-PURE = {"controller", "errors", "maths", "metrics", "rules", "types"}
+PURE = {"controller", "errors", "maths", "metrics", "reward_scale", "rules", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
@@ -23,30 +23,51 @@ ALLOWED: dict[str, set[str]] = {
     "rows": {"errors"},
     "rules": {"errors", "maths", "types"},
     "metrics": {"maths", "types"},
-    "controller": {"errors", "maths", "metrics", "rules", "types"},
+    "reward_scale": {"errors", "maths", "rules", "types"},
+    "controller": {"errors", "maths", "metrics", "reward_scale", "rules", "types"},
     "config": {"errors", "rules"},
     "preflight": {"config", "cpu", "errors", "rows", "rules"},
     "run": {"errors", "types"},
     "reward": {"errors"},
-    "trainer": {*PURE, "config", "cpu", "preflight", "run"},
+    "trainer": {*PURE, "config", "cpu", "preflight", "reward", "rows", "run"},
     "supervise": {"errors", "run", "trainer"},
     "modes": {"trainer", "supervise"},
     "tools": {"cpu", "errors", "maths", "preflight", "reward", "rows", "rules", "run", "trainer", "types"},
+    "__main__": set(),  # it imports the command that it runs, by name
     "report": {"errors", "tools"},
     "evaluate": {"tools"},
     "analyze": {"tools"},
     "plugin": {"cpu", "import_hooks", "modes", "trainer"},
-    "main": {"config", "controller", "cpu", "preflight", "errors", "modes", "run", "supervise", "tools", "trainer"},
-    "doctor": {"config", "cpu", "preflight", "errors"},
+    "main": {
+        "config",
+        "controller",
+        "cpu",
+        "doctor",
+        "preflight",
+        "verl_checks",
+        "errors",
+        "modes",
+        "run",
+        "supervise",
+        "tools",
+        "trainer",
+    },
+    "verl_checks": {"config", "errors", "preflight", "reward", "rows"},
+    "doctor": {"config", "cpu", "preflight", "errors", "verl_checks"},
 }
 STACK = {"verl", "ray", "transfer_queue", "tensordict", "torch", "transformers", "vllm"}
 CONFIGURATION = {"hydra", "omegaconf"}
 # Who may import what of these, at the top of the file and inside of functions.
 AT_THE_TOP = {
     **dict.fromkeys(("trainer", "supervise", "modes"), STACK | {"omegaconf"}),
-    **{"cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION},
+    **{"cpu": STACK, "main": CONFIGURATION, "doctor": CONFIGURATION, "verl_checks": {"omegaconf"}},
 }
-IN_FUNCTIONS = {**AT_THE_TOP, "main": CONFIGURATION | {"verl", "ray"}, "tools": {"verl", "vllm"}}
+IN_FUNCTIONS = {
+    **AT_THE_TOP,
+    "main": CONFIGURATION | {"verl", "ray"},
+    "verl_checks": {"verl"},
+    "tools": {"verl", "vllm"},
+}
 
 
 def sources() -> list[Path]:

@@ -138,7 +138,7 @@ def test_golds_keep_their_form(out_dir: Path) -> None:
 
 def test_training_files_are_valid_together_and_all_can_be_concatenated(out_dir: Path) -> None:
     train = sorted(out_dir.glob("*_train.parquet"))
-    assert validate_files(train) == 7473 + 7498 + 17243
+    assert validate_files(train).num_rows == 7473 + 7498 + 17243
     files = [
         datasets.Dataset.from_parquet(str(path), cache_dir=str(out_dir / "cache")) for path in out_dir.glob("*.parquet")
     ]

@@ -146,7 +146,9 @@ def test_failures_and_timeouts_of_a_step_are_counted(scene: Scene) -> None:
         "prepo/failed_validation_rollouts/sum": 0,
         "prepo/reward_timeouts/sum": 0,
     }
-    assert scene.said == {messages.FAILED: "1 training rollouts failed; the latest: KeyError: 'x'"}
+    failed = "1 training rollouts failed; the latest: KeyError: 'x'"
+    (remark,) = [text for name, text in scene.said.items() if name.startswith(messages.REMARK)]
+    assert remark.startswith(f"step 3: {failed}") and scene.said[messages.FAILED] == failed
     scene.supervisor.before_advantages(scene.batch(GOOD, HUNG, GRADED_TOO_LONG, GOOD), metrics)
     assert (metrics["prepo/failed_rollouts/sum"], metrics["prepo/reward_timeouts/sum"]) == (0, 2)
     assert scene.renewed == ["the reward workers"]

@@ -14,7 +14,7 @@ from recipe.prepo.errors import EXIT_FAULT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 NUM_RAISED = 2
-SAYS = "failed; the latest: KeyError: 'answer'"
+SAYS = "raised KeyError: 'answer' ("
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,16 @@ def test_rollouts_that_failed_are_counted_and_left_out(raising_run: tuple[Path, 
     trained = Counter(line["step"] for line in read(directory / "audit" / "rollouts.jsonl"))
     assert (trained[1], trained[2]) == (8 * 4 - NUM_RAISED, 8 * 4)
     (first_step,) = [line for line in output.splitlines() if line.startswith("step 1/8")]
-    assert first_step.endswith(f"rollouts 32, {NUM_RAISED} of them failed")
+    assert f"32 rollouts so far, {NUM_RAISED} failed, " in first_step and first_step.endswith(" left")
+    (note,) = [line for line in output.splitlines() if line.startswith("note: step 1: ")]
+    assert f"{NUM_RAISED} training rollouts failed" in note and SAYS in note and "hung_reward.py" in note
 
 
 def test_the_run_ends_with_one_message_when_most_of_a_step_failed(raising_run: tuple[Path, str, Ending]) -> None:
     directory, output, ending = raising_run
     assert ending.exit_status == EXIT_FAULT, output[-3000:]
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert SAYS in error and "reward.custom_reward_function" in error
+    assert SAYS in error and "hung_reward.py" in error
     last = int((directory / "latest_checkpointed_iteration.txt").read_text())
     assert error.endswith(f"The checkpoint of step {last} is complete: the same command resumes from it.")
     assert "Traceback" not in output

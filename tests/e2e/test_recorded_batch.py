@@ -22,6 +22,7 @@ from recipe.prepo.modes import PrepoTrainerSync
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.supervise.supervisor import Supervisor
+from recipe.prepo.trainer import columns
 
 pytestmark = pytest.mark.e2e
 # Group of each rollout (ragged), its reward, tokens, tokens that are a tool's, and whether it is a padding row.
@@ -34,6 +35,9 @@ ROWS = [
     ("c", 1.0, 6, 0, False),
     ("pad", 0.0, 1, 1, True),
 ]
+
+# What verl notes of a reward: all entries of a dictionary, and of a plain number that number as acc (the other rows).
+INFOS = {1: {"score": 0.0, "acc": True}, 2: {"score": 1.0, "pred": "7"}, 5: {}}
 
 
 def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:
@@ -55,7 +59,7 @@ def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:
             {
                 "uid": uid,
                 "extra_info": {"prompt_id": f"prompt-{uid}"},
-                "extra_fields": {"reward_extra_info": {"acc": reward}},
+                "extra_fields": {"reward_extra_info": INFOS.get(i, {"acc": reward})},
                 "response_mask": mask,
                 "rm_scores": scores,
                 "entropy": entropy,
@@ -103,6 +107,12 @@ def test_without_weighting_the_advantages_are_stock_verls_bit_for_bit(transfer_q
     mine = advantages(prepo_trainer(tmp_path, "none"), put_batch("none"))
     assert all(torch.equal(a, b) for a, b in zip(stock, mine, strict=True))
     assert sum(float(row.abs().sum()) for row in stock) > 0
+
+
+def test_acc_decides_where_the_reward_function_returned_it(transfer_queue: None) -> None:
+    found = columns.read_rollouts(put_batch("acc"), with_entropy=True).rollouts
+    assert np.isnan(found.acc_R).tolist() == [True, False, True, True, True, True]
+    assert found.correct_R.tolist() == [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
 
 
 def test_weights_come_from_own_tokens_of_real_rows_over_the_whole_batch(transfer_queue: None, tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ def roll_out(name: str, rewards: Rewards, *, status: str = "finished") -> str:
     tq.kv_batch_put(keys=[uid], partition_id="train", tags=[{"is_prompt": True, "status": status, "global_steps": 1}])
     if rewards:
         rows = [
-            {"rm_scores": torch.tensor([0.0] * i + [reward]), "extra_info": {"prompt_id": name}}
+            {
+                "rm_scores": torch.tensor([0.0] * i + [reward]),
+                "extra_info": {"prompt_id": name},
+                "extra_fields": {"reward_extra_info": {"acc": reward}},
+            }
             for i, reward in enumerate(rewards)
         ]
         tq.kv_batch_put(

@@ -56,11 +56,17 @@ def step_outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutc
 
 
 def make_controller(
-    options: Mapping[str, Mapping[str, Any]], prompt_ids: Sequence[str], *, seed: int = 0, num_selected: int = 4
+    options: Mapping[str, Mapping[str, Any]],
+    prompt_ids: Sequence[str],
+    *,
+    seed: int = 0,
+    num_selected: int = 4,
+    identity: RunIdentity | None = None,
 ) -> Controller:
     return Controller(
         options,
-        identity=RunIdentity(
+        identity=identity
+        or RunIdentity(
             seed=seed,
             num_selected=num_selected,
             num_candidates=5 * num_selected,

@@ -40,7 +40,8 @@ def test_a_good_configuration_is_read_and_not_changed() -> None:
     ("ratio", "num_selected", "num_candidates"), [(1, 7, 7), (1.0, 7, 7), (1.5, 4, 6), (5, 1, 5), (2.25, 4, 9)]
 )
 def test_number_of_candidates(ratio: float, num_selected: int, num_candidates: int) -> None:
-    found = checked(**{"prepo.candidate_ratio": ratio, "data.train_batch_size": num_selected})
+    sizes = dict.fromkeys(("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size"), num_selected)
+    found = checked(**{"prepo.candidate_ratio": ratio, **sizes})
     assert found.num_candidates == num_candidates
 
 
@@ -79,7 +80,7 @@ VALUES: list[tuple[str, Any, str, str]] = [
     ("prepo.selection.width", 3, "width", "progress_end"),
     ("prepo.selection.progress_end", 2.0, "2.0", "prepo.selection"),
     ("prepo.candidate_ration", 5, "candidate_ration", "Did you mean candidate_ratio?"),
-    ("prepo", None, "None", "conf/prepo.yaml"),
+    ("prepo", None, "None", "conf/prepo_trainer.yaml"),
     ("data.train_batch_size", 0, "0", "data.train_batch_size=1"),
     ("data.train_batch_size", 2.5, "2.5", "data.train_batch_size=1"),
     ("data.train_batch_size", "???", "data.train_batch_size", "data.train_batch_size=<value>"),
@@ -100,7 +101,7 @@ VALUES: list[tuple[str, Any, str, str]] = [
     ("trainer.logger", ["console", "wandbb"], "wandbb", "wandb"),
     ("trainer.logger", "trackio", "package trackio", "trainer.logger"),
     ("trainer.use_v1", False, "False", "trainer.use_v1=True"),
-    ("trainer", {}, "trainer.v1", "conf/prepo.yaml"),
+    ("trainer", {}, "trainer.v1", "conf/prepo_trainer.yaml"),
 ]
 
 

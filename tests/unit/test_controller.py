@@ -89,7 +89,7 @@ def test_state_of_another_run_is_refused_by_name(changed: RunIdentity, named: st
 
 
 def test_state_of_another_rule_or_option_is_refused_by_name() -> None:
-    with pytest.raises(StateError, match=r"prepo\.selection\.name='uniform', this run has 'all'"):
+    with pytest.raises(StateError, match=r"written with prepo/selection=uniform, this run has prepo/selection=all:"):
         make(selection="all").load_state_dict(make().state_dict())
     saved = make(selection="ppl_schedule").state_dict()
     saved["options"]["selection"]["progress_end"] = 0.5

@@ -36,7 +36,7 @@ def prepared(dataset: str, source: Path, out: Path, *options: str, split: str = 
     """Rows and summary of one prepared split."""
     assert run(dataset, source, out, *options) == 0
     path = out / f"{dataset}_{split}.parquet"
-    assert validate_files([path]) > 0
+    assert validate_files([path]).num_rows > 0
     return pq.read_table(path).to_pylist(), json.loads((out / f"{dataset}_{split}.summary.json").read_text())
 
 
@@ -331,5 +331,5 @@ def test_summary_lists_the_first_rows_and_counts_all() -> None:
 
 def test_mini_math_is_generated(tmp_path: Path) -> None:
     assert main(["mini_math", "--out", str(tmp_path), "--num-train", "6", "--num-test", "3", "--seed", "1"]) == 0
-    assert validate_files(sorted(tmp_path.glob("*train.parquet"))) == 6
-    assert validate_files(sorted(tmp_path.glob("*test.parquet"))) == 3
+    assert validate_files(sorted(tmp_path.glob("*train.parquet"))).num_rows == 6
+    assert validate_files(sorted(tmp_path.glob("*test.parquet"))).num_rows == 3

@@ -15,13 +15,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipe.prepo.errors import ConfigError, DataError, StateError
+from recipe.prepo.errors import ConfigError, DataError, PrepoError, StateError
 from recipe.prepo.rows import build_row
 from recipe.prepo.tools import evaluate
 from recipe.prepo.tools.analyze import analyse, draw
 from recipe.prepo.tools.evaluate import summarise, table, vote
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
-from recipe.prepo.tools.evaluation.session import Question, check_lengths, final_answer, graded, load_sets
+from recipe.prepo.tools.evaluation.options import make_parser
+from recipe.prepo.tools.evaluation.session import (
+    Question,
+    check_lengths,
+    collect,
+    final_answer,
+    find_reward,
+    graded,
+    load_sets,
+)
 from recipe.prepo.tools.evaluation.store import GENERATIONS, SETTINGS, Sample, ScoredPrompt, open_store, write_json
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -100,6 +109,8 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
         (["--gpu-memory", "90"], "--gpu-memory: 90"),
         (["--chat-template-kwargs", "{enable_thinking: no}"], "must be a JSON object"),
         (["--chat-template-kwargs", "[1]"], "must be a JSON object"),
+        (["--reward", "rewards.py"], "FILE.py:NAME"),
+        (["--chat-template", "absent.jinja"], "no readable file, and no Jinja text"),
         (["--k", "1,32"], "--samples 16"),
         (["--k", "0"], "--k: 0"),
         (["--k", "a"], "whole numbers of at least 1"),
@@ -208,6 +219,69 @@ def test_graded_as_in_training_with_the_answer_that_was_judged(
     finished = {"text": response, "num_tokens": 3, "finish_reason": "stop"}
     found = graded(Question("s", "q", [], data_source, gold, {}), 0, 7, finished)
     assert (found.reward, found.answer, found.timed_out) == (reward, answer, False)
+
+
+OWN_REWARDS = """
+def graded(data_source, solution_str, ground_truth, extra_info):
+    return 0.95 if solution_str == ground_truth else 0.05
+async def judged(data_source, solution_str, ground_truth, extra_info):
+    return {"score": 10.0, "acc": solution_str == ground_truth, "pred": solution_str.upper()}
+def raises(data_source, solution_str, ground_truth, extra_info):
+    return 1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "response", "above", "expected"),
+    [
+        ("graded", "7", None, (0.95, True, None)),
+        ("graded", "8", None, (0.05, False, None)),
+        ("graded", "8", 0.01, (0.05, True, None)),
+        ("judged", "x", None, (10.0, False, "X")),
+        ("judged", "7", None, (10.0, True, "7")),
+        ("judged", "x", 9.0, (10.0, True, "X")),
+    ],
+)
+def test_an_own_reward_grades_as_in_training(
+    tmp_path: Path, name: str, response: str, above: float | None, expected: tuple[float, bool, str | None]
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    reward, question = {"path": str(tmp_path / "mine.py"), "name": name}, Question("s", "q", [], "mine", "7", {})
+    identity = find_reward(Namespace(reward=reward, correct_above=above), question)
+    assert identity is not None and len(identity["sha256"]) == 64
+    found = graded(question, 0, 7, {"text": response, "num_tokens": 3, "finish_reason": "stop"}, reward, above)
+    assert (found.reward, found.is_correct, found.answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "said"),
+    [
+        ("mine.py", "raises", "ZeroDivisionError"),
+        ("mine.py", "absent", "only graded, "),
+        ("none.py", "graded", "--reward .*none.py:graded"),
+    ],
+)
+def test_a_reward_that_does_not_work_is_refused_before_anything_starts(
+    tmp_path: Path, file: str, name: str, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_REWARDS)
+    options = Namespace(reward={"path": str(tmp_path / file), "name": name}, correct_above=None)
+    with pytest.raises(PrepoError, match=said):
+        find_reward(options, Question("s", "q", [], "mine", "7", {}))
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [(None, "has no chat template.* --chat-template"), ("{{ raise_exception('no system role') }}", "no system role")],
+)
+def test_a_model_without_a_chat_template_needs_one(tmp_path: Path, template: str | None, said: str) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    arguments = ["--model", str(model), "--data", str(TEST_SET), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--chat-template", template] if template else []
+    with pytest.raises(PrepoError, match=said):
+        collect(make_parser("evaluate", "").parse_args(arguments))
+    assert not (tmp_path / "out").exists()
 
 
 def test_wrong_answers_vote_by_value() -> None:

@@ -11,7 +11,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipe.prepo.errors import ConfigError, StateError
-from recipe.prepo.main import _report_stop, archive_earlier, choose_platform, choose_ray, ray_logs, resume_step
+from recipe.prepo.main import (
+    _report_stop,
+    archive_earlier,
+    choose_platform,
+    choose_ray,
+    ray_logs,
+    resume_step,
+    worker_log,
+)
 
 CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
 
@@ -30,7 +38,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_joins_no_ray_that_an_earlier_one_left() -> None:
     config = config_with()
     choose_ray(config)
-    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local"}
+    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local", "logging_level": "WARNING"}
 
 
 def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +84,7 @@ def trainer(mode: str, folder: Path, path: Any = None) -> Any:
     return OmegaConf.create(values)
 
 
-PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
+PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={}, correct_above=None, reward_range=None)
 
 
 @pytest.mark.parametrize("path", [None, "", "checkpoints/last", "global_step_x"])
@@ -120,5 +128,8 @@ def test_the_named_logs_are_those_of_this_run(tmp_path: Path, monkeypatch: pytes
         (tmp_path / f"session_2026-11-{day}_{os.getpid()}").mkdir()
     (tmp_path / "session_2026-11-23_1").mkdir()
     assert ray_logs(config) == f"{tmp_path}/session_2026-11-22_{os.getpid()}/logs"
-    monkeypatch.setenv("PREPO_RAY_LOGS", "/elsewhere")
-    assert ray_logs(config) == "/elsewhere"
+    monkeypatch.setenv("PREPO_RAY_LOGS", str(tmp_path))
+    assert ray_logs(config) == str(tmp_path)
+    (tmp_path / "worker-a0-01-77.err").touch()
+    assert worker_log(config, "77") == f"{tmp_path}/worker-a0-01-77.err"
+    assert worker_log(config, "7") == worker_log(config, "") == str(tmp_path)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipe.prepo.controller import training_progress
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.maths.entropy import sequence_entropy_nats
 from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.maths.perplexity import mean_nll_nats, perplexity
@@ -53,7 +54,8 @@ def test_ragged_groups_match_brute_force(rollouts: list[tuple[int, float]]) -> N
     groups: dict[int, list[float]] = {}
     for group, reward in rollouts:
         groups.setdefault(group, []).append(reward)
-    found = group_statistics(np.array([r for _, r in rollouts]), np.array([g for g, _ in rollouts]))
+    reward_R = np.array([r for _, r in rollouts])
+    found = group_statistics(reward_R, np.array([g for g, _ in rollouts]), correctness(reward_R))
     sorted_groups = [groups[group] for group in sorted(groups)]
     assert found.is_flat_G.tolist() == [no_advantage(rewards) for rewards in sorted_groups]
     assert found.size_G.tolist() == [len(rewards) for rewards in sorted_groups]
@@ -63,13 +65,13 @@ def test_ragged_groups_match_brute_force(rollouts: list[tuple[int, float]]) -> N
 
 def test_interleaved_groups_are_not_reshaped() -> None:
     """Six rollouts of three groups in sizes 1, 2, 3: a reshape by 2 would find no group without a signal."""
-    found = group_statistics(np.array([0.0, 0.0, 1.0, 0.0, 1.0, 1.0]), np.array([7, 5, 5, 9, 9, 9]))
+    reward_R = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
+    found = group_statistics(reward_R, np.array([7, 5, 5, 9, 9, 9]), reward_R)
     assert found.size_G.tolist() == [2, 1, 3] and found.is_flat_G.tolist() == [False, True, False]
 
 
-def test_partial_rewards_are_not_correct_and_no_rollouts_make_no_group() -> None:
-    assert group_statistics(np.array([0.5, 0.5]), np.array([0, 0])).num_correct_G.tolist() == [0]
-    assert len(group_statistics(np.zeros(0), np.zeros(0, dtype=np.int64)).size_G) == 0
+def test_no_rollouts_make_no_group() -> None:
+    assert len(group_statistics(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0)).size_G) == 0
 
 
 def test_generators_differ_by_seed_and_by_purpose() -> None:

@@ -18,9 +18,11 @@ from recipe.prepo.errors import ConfigError, DataError
 from recipe.prepo.preflight import (
     Findings,
     check_all,
+    check_data,
     check_device,
     check_model,
     check_verl_version,
+    findings,
     has_gpu,
     joined_ray,
     project_root,
@@ -29,9 +31,10 @@ from recipe.prepo.preflight import (
 from recipe.prepo.rows import build_row
 
 CONF = {"trainer.total_epochs": 3, "trainer.total_training_steps": None, "data.train_batch_size": 2}
+CONF["actor_rollout_ref.actor.ppo_mini_batch_size"] = 2
 
 
-def rows_file(folder: Path, name: str, size: int) -> str:
+def rows_file(folder: Path, name: str, size: int, **columns: Any) -> str:
     rows = [
         build_row(
             data_source="d", question=f"{i}?", ground_truth=str(i), prompt_id=f"{name}/{i}", split="train", index=i
@@ -39,15 +42,16 @@ def rows_file(folder: Path, name: str, size: int) -> str:
         for i in range(size)
     ]
     path = folder / f"{name}.parquet"
-    pd.DataFrame(rows).to_parquet(path)
+    pd.DataFrame([{**row, **columns} for row in rows]).to_parquet(path)
     return str(path)
 
 
-def findings(folder: Path, num_rows: int, **changes: Any) -> Findings:
+def found_in(folder: Path, num_rows: int, **changes: Any) -> Findings:
     """Check a configuration with this many training rows and 10 candidates in a step."""
     files = {"data.train_files": rows_file(folder, "train", num_rows), "data.val_files": [rows_file(folder, "val", 1)]}
     config = composed(changes={**CONF, **files, **changes})
-    return check_all(config, read_config(config))
+    prepo = read_config(config)
+    return findings(config, prepo, check_all(config, prepo))
 
 
 def tool(folder: Path, text: str) -> None:
@@ -146,39 +150,66 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_steps_are_counted_in_candidates(tmp_path: Path) -> None:
-    assert findings(tmp_path, 25).total_steps == 6
-    assert findings(tmp_path, 25, **{"trainer.total_training_steps": 4}).total_steps == 4
+    assert found_in(tmp_path, 25).total_steps == 6
+    assert found_in(tmp_path, 25, **{"trainer.total_training_steps": 4}).total_steps == 4
 
 
 def test_steps_that_the_epochs_cut_off_are_reported(tmp_path: Path) -> None:
-    found = findings(tmp_path, 25, **{"trainer.total_training_steps": 1000})
+    found = found_in(tmp_path, 25, **{"trainer.total_training_steps": 1000})
     assert found.total_steps == 6
     assert found.lines[-1].startswith("steps     6 (not trainer.total_training_steps=1000")
 
 
 def test_steps_are_those_of_the_rows_that_are_used(tmp_path: Path) -> None:
-    found = findings(tmp_path, 25, **{"data.train_max_samples": 12})
+    found = found_in(tmp_path, 25, **{"data.train_max_samples": 12})
     assert found.total_steps == 3
     assert "12 training prompts, 1 steps an epoch" in found.lines[-2]
 
 
 def test_too_few_rows_for_a_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"9 prompts.*\|B\| = 10"):
-        findings(tmp_path, 25, **{"data.train_max_samples": 9})
+        found_in(tmp_path, 25, **{"data.train_max_samples": 9})
 
 
 @pytest.mark.parametrize("name", ["train_files", "val_files"])
 def test_missing_data_files_are_named(tmp_path: Path, name: str) -> None:
     for value in (None, []):
         with pytest.raises(ConfigError, match=rf"data\.{name}={'None' if value is None else '.*'}.*data_prep"):
-            findings(tmp_path, 10, **{f"data.{name}": value})
+            found_in(tmp_path, 10, **{f"data.{name}": value})
     with pytest.raises(DataError, match=r"nowhere\.parquet"):
-        findings(tmp_path, 10, **{f"data.{name}": ["nowhere.parquet"]})
+        found_in(tmp_path, 10, **{f"data.{name}": ["nowhere.parquet"]})
+
+
+DICT_GOLD = {"reward_model": {"ground_truth": {"x": "1"}}}
+OWN_REWARD = {"reward.custom_reward_function.path": "mine.py"}
+NO_SCORES = {"prepo.selection": {"name": "uniform"}, "prepo.score_candidates": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "changes"),
+    [
+        ({"images": [{"path": "a.png"}]}, "row 0 .*column images .*no processor", {"data.image_key": "pictures"}),
+        (DICT_GOLD, "row 0 .*ground_truth is .*'x'.*default reward can never match", OWN_REWARD),
+        ({"agent_name": "tool_agent"}, "agent_name has tool_agent.*prepo/selection=uniform", NO_SCORES),
+    ],
+)
+def test_rows_are_checked_against_model_reward_and_rules(
+    tmp_path: Path, columns: dict[str, Any], message: str, changes: dict[str, Any]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    files = {"data.train_files": rows_file(tmp_path, "t", 40, **columns), "data.val_files": rows_file(tmp_path, "v", 1)}
+    config = composed(changes={**CONF, **files, "actor_rollout_ref.model.path": str(model)})
+    with pytest.raises(ConfigError, match=message):
+        check_data(config, read_config(config))
+    config = composed(changes={**CONF, **files, "actor_rollout_ref.model.path": str(model), **changes})
+    assert check_data(config, read_config(config)).num_rows == 40
 
 
 def test_samples_of_a_missing_data_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"aime24.*prepo\.val_samples=\{d: 16\}"):
-        findings(tmp_path, 10, **{"prepo.val_samples": {"aime24": 16}})
+        found_in(tmp_path, 10, **{"prepo.val_samples": {"aime24": 16}})
 
 
 def test_a_methods_old_experiment_is_refused_with_the_new_command() -> None:

@@ -30,17 +30,21 @@ def shown(text: str) -> list[str]:
 def test_step_in_words() -> None:
     numbers = {
         "critic/score/mean": 0.5,
-        "prepo/progress/mean": None,
+        "prepo/selected/sum": None,
+        "prepo/candidates/sum": 9.0,
         "prepo/zero_advantage_frac/mean": 0.0,
         "prepo/rollouts_total/max": 1234567.0,
         "val-core/mini_math/acc/mean@2": 0.25,
         "val-core/mini_math/acc/best@2/mean": 0.75,
     }
-    assert describe_step(numbers) == "reward 0.500, zero-advantage 0%, rollouts 1,234,567, held-out 0.250"
+    assert (
+        describe_step(numbers) == "reward 0.500, no signal in 0% of groups, 1,234,567 rollouts so far, held-out 0.250"
+    )
     assert describe_step({}) == ""
-    assert describe_step({"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 0}) == "rollouts 32"
+    assert describe_step({"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 0}) == "32 rollouts so far"
     failed = {"prepo/rollouts_total/max": 32.0, "prepo/failed_rollouts/sum": 2}
-    assert describe_step(failed) == "rollouts 32, 2 of them failed"
+    assert describe_step(failed) == "32 rollouts so far, 2 failed"
+    assert describe_step({"prepo/selected/sum": 8.0, "prepo/candidates/sum": 8.0}) == ""
 
 
 def test_lines_have_the_seconds_of_the_step_and_the_time_left(

@@ -173,9 +173,7 @@ def test_empty_gold_is_an_error(gold: Any) -> None:
 
 
 def test_default_time_limit_is_the_configurations() -> None:
-    configured = yaml.safe_load((CONF_DIR / "prepo.yaml").read_text())["prepo"].get("grading_time_limit_s")
-    if configured is None:
-        pytest.skip("conf/prepo.yaml has no prepo.grading_time_limit_s")
+    configured = yaml.safe_load((CONF_DIR / "prepo_trainer.yaml").read_text())["prepo"]["grading_time_limit_s"]
     assert configured == DEFAULT_TIME_LIMIT_S == 5.0
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.rows import build_row, validate_files, validate_rows
+from recipe.prepo.rows import (
+    build_row,
+    content_ids,
+    own_command,
+    read_prompts,
+    rows_within_limit,
+    validate_files,
+    validate_rows,
+)
 
 Row = dict[str, Any]
 
@@ -120,7 +131,7 @@ def test_prompt_that_is_plain_text_everywhere_is_refused() -> None:
         validate_rows(pa.Table.from_pylist(rows), name="f")
 
 
-@pytest.mark.parametrize("column", ["data_source", "prompt", "reward_model", "extra_info"])
+@pytest.mark.parametrize("column", ["data_source", "prompt", "reward_model"])
 def test_missing_column_is_named(column: str, tmp_path: Path) -> None:
     rows = make_rows(2)
     for row in rows:
@@ -129,12 +140,92 @@ def test_missing_column_is_named(column: str, tmp_path: Path) -> None:
         validate_files([write(tmp_path / "f.parquet", rows)])
 
 
-def test_extra_info_without_prompt_id_is_named() -> None:
-    rows = make_rows(2)
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("without", ["prompt_id", "extra_info"])
+def test_files_without_ids_pass_under_any_prompt_key_and_beside_files_with_ids(
+    without: str, suffix: str, tmp_path: Path
+) -> None:
+    rows = [{**{k: v for k, v in row.items() if k != "prompt"}, "chat": row["prompt"]} for row in make_rows(3)]
+    given = write(tmp_path / "given.parquet", rows)
     for row in rows:
-        del row["extra_info"]["prompt_id"]
-    with pytest.raises(DataError, match=r"field extra_info\.prompt_id: it is missing"):
-        validate_rows(pa.Table.from_pylist(rows), name="f")
+        row["extra_info"].pop("prompt_id") if without == "prompt_id" else row.pop("extra_info")
+    path = write(tmp_path / "none.parquet", rows)
+    if suffix == ".jsonl":
+        path = tmp_path / "none.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = validate_files([path], prompt_key="chat")
+    assert (facts.num_rows, facts.num_without_id, facts.data_sources) == (3, 3, {"d"})
+    assert read_prompts([path], prompt_key="chat") == [row["chat"] for row in rows]
+    if without == "extra_info":
+        assert validate_files([given, path], prompt_key="chat").num_without_id == 3
+    with pytest.raises(DataError, match=r"column prompt is missing \(data\.prompt_key"):
+        validate_files([path])
+
+
+def test_content_ids_follow_the_content_and_number_its_repeats() -> None:
+    rows = make_rows(3)
+    rows += [copy.deepcopy(rows[1])]
+    rows[3]["prompt"][0]["tool_calls"] = None  # as pyarrow reads rows where only others have the field
+    ids = content_ids([row["prompt"] for row in rows], [row["reward_model"]["ground_truth"] for row in rows])
+    assert ids[3] == f"{ids[1]}-2"
+    assert len(set(ids)) == 4
+    assert content_ids([rows[2]["prompt"]], ["3"]) == [ids[2]]
+    assert content_ids([rows[2]["prompt"]], ["4"]) != [ids[2]]
+
+
+def change(row: Row, **changes: Any) -> Row:
+    return {**row, **changes}
+
+
+def gold(row: Row, value: Any) -> Row:
+    return change(row, reward_model={"style": "rule", "ground_truth": value})
+
+
+def test_files_that_verl_cannot_join_are_refused_with_the_difference(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "first.parquet", make_rows(2))]
+    for name, extra in (("text", {"index": "7"}), ("more", {"level": "hard"})):
+        rows = [change(row, extra_info={**row["extra_info"], **extra}) for row in make_rows(2, prefix=name)]
+        paths.append(write(tmp_path / f"{name}.parquet", rows))
+    loaded = [datasets.Dataset.from_parquet(str(path), cache_dir=tmp_path) for path in paths]
+    with pytest.raises(DataError, match=r"columns: extra_info\.index is int64 in the first, string in the second"):
+        validate_files(paths)
+    with pytest.raises(ValueError, match="align"):
+        datasets.concatenate_datasets(loaded)
+    assert validate_files([paths[0], paths[2]]).num_rows == len(datasets.concatenate_datasets([loaded[0], loaded[2]]))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_ungradable"),
+    [("7", False), (7.5, False), (["7", "8"], False), ({"a": "7"}, True), ([{"a": "7"}], True), ('{"a": 7}', True)],
+)
+def test_golds_that_the_default_reward_never_matches_are_found(value: Any, is_ungradable: bool, tmp_path: Path) -> None:
+    facts = validate_files([write(tmp_path / "f.parquet", [gold(row, value) for row in make_rows(2)])])
+    assert facts.ungradable.startswith(f"{tmp_path}/f.parquet: row 0") == is_ungradable
+
+
+def test_media_and_agent_loops_are_found(tmp_path: Path) -> None:
+    rows = [change(row, pictures=[], agent_name="tool_agent") for row in make_rows(3)]
+    rows[2]["pictures"] = [{"bytes": b"PNG"}]
+    facts = validate_files([write(tmp_path / "f.parquet", rows)], media_keys=["pictures"])
+    assert facts.media == f"{tmp_path}/f.parquet: row 2 (counted from 0), column pictures"
+    assert facts.agent_loops == {"tool_agent"}
+    assert not validate_files([tmp_path / "f.parquet"]).media
+
+
+def test_errors_name_the_command_with_the_files_own_columns() -> None:
+    assert own_command("f.csv", ["Problem", "extra_info.answer"]) == (
+        "python -m data_prep own --source f.csv --question Problem --answer extra_info.answer --out DIR"
+    )
+    assert own_command("f.csv", ["a", "b"]).endswith("--answer ANSWER --out DIR (its columns: a, b)")
+
+
+def test_a_template_that_no_prompt_fits_is_one_clear_error() -> None:
+    class NoTemplate:
+        def apply_chat_template(self, *_: Any, **__: Any) -> str:
+            raise ValueError("no template")
+
+    with pytest.raises(DataError, match="fails for every prompt: ValueError: no template"):
+        rows_within_limit([[]], NoTemplate(), {}, 9)
 
 
 def test_duplicate_id_shows_the_id_and_both_rows() -> None:
@@ -147,15 +238,14 @@ def test_duplicate_id_shows_the_id_and_both_rows() -> None:
 def test_duplicate_id_in_two_files_shows_both_files(tmp_path: Path) -> None:
     first = write(tmp_path / "first.parquet", make_rows(3))
     second = write(tmp_path / "second.parquet", [*make_rows(2, prefix="e"), make_rows(3)[2]])
-    assert validate_files([first]) == 3
-    assert validate_files([second]) == 3
+    assert validate_files([first]).num_rows == validate_files([second]).num_rows == 3
     with pytest.raises(DataError, match=r"first\.parquet: row 2 and .*second\.parquet row 2 .*'d/2'"):
         validate_files([first, second])
 
 
 def test_files_give_the_number_of_rows_together(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{p}.parquet", make_rows(n, prefix=p)) for p, n in (("a", 3), ("b", 4))]
-    assert validate_files(paths) == 7
+    assert validate_files(paths).num_rows == 7
     with pytest.raises(DataError, match="listed twice"):
         validate_files([paths[0], paths[0]])
 

@@ -70,6 +70,11 @@ def keep_linear_weights(layer_utils: Any) -> None:
     layer_utils.dispatch_cpu_unquantized_gemm = plain_linear
 
 
+def leave_memory_unpinned() -> None:
+    """verl 0.9.1 keeps a reference model (``use_kl_loss``) in pinned memory, which torch 2.13 has for GPUs only."""
+    torch.Tensor.pin_memory = lambda self, *_args, **_kwargs: self
+
+
 def copy_received_weights(bucketed_weight_transfer: Any) -> None:
     """verl 0.9.1 passes on views of a shared-memory buffer. On a CPU ``.to`` copies nothing, and closing it fails."""
     receiver = bucketed_weight_transfer.BucketedWeightReceiver
@@ -144,6 +149,7 @@ def apply() -> None:
     """Install every workaround in this process, now or when the module that it changes is imported."""
     answer_for_vllm_distribution()
     name_gloo_once()
+    leave_memory_unpinned()
     after_import("verl.workers.engine.fsdp.transformer_impl", register_fsdp_engine)
     after_import("vllm.model_executor.layers.utils", keep_linear_weights)
     after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", copy_received_weights)

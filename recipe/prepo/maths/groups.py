@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from recipe.prepo.maths import FloatArray, IntArray
 
-CORRECT_REWARD = 1.0
-"""A rollout is correct when its raw reward is at least this."""
-
 
 @dataclass(frozen=True)
 class Groups:
@@ -19,22 +16,23 @@ class Groups:
 
     Attributes:
         first_G: position of the group's first rollout.
-        size_G, num_correct_G: rollouts of the group, and how many of them are correct.
+        size_G: rollouts of the group.
+        num_correct_G: how many of them are correct; a fraction where correctness is graded.
         is_flat_G: all rewards of the group are equal, so every group-relative advantage is 0. verl 0.9.1 gives a group
             of one rollout its reward as advantage.
     """
 
     first_G: IntArray
     size_G: IntArray
-    num_correct_G: IntArray
+    num_correct_G: FloatArray
     is_flat_G: NDArray[np.bool_]
 
 
-def group_statistics(reward_R: FloatArray, group_R: IntArray) -> Groups:
-    """Statistics of ragged groups, from scalar rewards and group indices (not necessarily dense), shape [R].
+def group_statistics(reward_R: FloatArray, group_R: IntArray, correct_R: FloatArray) -> Groups:
+    """Statistics of ragged groups, from rewards, group indices (not necessarily dense) and correctness, shape [R].
 
-    >>> group_statistics(np.array([1.0, 0.0, 1.0]), np.array([7, 3, 7]))
-    Groups(first_G=array([1, 0]), size_G=array([1, 2]), num_correct_G=array([0, 2]), is_flat_G=array([ True,  True]))
+    >>> group_statistics(np.array([0.9, 0.0, 0.9]), np.array([7, 3, 7]), np.array([1.0, 0.0, 1.0]))
+    Groups(first_G=array([1, 0]), size_G=array([1, 2]), num_correct_G=array([0., 2.]), is_flat_G=array([ True,  True]))
     """
     _, first_G, dense_R, size_G = np.unique(group_R, return_index=True, return_inverse=True, return_counts=True)
     low_G, high_G = np.full(len(first_G), np.inf), np.full(len(first_G), -np.inf)
@@ -43,6 +41,6 @@ def group_statistics(reward_R: FloatArray, group_R: IntArray) -> Groups:
     return Groups(
         first_G=first_G,
         size_G=size_G,
-        num_correct_G=np.bincount(dense_R[reward_R >= CORRECT_REWARD], minlength=len(first_G)),
+        num_correct_G=np.bincount(dense_R, weights=correct_R, minlength=len(first_G)).astype(np.float64),
         is_flat_G=(low_G == high_G) & ((size_G > 1) | (high_G == 0.0)),
     )

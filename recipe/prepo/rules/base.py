@@ -123,6 +123,7 @@ class Rule(Stateful, ABC):
 
     Config: ClassVar[type] = Options
     needs_entropy: ClassVar[bool] = False  # whether it reads the rollouts' entropies: every run with it has them
+    reads_correctness: ClassVar[bool] = False  # whether it learns which rollouts are correct, not only their rewards
     panels: ClassVar[tuple[Panel, ...]] = ()  # what it adds to the report
 
     def __init__(self, config: Any, *, seed: int) -> None:

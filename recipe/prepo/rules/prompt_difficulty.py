@@ -61,14 +61,14 @@ class PromptDifficulty(Stateful):
     def bind(self, run: RunFacts) -> None:
         self._index = run.prompts
         self._epoch_steps = self._options.epoch_steps or run.steps_per_epoch
-        self._num_correct_N = np.zeros(len(run.prompts), dtype=np.int32)
+        self._num_correct_N = np.zeros(len(run.prompts), dtype=np.float64 if run.grades_correctness else np.int32)
         self._num_rollouts_N = np.zeros(len(run.prompts), dtype=np.int32)
         self._rank_N = np.full(len(run.prompts), UNRANKED)
 
     def observe(self, outcome: StepOutcome) -> bool:
         """Count the step's groups; True when an epoch ended with it, so that the ranks are new."""
         groups = outcome.prompts(self._index)
-        np.add.at(self._num_correct_N, groups.rows_G, groups.num_correct_G.astype(np.int32))
+        np.add.at(self._num_correct_N, groups.rows_G, groups.num_correct_G.astype(self._num_correct_N.dtype))
         np.add.at(self._num_rollouts_N, groups.rows_G, groups.size_G.astype(np.int32))
         if outcome.step % self._epoch_steps:
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,18 +21,24 @@ Numbers = Mapping[str, float | None]
 def describe_step(numbers: Numbers) -> str:
     """One step in words.
 
-    >>> describe_step({"critic/score/mean": 0.5, "prepo/progress/mean": 0.25, "prepo/zero_advantage_frac/mean": 0.125,
-    ...                "prepo/rollouts_total/max": 4096.0})
-    'reward 0.500, rho 0.25, zero-advantage 12%, rollouts 4,096'
+    >>> describe_step({"critic/score/mean": 0.5, "prepo/selected/sum": 32.0, "prepo/candidates/sum": 160.0,
+    ...                "prepo/zero_advantage_frac/mean": 0.125, "prepo/rollouts_total/max": 4096.0})
+    'reward 0.500, 32 of 160 prompts chosen, no signal in 12% of groups, 4,096 rollouts so far'
     """
     texts = {
         REWARD: "reward {:.3f}",
-        "prepo/progress/mean": "rho {:.2f}",
-        ZERO_ADVANTAGE: "zero-advantage {:.0%}",
-        ROLLOUTS: "rollouts {:,.0f}",
+        "prepo/selected/sum": f"{{:.0f}} of {numbers.get('prepo/candidates/sum') or 0:.0f} prompts chosen",
+        ZERO_ADVANTAGE: "no signal in {:.0%} of groups",
+        ROLLOUTS: "{:,.0f} rollouts so far",
+        "prepo/failed_rollouts/sum": "{:.0f} failed",
+        "prepo/discarded_rollouts/sum": "{:.0f} discarded",
+        "prepo/reward_timeouts/sum": "{:.0f} rewards timed out",
     }
-    if numbers.get("prepo/failed_rollouts/sum"):
-        texts["prepo/failed_rollouts/sum"] = "{:.0f} of them failed"
+    for name in list(texts)[-3:]:
+        if not numbers.get(name):
+            del texts[name]
+    if numbers.get("prepo/selected/sum") == numbers.get("prepo/candidates/sum"):
+        del texts["prepo/selected/sum"]
     texts |= dict.fromkeys(filter(held_out_set, numbers), "held-out {:.3f}")
     return ", ".join(text.format(value) for name, text in texts.items() if (value := numbers.get(name)) is not None)
 
@@ -78,15 +84,22 @@ def follow_steps(run_dir: Path, report: Callable[[int, Numbers], None], *, first
 
 
 @contextmanager
-def progress_bar(run_dir: Path, total_steps: int, *, first_step: int = 0) -> Iterator[None]:
+def progress_bar(
+    run_dir: Path, total_steps: int, *, first_step: int = 0, remarks: Callable[[], Iterable[str]] = tuple
+) -> Iterator[None]:
     """Show the progress of the run in ``run_dir`` while the body runs; a resumed run continues from ``first_step``.
 
     A bar on a terminal; elsewhere a line per step, with the step's seconds and the time left if steps, validations and
-    checkpoints go on at their mean pace.
+    checkpoints go on at their mean pace. ``remarks`` returns what else to print below a step.
     """
     took: list[float] = []
 
     def show(step: int, numbers: Numbers) -> None:
+        show_step(step, numbers)
+        for remark in remarks():
+            tqdm.write(f"note: {remark}")
+
+    def show_step(step: int, numbers: Numbers) -> None:
         text = describe_step(numbers)
         if not bar.disable:
             bar.set_postfix_str(text, refresh=False)

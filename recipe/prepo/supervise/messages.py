@@ -6,7 +6,9 @@ Keys contain the Ray job, so that runs that share a cluster do not read each oth
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,13 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.experimental import internal_kv
 
-from recipe.prepo.errors import ConfigError
+from recipe.prepo.errors import ConfigError, PrepoError, root_cause
 
 STOP = "stop"  # driver -> trainer: the name of the signal
 STOPPED = "stopped"  # trainer -> driver: the step after which it stopped
 FAULT = "fault"  # trainer -> driver: what died, in case the trainer's own error cannot arrive
 FAILED = "failed"  # trainer -> driver: how many rollouts failed, and the latest error
+REMARK = "remark"  # trainer -> driver, with a number from 0: what to print
 QUEUE, QUEUE_NAMESPACE = "TransferQueueController", "transfer_queue"
 _RETRY_S = 0.5
 
@@ -40,22 +43,24 @@ def get(key: str) -> str:
 
 def clear() -> None:
     """Remove all messages of this job."""
-    for key in (STOP, STOPPED, FAULT, FAILED):
-        internal_kv._internal_kv_del(_full_key(key))
+    internal_kv._internal_kv_del(_full_key(""), del_by_prefix=True)
 
 
 # ---- errors as one line ---------------------------------------------------------------------------------------------
 
 
 def describe(error: BaseException) -> str:
-    """The kind of an error and its first line.
+    """The kind of an error, its first line, and the line of the user's code that raised it.
 
     >>> describe(KeyError("answer"))
     "KeyError: 'answer'"
     """
+    trace = str(error) if isinstance(error, RayError) else "".join(traceback.format_exception(error))
     error = _unwrapped(error)
     first_line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first_line or 'no text'}"
+    if isinstance(error, PrepoError):
+        return first_line
+    return root_cause(trace) or f"{type(error).__name__}: {first_line or 'no text'}"
 
 
 def reason(error: BaseException) -> str:
@@ -67,12 +72,35 @@ def reason(error: BaseException) -> str:
     error = _unwrapped(error)
     text = str(error).strip() or repr(error)
     detail = text.partition("Worker exit detail: ")[2] or text.partition("The actor is dead because ")[2]
+    if "creation task" in text:
+        detail = root_cause(text)
     return (detail or text).splitlines()[0].partition(" Some ")[0].strip().rstrip(".")
 
 
 def _unwrapped(error: BaseException) -> BaseException:
     """What another process raised; the text of Ray's error would begin with the remote traceback."""
     return error.cause if isinstance(error, RayTaskError) else error
+
+
+def failed_process(text: str) -> str:
+    """Process id of the worker in which an error with this text began, or that died; "" where it is not known.
+
+    >>> failed_process("ray::Outer.run() (pid=7, ip=::1) … ray::Inner.load() (pid=8, ip=::1) … OSError: no file")
+    '8'
+    """
+    return (re.findall(r"\(pid[ =](\d+)", text.partition("direct cause")[0]) or [""])[-1]
+
+
+# ---- the trainer's side ---------------------------------------------------------------------------------------------
+
+_numbers = {"told": 0, "read": 0}  # of the remarks, on each side
+_reading = threading.Lock()
+
+
+def tell(text: str) -> None:
+    """Let the driver print a line beside those of the steps."""
+    put(f"{REMARK}{_numbers['told']}", text)
+    _numbers["told"] += 1
 
 
 # ---- the driver's side ----------------------------------------------------------------------------------------------
@@ -85,6 +113,16 @@ def request_stop(signal_name: str, closed: threading.Event) -> None:
             with contextlib.suppress(RayError, RuntimeError):
                 put(STOP, signal_name)
                 return
+
+
+def new_remarks() -> list[str]:
+    """What the trainer told since the last call."""
+    found = []
+    with _reading:
+        while ray.is_initialized() and (text := get(f"{REMARK}{_numbers['read']}")):
+            _numbers["read"] += 1
+            found.append(text)
+    return found
 
 
 def fault_behind(error: Exception) -> str:

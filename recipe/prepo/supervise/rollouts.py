@@ -50,8 +50,9 @@ class Failures:
         return bool(self.training or self.validation)
 
     def __str__(self) -> str:
-        of_validation = f" and {self.validation} validation rollouts" if self.validation else ""
-        return f"{self.training} training rollouts{of_validation} failed; the latest: {self.latest}"
+        counts = {"training": self.training, "validation": self.validation}
+        failed = " and ".join(f"{count} {kind} rollouts" for kind, count in counts.items() if count)
+        return f"{failed} failed; the latest: {self.latest}"
 
 
 class SupervisedRollouts:

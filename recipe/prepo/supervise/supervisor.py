@@ -48,6 +48,10 @@ class Supervisor:
         """The run ends after the trainer's current step, as requested."""
         messages.put(messages.STOPPED, str(self.trainer.global_steps))
 
+    def tell(self, text: str) -> None:
+        """Let the driver print a line beside those of the steps."""
+        messages.tell(text)
+
     # ---- failures ---------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -85,6 +89,8 @@ class Supervisor:
         if failed.training > num_rollouts:
             raise self._failed(failed, f"{num_rollouts} are left")
         if failed:
+            if not self._counted:
+                self.tell(f"step {self.trainer.global_steps}: {str(failed).rstrip('.')}. Such rollouts are left out.")
             messages.put(messages.FAILED, str(found))
         self._counted = found
         metrics["prepo/failed_rollouts/sum"] = failed.training
@@ -123,13 +129,13 @@ class Supervisor:
 
     def _failed(self, failed: Failures, then: str) -> FaultError:
         self._watch.require_alive()  # a death makes rollouts fail too, and has a message of its own
-        return self._fault(
-            f"step {self.trainer.global_steps}: {failed}; {then}. The most frequent cause is the reward function "
-            f"(reward.custom_reward_function)"
-        )
+        text = f"step {self.trainer.global_steps}: {failed}"
+        if "the reward function" not in failed.latest:  # which needs no further words
+            text += f"; {then}. The most frequent cause is the reward function (reward.custom_reward_function)"
+        return self._fault(text)
 
     def _fault(self, what: str) -> FaultError:
-        text = f"{what}. {self._how_to_resume()}"
+        text = f"{what.rstrip('.')}. {self._how_to_resume()}"
         messages.put(messages.FAULT, text)  # on a full disk, closing the logs may raise and replace this error
         return FaultError(text)
 

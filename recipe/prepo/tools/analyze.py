@@ -15,8 +15,7 @@ from recipe.prepo.maths.perplexity import perplexity
 from recipe.prepo.tools.evaluation.options import COUNT, make_parser, run_command
 from recipe.prepo.tools.evaluation.session import collect
 from recipe.prepo.tools.evaluation.store import write_json
-from recipe.prepo.tools.report.charts import label_powers
-from recipe.prepo.tools.report.style import figure, label, legend, line, look, to_png
+from recipe.prepo.tools.report.style import figure, label, label_powers, legend, line, look, to_png
 from recipe.prepo.tools.stats import interval_text, mean_interval, signal_frac, spearman, spearman_interval
 
 DESCRIPTION = """
@@ -25,14 +24,14 @@ share of prompts that still teach, pass rates by fifths of perplexity, and a fig
 what is missing.
 """
 FIGURE = "perplexity_pass_rate.png"
-DEFAULT_GROUP = 8  # rollouts of a group, as in conf/prepo.yaml
+DEFAULT_GROUP = 8  # rollouts of a group, as in conf/recipe_defaults.yaml
 NUM_PARTS = 5
 CLEAR_RHO = 0.3
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    parser = make_parser("recipe.prepo.analyze", DESCRIPTION)
+    parser = make_parser("analyze", DESCRIPTION)
     about = f"rollouts of a training group (default {DEFAULT_GROUP}, at most --samples)"
     parser.add_argument("--group-size", type=COUNT, metavar="M", help=about)
     return run_command(parser, analyze)
@@ -55,7 +54,7 @@ def analyze(options: argparse.Namespace) -> None:
     for name, groups in collected.groups.items():
         nll_nats = [prompt.nll_nats for prompt in collected.prompts[name]]
         lengths = [prompt.num_tokens for prompt in collected.prompts[name]]
-        num_correct = [sum(sample.reward == 1.0 for sample in group) for group in groups]
+        num_correct = [sum(sample.is_correct for sample in group) for group in groups]
         found = found_by_set[name] = analyse(
             nll_nats, lengths, num_correct, num_samples=options.samples, group_size=group_size, seed=options.seed
         )

@@ -28,7 +28,7 @@ DEFAULT_KS = (4, 8, 16)
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    parser = make_parser("recipe.prepo.evaluate", DESCRIPTION)
+    parser = make_parser("evaluate", DESCRIPTION)
     ks = value(
         lambda text: sorted({int(part) for part in text.split(",")}),
         lambda ks: ks[0] >= 1,
@@ -90,7 +90,7 @@ def summarise(
 
 def _values(group: Sequence[Sample], ks: Sequence[int]) -> dict[str, float]:
     """The metrics of one question. For maj@k, correct answers are one answer; samples without an answer do not vote."""
-    votes = [vote(sample.answer) for sample in group if sample.reward != 1.0]
+    votes = [vote(sample.answer) for sample in group if not sample.is_correct]
     counts = Counter(answer for answer in votes if answer is not None)
     num_correct = len(group) - len(votes)
     majority = majority_at_k(num_correct, list(counts.values()), ks, num_abstained=votes.count(None))

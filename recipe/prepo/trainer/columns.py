@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import transfer_queue as tq
@@ -17,6 +18,7 @@ from verl.utils import tensordict_utils as tu
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.maths.entropy import sequence_entropy_nats
+from recipe.prepo.rows import content_ids
 from recipe.prepo.types import FloatArray, IntArray, RolloutBatch
 
 TRAIN_PARTITION = "train"
@@ -32,13 +34,38 @@ def _rows(column: Any) -> list[Any]:
     return [getattr(value, "data", value) if type(value).__name__ == "NonTensorData" else value for value in values]
 
 
-def training_prompt_ids(table: Any) -> list[str]:
-    """``extra_info.prompt_id`` of every row of verl's training set (a Hugging Face table), in order.
+def with_prompt_ids(table: Any, prompt_key: str) -> tuple[Any, list[str]]:
+    """verl's training set (a Hugging Face table) with ``extra_info.prompt_id`` in every row, and those ids in order.
 
-    Reads columns: building a dictionary for each row would take forty times as long.
+    A row without an id gets that of its content (:func:`recipe.prepo.rows.content_ids`). Where all have one, the table
+    stays the same. Reads columns: building a dictionary for each row would take forty times as long.
     """
-    chunks = table.with_format("arrow").select_columns(["extra_info"]).iter(ARROW_CHUNK_ROWS)
-    return [prompt_id for rows in chunks for prompt_id in pc.struct_field(rows["extra_info"], "prompt_id").to_pylist()]
+    ids: list[str | None] = [None] * len(table)
+    infos: list[pa.Array] = []
+    if "extra_info" in table.column_names:
+        infos = [rows["extra_info"] for rows in _arrow_chunks(table, "extra_info")]
+        if any(field.name == "prompt_id" for info in infos[:1] for field in info.type):
+            ids = [prompt_id for info in infos for prompt_id in pc.struct_field(info, "prompt_id").to_pylist()]
+    if all(ids):
+        return table, [str(prompt_id) for prompt_id in ids]
+    prompts, golds = [], []
+    for rows in _arrow_chunks(table, prompt_key, "reward_model"):
+        prompts += rows[prompt_key].to_pylist()
+        golds += pc.struct_field(rows["reward_model"], "ground_truth").to_pylist()
+    filled = [given or derived for given, derived in zip(ids, content_ids(prompts, golds), strict=True)]
+    start, columns = 0, []
+    for info in infos or [pa.nulls(len(table), pa.struct([]))]:
+        fields = dict(zip([field.name for field in info.type], info.flatten(), strict=True))
+        fields["prompt_id"] = pa.array(filled[start : start + len(info)])
+        columns.append(pa.StructArray.from_arrays(list(fields.values()), list(fields)))
+        start += len(info)
+    rest = table.remove_columns("extra_info") if infos else table
+    return rest.add_column("extra_info", pa.chunked_array(columns)), filled
+
+
+def _arrow_chunks(table: Any, *names: str) -> Iterator[dict[str, Any]]:
+    for rows in table.with_format("arrow").select_columns(list(names)).iter(ARROW_CHUNK_ROWS):
+        yield {name: rows[name].combine_chunks() for name in names}
 
 
 def prompt_ids_of(batch: Any) -> tuple[str, ...]:
@@ -95,6 +122,26 @@ def _rewards(data: Any) -> FloatArray:
     return np.array([scores.sum() for scores in _dense(data["rm_scores"])])
 
 
+def _accs(data: Any) -> FloatArray:
+    """``acc`` of each rollout, NaN where the reward function returned none.
+
+    verl 0.9.1 notes the entries of a reward's dictionary; of a plain number it notes that number as ``acc``.
+    """
+    infos = [fields.get("reward_extra_info") or {} for fields in _rows(data["extra_fields"])]
+    accs = [info.get("acc") if "score" in info else None for info in infos]
+    return np.array([float(acc) if isinstance(acc, int | float) else np.nan for acc in accs])
+
+
+def of_one_kind(infos: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Entries of the rewards' dictionaries that verl 0.9.1 can average: numbers, or texts where one is a text."""
+    return {
+        name: [value if value is None else str(value) for value in values]
+        if any(isinstance(value, str) for value in values)
+        else values
+        for name, values in infos.items()
+    }
+
+
 @dataclass
 class TrainedRollouts:
     """The rows of a training batch that are not padding.
@@ -128,7 +175,7 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
     """Fetch rewards, masks, entropies and temperatures of a training batch, over all data-parallel ranks."""
     rows = [i for i, tag in enumerate(meta.tags) if not tag.get("is_padding", False)]
     keys = [meta.keys[i] for i in rows]
-    names = ["uid", "extra_info", "response_mask", "rm_scores"]
+    names = ["uid", "extra_info", "extra_fields", "response_mask", "rm_scores"]
     names += ["entropy"] * with_entropy + [TEMPERATURE] * with_temperature
     data = tq.kv_batch_get(keys=keys, partition_id=meta.partition_id, select_fields=names)
     masks_R_T = [mask.astype(bool) for mask in _dense(data["response_mask"])]
@@ -140,6 +187,7 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
         reward_R=_rewards(data),
         num_tokens_R=np.array([int(mask.sum()) for mask in masks_R_T], dtype=np.int64),
         entropy_nats_R=sequence_entropy_nats(_dense(data["entropy"]), masks_R_T) if with_entropy else None,
+        acc_R=_accs(data),
     )
     return TrainedRollouts(
         rollouts=rollouts,
@@ -159,13 +207,16 @@ def uid_of(key: str) -> str:
 def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
     """Rewards and lengths of finished rollouts that are about to be discarded; ``tags`` maps their keys to tags."""
     keys = list(tags)
-    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_info", "rm_scores"])
+    data = tq.kv_batch_get(
+        keys=keys, partition_id=partition_id, select_fields=["extra_info", "extra_fields", "rm_scores"]
+    )
     group = {uid: i for i, uid in enumerate(dict.fromkeys(map(uid_of, keys)))}
     return RolloutBatch(
         prompt_ids=prompt_ids_of(data),
         group_R=np.array([group[uid_of(key)] for key in keys], dtype=np.int64),
         reward_R=_rewards(data),
         num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
+        acc_R=_accs(data),
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.preflight import check_config
+from recipe.prepo.reward.own import in_front_of
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.run.logs import RunLogs
@@ -56,6 +58,7 @@ class PrepoHooks(_Trainer):
     _in_step = False
     _checkpoint_due = False
     _saving_s = 0.0
+    _samples_dir = ""  # of validations whose generations are kept in part
 
     # ---- set-up -----------------------------------------------------------------------------------------------------
 
@@ -70,6 +73,9 @@ class PrepoHooks(_Trainer):
         with open_dict(config):
             # verl 0.9.1 compares the mode with its own names in several places.
             config.trainer.v1.trainer_mode = self.verl_mode
+            if self.prepo.val_generations and not config.trainer.get("validation_data_dir"):
+                self._samples_dir = str(Path(config.trainer.default_local_dir).absolute() / "validation")
+                config.trainer.validation_data_dir = self._samples_dir
             if self.prepo.skips_prompts:
                 config.algorithm.filter_groups.update({"enable": True, "metric": "reward"})
             # One fetch of the dataloader is one step's candidates, except where verl 0.9.1 refills prompt by prompt.
@@ -79,6 +85,7 @@ class PrepoHooks(_Trainer):
                 or config.trainer.v1.sampler.get("sync_refill_failed_groups", False)
             )
             config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates
+            config.reward.custom_reward_function = in_front_of(plain["reward"]["custom_reward_function"])
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -102,7 +109,8 @@ class PrepoHooks(_Trainer):
                     optim.total_training_steps = steps * self.parameter_sync_step
         default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
-        prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
+        table, prompt_ids = columns.with_prompt_ids(self.train_dataset.dataframe, self.config.data.prompt_key)
+        self.train_dataset.dataframe = table
         self._model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
         self.controller = Controller(
             self.prepo.rules,
@@ -111,6 +119,8 @@ class PrepoHooks(_Trainer):
                 num_selected=self.prepo.num_selected,
                 num_candidates=self.prepo.num_candidates,
                 data_sha256=data_fingerprint(prompt_ids),
+                correct_above=self.prepo.correct_above,
+                reward_range=self.prepo.reward_range,
             ),
             run=RunFacts(
                 prompts=PromptIndex(prompt_ids),
@@ -230,6 +240,11 @@ class PrepoHooks(_Trainer):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
             return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
 
+    def _val_metrics_update(
+        self, data_sources: Any, uids: Any, infos: dict[str, list[Any]], *args: Any, **kw: Any
+    ) -> Any:
+        return super()._val_metrics_update(data_sources, uids, columns.of_one_kind(infos), *args, **kw)
+
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         if self._own_buffer is not None:
             self._own_buffer.note_submitted(batch["uid"])
@@ -295,12 +310,35 @@ class PrepoHooks(_Trainer):
     def _finish_step(self) -> dict[str, float]:
         updates, self._updates = self._updates, []
         shaped = [each.shaped_R for each in updates if each.shaped_R is not None]
-        return self.controller.finish_step(
+        metrics = self.controller.finish_step(
             concatenate_rollouts([each.rollouts for each in updates]),
             np.concatenate([each.weight_R for each in updates]),
             step=self.global_steps,
             shaped_R=np.concatenate(shaped) if shaped else None,
             discarded=() if self._own_buffer is None else self._own_buffer.take_discarded(),
+        )
+        if self.controller.remark:
+            self.supervisor.tell(self.controller.remark)
+        return metrics
+
+    # ---- validation -------------------------------------------------------------------------------------------------
+
+    def _dump_generations(
+        self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
+    ) -> None:
+        """verl writes all generations where ``trainer.validation_data_dir`` is set; else a few, of the same prompts."""
+        if dump_path == self._samples_dir:
+            kept = first_of_some(inputs, self.prepo.val_generations)
+            inputs, outputs, gts, scores = ([values[i] for i in kept] for values in (inputs, outputs, gts, scores))
+            extra = {key: [values[i] for i in kept] for key, values in reward_extra_infos_dict.items()}
+            reward_extra_infos_dict = extra
+        super()._dump_generations(
+            inputs=inputs,
+            outputs=outputs,
+            gts=gts,
+            scores=scores,
+            reward_extra_infos_dict=reward_extra_infos_dict,
+            dump_path=dump_path,
         )
 
     # ---- end of a step ----------------------------------------------------------------------------------------------
@@ -353,6 +391,17 @@ def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -
     check_val_samples(samples, data_sources)
     num_samples = [int(samples.get(source, default)) for source in data_sources]
     dataset.dataframe = table.add_column(columns.ROLLOUT_N, num_samples)
+
+
+def first_of_some(texts: Sequence[str], number: int) -> list[int]:
+    """Where ``number`` of the different texts first occur. Which ones depends on the texts alone, not on their order.
+
+    >>> first_of_some(["b", "a", "b", "c"], 2), first_of_some(["c", "b", "b", "a"], 2)
+    ([0, 3], [0, 1])
+    """
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    chosen = sorted(first, key=lambda text: (zlib.crc32(text.encode(errors="replace")), text))[:number]
+    return sorted(first[text] for text in chosen)
 
 
 def use_row_temperatures(worker_groups: Iterable[Any]) -> None:

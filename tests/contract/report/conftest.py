@@ -14,7 +14,7 @@ import yaml
 
 
 class Page(HTMLParser):
-    """Tables by id as lists of rows, figures (drawn or not) by id, all text outside of <style>, and every tag."""
+    """Tables by id as lists of rows, figures (drawn or not) by id, all text that is shown, and every tag."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -22,6 +22,7 @@ class Page(HTMLParser):
         self.figures: dict[str, str] = {}
         self.images: dict[str, bytes] = {}
         self.tags: set[str] = set()
+        self.numbers: dict[str, dict] = {}
         self.alts: dict[str, str] = {}
         self.text = ""
         self._table = self._figure = ""
@@ -43,19 +44,21 @@ class Page(HTMLParser):
         elif tag in ("figure", "li") and "id" in values:
             self._figure = values["id"] or ""
             self.figures[self._figure] = ""
+            if "data-chart" in values:
+                self.numbers[self._figure] = json.loads(values["data-chart"] or "")
         elif tag == "img":
             source = values["src"] or ""
             assert source.startswith("data:image/png;base64,")
             self.images[self._figure] = base64.b64decode(source.split(",", 1)[1])
             self.alts[self._figure] = values["alt"] or ""
-        self._in_style = tag == "style"
+        self._in_style = tag in ("style", "script")
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._in_cell = False
         elif tag in ("figure", "li"):
             self._figure = ""
-        elif tag == "style":
+        elif tag in ("style", "script"):
             self._in_style = False
 
     def handle_data(self, data: str) -> None:
@@ -68,8 +71,9 @@ class Page(HTMLParser):
             self.figures[self._figure] += data
 
     def cells(self, table: str) -> dict[str, list[str]]:
-        """Rows of a table by their first cell."""
-        return {row[0]: row[1:] for row in self.tables[table]}
+        """A table's values by name: its columns where each line is a method, else its rows."""
+        rows = self.tables[table]
+        return {name: list(values) for name, *values in (zip(*rows, strict=True) if rows[0][0] == "method" else rows)}
 
 
 def write_lines(path: Path, records: list[dict]) -> None:

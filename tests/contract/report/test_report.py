@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +29,7 @@ from recipe.prepo.tools.report.charts import (
 from recipe.prepo.tools.report.compare import Method, group_methods
 from recipe.prepo.tools.report.load import SECONDS, load_run
 from recipe.prepo.tools.report.page import make_page
+from recipe.prepo.tools.report.targets import Verdict
 from recipe.prepo.types import Panel
 
 SHARED = {
@@ -61,10 +65,13 @@ def test_page_holds_every_figure_inside_and_beside(report_dir: Path, page: Any) 
         assert len(page.alts[name]) > 20
 
 
-def test_page_fetches_and_runs_nothing(page: Any) -> None:
-    assert not page.tags & {"script", "link", "iframe", "object", "a", "form"}
-    assert "http://" not in page.html
+def test_page_fetches_nothing_and_runs_one_script(page: Any) -> None:
+    assert not page.tags & {"link", "iframe", "object", "a", "form"}
+    (script,) = re.findall(r"<script>(.*?)</script>", page.html, flags=re.S)
+    named = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{named}'" in page.html
     assert "https://" not in page.html
+    assert re.findall('http://[^ "]+', page.html) == ["http://www.w3.org/2000/svg"], "a name space"
     assert "default-src 'none'" in page.html
 
 
@@ -131,13 +138,14 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, re
     assert "plain mean over math500/acc/mean@2." in page.text, "only the sets that both runs have are compared"
     assert "second: 4 of 6 steps are logged" in page.text
     assert not (first / "report").exists()
+    assert page.text.index("first needed 4.0x fewer rollouts than second, 1 seed each.") < page.text.index("Warnings")
 
 
 def test_comparison_of_runs_without_a_shared_score_says_so(
     tmp_path: Path, make_run: MakeRun, read_page: ReadPage
 ) -> None:
     runs = [load_run(make_run(tmp_path / name, sets=(name,), rule=name)) for name in ("a", "b")]
-    page = read_page(make_page(group_methods(runs), [], [], None))
+    page = read_page(make_page(group_methods(runs), [], [], None, Verdict("", "")))
     assert page.cells("summary")["gain"] == ["n/a", "n/a"]
     assert "The runs share no held-out score" in page.text
 
@@ -179,7 +187,7 @@ def test_command_prints_the_path_of_the_page(
 
 def test_details_are_closed_until_opened(finished_run: Path) -> None:
     run = load_run(finished_run)
-    html = make_page([Method("run", (run,))], [], [(run, "", [])], None)
+    html = make_page([Method("run", (run,))], [], [(run, "", [])], None, Verdict("", ""))
     assert html.count("<details>") == 2
     assert "<details open" not in html
 
@@ -227,7 +235,7 @@ def test_staleness_is_drawn_only_where_rollouts_lag(finished_run: Path) -> None:
     with pytest.raises(NoData):
         over_steps("staleness", panel, methods)
     run.metrics[next(iter(panel.series))] = run.metrics.index + 0.5
-    assert "0 is on-policy" in over_steps("staleness", panel, methods)[1]
+    assert "0 is on-policy" in over_steps("staleness", panel, methods).caption
 
 
 def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(make_run: MakeRun, tmp_path: Path) -> None:
@@ -245,7 +253,7 @@ def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(make_run: 
     run = load_run(run_dir)
     found = perplexities_and_rewards(run).sort_values(["step", "prompt"])
     assert found.values.tolist() == [[1, "a", 0.5, 2.0], [2, "a", 1.0, 3.0], [2, "b", 1.0, 4.0]]
-    assert "3 groups of 2 prompts" in pass_rate(run)[1]
+    assert "3 groups of 2 prompts" in pass_rate(run).caption
     (run_dir / "audit" / "rollouts.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(NoData, match="damaged"):
         pass_rate(run)

@@ -66,8 +66,9 @@ class Browser:
         elif method == "Page.loadEventFired":
             self._loaded = True
 
-    def load(self, path: Path, size: tuple[int, int], *, scheme: str = "light") -> None:
+    def load(self, path: Path, size: tuple[int, int], *, scheme: str = "light", runs_script: bool = True) -> None:
         width, height = size
+        self.call("Emulation.setScriptExecutionDisabled", value=not runs_script)
         self.requests, self.complaints, self._loaded = [], [], False
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)  # fmt: skip
@@ -79,6 +80,11 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def mouse(self, *events: tuple[str, float, float]) -> None:
+        for kind, x, y in events:
+            button = "none" if kind == "mouseMoved" and len(events) == 1 else "left"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def picture(self, name: str, width: int) -> np.ndarray:
         """The whole page as an array (height, width, 3); kept in the directory PREPO_SCREENSHOTS."""
@@ -155,18 +161,71 @@ def test_page_fits_shows_its_pictures_and_requests_nothing(
     wide = "[...document.querySelectorAll('body *')].filter(part => !part.closest('.scroll') && "
     wide += f"part.getBoundingClientRect().right > {width} + 1).map(part => part.outerHTML.slice(0, 80))"
     assert browser.value(wide) == []
-    images = browser.value("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt.length])")
-    assert len(images) == 8 + (1 if kind == "single" else 2)
-    assert all(complete and natural > 500 and alt > 20 for complete, natural, alt in images)
+    charts = "[...document.querySelectorAll('figure:not([hidden]) .chart > svg')]"
+    drawn = browser.value(f"{charts}.map(chart => [chart.clientWidth, chart.querySelectorAll('path').length])")
+    assert len(drawn) == (7 if kind == "single" else 9)
+    assert all(width > 250 and paths >= 6 for width, paths in drawn)
     back = browser.picture(f"{kind}-{scheme}-{width}", width)[5, 3]
     assert (back.max() < 64) if scheme == "dark" else (back.min() > 240)
     assert [url for url in browser.requests if not url.startswith(("file://", "data:image/png"))] == []
     assert browser.complaints == []
 
 
+def test_page_is_whole_without_its_script(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.load(pages["comparison"], DESKTOP, runs_script=False)
+    images = browser.value("[...document.images].map(image => [image.complete, image.naturalWidth, image.alt.length])")
+    assert len(images) == 11
+    assert all(complete and natural > 500 and alt > 20 for complete, natural, alt in images)
+
+
+def test_figures_answer_to_the_mouse(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.load(pages["comparison"], DESKTOP)
+    figure = "document.querySelector('#accuracy_rollouts')"
+    browser.value(f"{figure}.scrollIntoView()")
+    left, top, width = browser.value(
+        f"(r => [r.left, r.top, r.width])({figure}.querySelector('.chart').getBoundingClientRect())"
+    )
+    browser.mouse(("mouseMoved", left + width - 15, top + 100))
+    tip = browser.value(f"{figure}.querySelector('.tip').innerText").split()
+    assert tip[:3] == ["cumulative", "rollouts", "128"]
+    assert " ".join(tip[3:]).startswith("prepo (2 seeds) 0.61 [0.57, 0.65] random (2 seeds) 0.45 [0.41, 0.49]")
+
+    ticks = f"[...{figure}.querySelectorAll('text[text-anchor=middle]')].map(text => text.textContent)"
+    whole, middle = browser.value(ticks), left + width / 2
+    browser.mouse(("mousePressed", middle, top + 100), ("mouseMoved", middle + 90, top + 100),
+                  ("mouseReleased", middle + 90, top + 100))  # fmt: skip
+    zoomed = [int(tick) for tick in browser.value(ticks)[:-1]]
+    assert min(zoomed) > 55 and max(zoomed) < 110
+    browser.value(f"{figure}.querySelector('.names button').click()")
+    assert browser.value(ticks) == whole, "the whole range again"
+
+    lines = f"{figure}.querySelectorAll('.chart path[style*=stroke-width]').length"
+    before = browser.value(lines)
+    browser.value(f"{figure}.querySelectorAll('.names button')[1].click()")
+    assert browser.value(lines) == before / 2
+    assert browser.value(f"{figure}.querySelectorAll('.names button')[1].getAttribute('aria-pressed')") == "false"
+
+
+def test_tables_sort_by_a_column_and_figures_change_their_axis(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.load(pages["comparison"], DESKTOP)
+    column = "[...document.querySelectorAll('#seeds tbody tr')].map(row => row.cells[0].textContent)"
+    heads = browser.value("[...document.querySelectorAll('#seeds th')].map(head => head.textContent)")
+    click = f"document.querySelectorAll('#seeds th button')[{heads.index('final held-out score')}].click()"
+    browser.value(click)
+    best_first = browser.value(column)
+    assert best_first == ["prepo-seed1", "prepo-seed0", "random-seed1", "random-seed0"]
+    browser.value(click)
+    assert browser.value(column) == best_first[::-1]
+    shown = "[...document.querySelectorAll('[data-tab]')].filter(part => part.offsetWidth).map(part => part.id)"
+    assert browser.value(shown) == ["accuracy_rollouts"]
+    browser.value("document.querySelectorAll('#accuracy_rollouts .tabs button')[1].click()")
+    assert browser.value(shown) == ["accuracy_tokens"]
+    assert browser.value("document.querySelectorAll('#accuracy_tokens .chart path').length") > 6
+
+
 def test_scripts_in_texts_do_not_run_and_long_words_break(browser: Browser, pages: dict[str, Path]) -> None:
     browser.load(pages["single"], PHONE)
-    assert browser.value("document.scripts.length") == 0
+    assert browser.value("document.scripts.length") == 1 and browser.complaints == []
     text = browser.value("document.body.innerText")
     assert "<script>console.error('ran')</script>" in text
     assert '"><img src=http://example.com/x.png>' in text
@@ -206,7 +265,7 @@ def test_lines_are_told_apart_without_colour(browser: Browser, pages: dict[str, 
         style.line(axes, np.arange(3.0), np.arange(3.0), index, f"line {index}")
     looks = {(str(line._unscaled_dash_pattern), line.get_marker()) for line in axes.lines}
     assert len(looks) == style.NUM_LOOKS
-    browser.load(pages["comparison"], DESKTOP)
+    browser.load(pages["comparison"], DESKTOP, runs_script=False)
     source = browser.value("document.querySelector('#accuracy_rollouts img').src")
     grey = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("L")
     assert np.asarray(grey).min() < 60, "nothing dark enough to read"

@@ -15,6 +15,7 @@ from recipe.prepo.tools.report import charts, style, write_report
 from recipe.prepo.tools.report.compare import Method
 from recipe.prepo.tools.report.load import Run, load_run
 from recipe.prepo.tools.report.page import make_page
+from recipe.prepo.tools.report.targets import Verdict
 
 FIGURES = {
     "accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "step_time", "temperature",
@@ -35,7 +36,7 @@ def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def page_of(run: Run, drawings: Sequence[charts.Drawing] = ()) -> str:
-    return make_page([Method(run.name, (run,))], drawings, [(run, "", [])], None)
+    return make_page([Method(run.name, (run,))], drawings, [(run, "", [])], None, Verdict("", ""))
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_run_with_only_the_first_validation_shows_it(tmp_path: Path, make_run:
 
 def test_a_long_run_has_running_means(tmp_path: Path, make_run: MakeRun) -> None:
     run = load_run(make_run(tmp_path / "long", steps=80, planned=80))
-    drawn, _ = charts.over_steps("", charts.PANELS["entropy"], [Method("l", (run,))])
+    drawn = style.paint(charts.over_steps("", charts.PANELS["entropy"], [Method("l", (run,))]))
     raw, mean = (line.get_ydata() for line in drawn.axes[0].lines)
     assert raw.tolist() == run.series("prepo/entropy_nats/mean").tolist()
     assert mean[40] == pytest.approx(raw[38:43].mean())

@@ -53,6 +53,7 @@ class Difficulty(BudgetRule):
     the bounds, at first both M, move by ``widen_step`` to at most ``lowest`` and ``highest``.
     """
 
+    reads_correctness = True
     saved = ("low", "high", "difficulty")
     panels = (
         Panel(

@@ -85,6 +85,7 @@ class Greso(SkippingRule):
     * The trailing run replaces the whole trace, and grows at the end of the step.
     """
 
+    reads_correctness = True
     saved = ("generator", "p_easy", "p_hard", "num_drawn", "history")
     panels = (
         Panel(

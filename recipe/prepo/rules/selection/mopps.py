@@ -29,6 +29,7 @@ class Mopps(SelectionRule):
     """
 
     needs_scores = False
+    reads_correctness = True
     saved: ClassVar[tuple[str, ...]] = ("generator", "ties", "correct_N", "incorrect_N")
     panels = (
         Panel(

@@ -30,6 +30,7 @@ class SkipDead(SelectionRule):
     chooser: ClassVar[type[SelectionRule]]
     """The rule that chooses among the candidates that are left."""
 
+    reads_correctness = True
     saved = ("skips", "history", "chooser")
     panels = (
         Panel(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recipe.prepo.maths.groups import CORRECT_REWARD
+from recipe.prepo.maths.correctness import CORRECT_ABOVE
 from recipe.prepo.rules.base import ShapingRule, number
 from recipe.prepo.rules.prompt_difficulty import PromptDifficulty, RankOptions
 from recipe.prepo.types import FloatArray, Panel, RolloutBatch, RunFacts, StepOutcome
@@ -22,6 +22,7 @@ class LengthBias(ShapingRule):
     is left out.
     """
 
+    reads_correctness = True
     saved = ("difficulty",)
     panels = (
         Panel(
@@ -48,7 +49,7 @@ class LengthBias(ShapingRule):
     def shape(self, rollouts: RolloutBatch) -> FloatArray:
         rank_R = self._difficulty.ranks(tuple(rollouts.prompt_ids))
         is_easy_R = (rank_R >= 0.0) & (rank_R <= self.config.easiest_share)
-        is_shaped_R = is_easy_R & (rollouts.reward_R >= CORRECT_REWARD)
+        is_shaped_R = is_easy_R & (rollouts.correct_R > CORRECT_ABOVE)
         self._shaped_share = float(is_shaped_R.mean()) if len(rollouts) else 0.0
         factor_R = np.where(is_shaped_R, 1.0 / (1.0 + self.config.mu * rollouts.num_tokens_R), 1.0)
         return rollouts.reward_R * factor_R

@@ -18,6 +18,7 @@ from recipe.prepo.preflight import has_gpu
 from recipe.prepo.tools.stats import MAX_SAMPLES
 
 CPU, GPU, AUTO = "cpu", "gpu", "auto"
+OWN_GRADER = {"path": "pkg://recipe.prepo.reward", "name": "compute_score"}  # as conf/recipe_defaults.yaml
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT; also used for SIGTERM
 
 
@@ -37,10 +38,11 @@ COUNT = value(int, lambda count: count >= 1, "a whole number of at least 1")
 SHARE = value(float, lambda share: 0 < share <= 1, "a number above 0 and at most 1")
 
 
-def make_parser(module: str, description: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with the shared options. Defaults are those of training where training has them."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        prog=f"prepo {command}",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
         usage="%(prog)s --model MODEL --data PARQUET [PARQUET …] --out DIR [options]",
         description=description,
         epilog="Exit status: 0; 2 after bad input, with one message; 130 if interrupted (the same call continues).",
@@ -52,24 +54,49 @@ def make_parser(module: str, description: str) -> argparse.ArgumentParser:
     json_object = value(
         json.loads, lambda found: isinstance(found, dict), 'a JSON object, as {"enable_thinking": true}'
     )
+    function = value(
+        lambda text: dict(zip(("path", "name"), text.rpartition(":")[::2], strict=True)),
+        lambda found: bool(found["path"]) and found["name"].isidentifier(),
+        "FILE.py:NAME of a reward function, as verl takes them",
+    )
+    number = value(float, math.isfinite, "a finite number")
     add = parser.add_argument
     add("--model", required=True, help="model folder, verl checkpoint (global_step_N) or hub id")
     add("--data", required=True, nargs="+", type=Path, metavar="PARQUET", help="files, one set of questions each")
     add("--out", required=True, type=Path, metavar="DIR", help="samples and results; an existing folder is continued")
     add("--samples", type=samples, default=16, metavar="N", help="samples of each question (default %(default)s)")
     add("--prompts", type=COUNT, metavar="N", help="draw N questions of each set, by the seed (default: all)")
+    add(
+        "--reward",
+        type=function,
+        default=OWN_GRADER,
+        metavar="PATH:NAME",
+        help="your reward function (default: this recipe's grader)",
+    )
+    add("--correct-above", type=number, metavar="X", help="a reward above X is correct (default: its acc, else 0.5)")
     add("--temperature", type=temperature, default=1.0, help="0 decodes greedily (default %(default)s)")
     add("--top-p", type=SHARE, default=1.0, help="default %(default)s: the whole distribution")
     add("--top-k", type=top_k, default=-1, help="default %(default)s: all tokens")
-    add("--max-tokens", type=COUNT, default=3072, help="longest response (default %(default)s)")
-    add("--max-prompt-tokens", type=COUNT, default=1024, help="longest prompt (default %(default)s)")
+    add("--max-tokens", type=COUNT, default=3072, metavar="N", help="longest response (default %(default)s)")
+    add("--max-prompt-tokens", type=COUNT, default=1024, metavar="N", help="longest prompt (default %(default)s)")
     add("--seed", type=seed, default=0, help="of sampling and resampling (default %(default)s)")
+    add("--chat-template", type=template, metavar="FILE|TEXT", help="Jinja template in place of the model's own")
     add("--chat-template-kwargs", type=json_object, default={}, metavar="JSON", help="of the model's chat template")
     add("--device", choices=(AUTO, CPU, GPU), default=AUTO, help="auto: a GPU if there is one")
     add("--dtype", help="of the weights (default: float32 on a CPU, the model's own on a GPU)")
     add("--tensor-parallel", type=COUNT, default=1, metavar="GPUS", help="GPUs that share the model")
     add("--gpu-memory", type=SHARE, default=0.9, metavar="FRAC", help="vLLM's share of a GPU's memory")
     return parser
+
+
+def template(given: str) -> str:
+    """An argparse type: a chat template, or the file that has it."""
+    if "{" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{given}: it is no readable file, and no Jinja text ({error})") from error
 
 
 def run_command(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None]) -> int:

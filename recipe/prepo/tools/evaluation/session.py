@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import tempfile
@@ -19,19 +20,22 @@ from tqdm import tqdm
 
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.errors import ConfigError, DataError
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.maths.perplexity import mean_nll_nats
 from recipe.prepo.maths.rng import make_generator, rollout_seed
 from recipe.prepo.preflight import check_verl_version
+from recipe.prepo.reward import own
 from recipe.prepo.reward.extract import after_hashes
-from recipe.prepo.reward.score import compute_score, marked_answer
+from recipe.prepo.reward.score import marked_answer
 from recipe.prepo.rows import open_parquet, validate_rows
 from recipe.prepo.run.files import file_sha256
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
-from recipe.prepo.tools.evaluation.options import CPU
+from recipe.prepo.tools.evaluation.options import CPU, OWN_GRADER
 from recipe.prepo.tools.evaluation.store import Records, Sample, ScoredPrompt, open_store
 
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 NO_PROMPT_LIMIT = 1 << 40
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 SCORING_BATCH_TOKENS = 2048
 
 
@@ -45,6 +49,12 @@ class Question:
     data_source: str
     ground_truth: Any
     extra_info: dict[str, Any]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a reward function reads, in verl's columns."""
+        gold = {"ground_truth": self.ground_truth}
+        return {"data_source": self.data_source, "reward_model": gold, "extra_info": self.extra_info}
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
     check_verl_version()
     sets = load_sets(options.data, max_questions=options.prompts, seed=options.seed)
     questions = [question for one in sets.values() for question in one]
+    reward = find_reward(options, questions[0])
     model = find_model(options.model)
     # vLLM, verl and their subprocesses read these when they are imported.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -76,15 +87,36 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
 
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = hf_tokenizer(str(model.folder))
+    tokenizer.chat_template = options.chat_template or tokenizer.chat_template
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"--model {options.model} has no chat template, so chat messages cannot become its prompt. Give one as a"
+            f' file or as text, for a base model --chat-template "{PLAIN_TEMPLATE}".'
+        )
     encode = PromptTokenizer(
         tokenizer,
         model_type=str(config.get("model_type", "")),
         chat_template_kwargs=options.chat_template_kwargs,
         max_prompt_tokens=NO_PROMPT_LIMIT,
     )
-    tokens = {q.prompt_id: encode(q.messages) for q in questions}
+    tokens = {}
+    for question in questions:
+        try:
+            tokens[question.prompt_id] = encode(question.messages)
+        except Exception as error:  # templates raise many kinds of error
+            raise DataError(
+                f"the chat template fails for question {question.prompt_id!r}: {type(error).__name__}: {error}."
+                f" Correct the question's roles, or give another template with --chat-template."
+            ) from error
     check_lengths(tokens, config, options)
-    names = (*SAMPLING, "seed", "chat_template_kwargs", "device", "dtype")  # not the number: more can be added later
+    names = (
+        *SAMPLING,
+        "seed",
+        "chat_template",
+        "chat_template_kwargs",
+        "device",
+        "dtype",
+    )  # not the number: more can be added later
     settings = {
         "model": {"path": options.model, "fingerprint": model.fingerprint},
         "data": {
@@ -92,6 +124,7 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
             for p in options.data
         },
         "sampling": {name: getattr(options, name) for name in names},
+        "reward": reward,
     }
     with open_store(options.out, settings) as (samples, prompts):
         seconds = _fill(options, model, questions, tokens, tokenizer, samples, prompts if scores_prompts else None)
@@ -209,7 +242,7 @@ def _fill(
             (done,) = output.outputs
             text = tokenizer.decode(list(done.token_ids), skip_special_tokens=True)  # as in training
             response = {"text": text, "num_tokens": len(done.token_ids), "finish_reason": str(done.finish_reason)}
-            samples.add(graded(*missing[request], response))
+            samples.add(graded(*missing[request], response, options.reward, options.correct_above))
         return time.monotonic() - start
 
 
@@ -254,18 +287,47 @@ def _run(engine: Any, requests: Sequence[tuple[list[int], dict[str, Any]]], unit
                     bar.update()
 
 
-def graded(question: Question, number: int, seed: int, response: dict[str, Any]) -> Sample:
-    """The sample with the reward of training (:mod:`recipe.prepo.reward.score`) and the answer that was judged."""
-    scores = compute_score(question.data_source, response["text"], question.ground_truth, question.extra_info)
+def find_reward(options: argparse.Namespace, question: Question) -> dict[str, Any] | None:
+    """Load and try ``--reward``; returns what identifies it, or None for this recipe's own grader.
+
+    Raises:
+        PrepoError: it does not load, or fails for ``question``.
+    """
+    try:
+        function = own.load_reward(options.reward)
+    except ConfigError as error:
+        raise ConfigError(f"--reward {options.reward['path']}:{options.reward['name']}: {error}") from error
+    own.grade_rows(options.reward, [question.row])
+    if options.reward == OWN_GRADER:
+        return None
+    source = inspect.getsourcefile(inspect.unwrap(function))
+    identity = {"sha256": file_sha256(Path(source)) if source else None, "correct_above": options.correct_above}
+    return {**options.reward, **identity}
+
+
+def graded(
+    question: Question,
+    number: int,
+    seed: int,
+    response: dict[str, Any],
+    reward: dict[str, str] = OWN_GRADER,
+    correct_above: float | None = None,
+) -> Sample:
+    """The sample with its reward, and the answer that was judged: a reward's ``pred``, else the marked one."""
+    scores = own.grade_row(reward, question.row, response["text"])
+    acc = scores.get("acc") if correct_above is None else None
+    judged = np.array([acc if isinstance(acc, int | float) else np.nan], dtype=np.float64)
+    is_correct = correctness(np.array([float(scores["score"])]), judged, correct_above=correct_above)[0] == 1.0
     return Sample(
         set=question.set,
         prompt_id=question.prompt_id,
         sample=number,
         seed=seed,
         **response,
-        reward=scores["score"],
-        answer=final_answer(question.data_source, response["text"]),
-        timed_out=bool(scores["timed_out"]),
+        reward=float(scores["score"]),
+        answer=str(scores["pred"]) if "pred" in scores else final_answer(question.data_source, response["text"]),
+        timed_out=bool(scores.get("timed_out")),
+        correct=bool(is_correct),
     )
 
 

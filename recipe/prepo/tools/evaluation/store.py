@@ -19,7 +19,10 @@ SETTINGS, GENERATIONS, PROMPTS = "settings.json", "generations.jsonl", "prompts.
 
 @dataclass(frozen=True)
 class Sample:
-    """One response. ``finish_reason`` is vLLM's: "length" means cut at the token limit."""
+    """One response. ``finish_reason`` is vLLM's: "length" means cut at the token limit.
+
+    ``correct`` is None in samples of earlier releases, which had rewards of 1 and 0 only.
+    """
 
     set: str
     prompt_id: str
@@ -31,6 +34,11 @@ class Sample:
     reward: float
     answer: str | None
     timed_out: bool
+    correct: bool | None = None
+
+    @property
+    def is_correct(self) -> bool:
+        return self.reward == 1.0 if self.correct is None else self.correct
 
 
 @dataclass(frozen=True)

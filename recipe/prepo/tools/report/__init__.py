@@ -14,7 +14,7 @@ from recipe.prepo.tools.report.compare import common_held_out, find_baseline, gr
 from recipe.prepo.tools.report.load import load_run
 from recipe.prepo.tools.report.page import make_page
 from recipe.prepo.tools.report.style import look
-from recipe.prepo.tools.report.targets import target_table
+from recipe.prepo.tools.report.targets import find_verdict, target_table
 
 COMPARISON_DIR = Path("outputs/report")
 
@@ -54,14 +54,16 @@ def write_report(
             run.name = f"{run.path.resolve().parent.name}/{run.name}"
     methods = group_methods(runs)
     base = find_baseline(methods, baseline) if len(methods) > 1 or baseline else None
-    costs = target_table(methods, common_held_out(runs), target, base)
+    names = common_held_out(runs)
+    costs, verdict = target_table(methods, names, target, base), find_verdict(methods, names, target, base)
     with look():
-        shared = shared_drawings(methods, costs.level if costs else None)
+        shared = shared_drawings(methods, costs.level if costs else None, base)
         own = []
         for index, method in enumerate(methods, start=1):
             suffix = f"_{index}" if len(runs) > 1 else ""
             own.append((method.runs[0], suffix, run_drawings(method.runs[0], suffix)))
-    html = make_page(methods, shared, own, costs, refresh_s=refresh_s if any(r.is_unfinished for r in runs) else None)
+    refresh_s = refresh_s if any(run.is_unfinished for run in runs) else None
+    html = make_page(methods, shared, own, costs, verdict, refresh_s=refresh_s)
     folder = out_dir or (COMPARISON_DIR if len(runs) > 1 else run_dirs[0] / "report")
     for each in [*shared, *(each for *_, drawings in own for each in drawings)]:
         picture = folder / f"{each.name}.png"

@@ -8,16 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from recipe.prepo.run.jsonl import read_lines
 from recipe.prepo.run.metric_names import REWARD, STEP_SECONDS, ZERO_ADVANTAGE, held_out_set
-from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_held_out, curve, rule_panels
+from recipe.prepo.tools.report.compare import (
+    COSTS,
+    Method,
+    all_runs,
+    common_held_out,
+    curve,
+    paired_curve,
+    rule_panels,
+)
 from recipe.prepo.tools.report.load import DAMAGE, SECONDS, Run
-from recipe.prepo.tools.report.style import figure, legend, plain_numbers, spread, to_png
+from recipe.prepo.tools.report.style import Chart, Line, Plot, numbers_of, paint, to_png
 from recipe.prepo.tools.stats import interval_text, spearman_interval
 from recipe.prepo.types import Panel
 
@@ -59,7 +63,7 @@ PANELS = {
 }  # fmt: skip
 # These say nothing while all values are the same.
 ONLY_IF_VARYING = ("weights", "staleness", "skipped", "rollouts", "temperature")
-MAX_TIME_BARS = 40
+MAX_TIME_BARS, MAX_POINTS = 40, 4000
 # verl's timers, for checkpoint and validation outside of the step's time. REST is what none of them measures.
 REST = "rest"
 PHASES = (
@@ -67,10 +71,6 @@ PHASES = (
     "update_actor", "update_weights", "switch_wait", "switch_to_trainer", "switch_to_rollout", REST, "save_checkpoint",
     "testing",
 )  # fmt: skip
-HATCHES = ("", "//", "..", "xx", "\\\\", "||", "oo")
-# A look, a legend entry and a curve (`compare.curve`).
-Line = tuple[int, str, pd.DataFrame]
-Plot = tuple[str, str, list[Line]]  # y-label, heading, lines
 
 
 class NoData(Exception):
@@ -78,24 +78,25 @@ class NoData(Exception):
 
 
 class Drawing(NamedTuple):
-    """One figure of the page; `png` is None when there is nothing to draw, and `caption` then says why."""
+    """One figure of the page: a picture, and the same as numbers. Without them, `caption` says why there are none."""
 
     name: str
     title: str
     caption: str
-    png: bytes | None
+    png: bytes | None = None
+    numbers: dict[str, Any] | None = None
 
 
-def drawing(name: str, title: str, draw: Callable[..., tuple[Figure, str]], *arguments: Any) -> Drawing:
-    """The figure and caption that `draw(*arguments)` returns, or the reason why there is none."""
+def drawing(name: str, title: str, draw: Callable[..., Chart], *arguments: Any) -> Drawing:
+    """The figure that `draw(*arguments)` returns, or the reason why there is none."""
     try:
-        drawn, caption = draw(*arguments)
+        chart = draw(*arguments)
     except NoData as reason:
-        return Drawing(name, title, str(reason), None)
-    return Drawing(name, title, caption, to_png(drawn))
+        return Drawing(name, title, str(reason))
+    return Drawing(name, title, chart.caption, to_png(paint(chart)), numbers_of(chart))
 
 
-def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Drawing]:
+def shared_drawings(methods: Sequence[Method], target: float | None, baseline: Method | None = None) -> list[Drawing]:
     """The figures that lay methods over each other; `target` is a held-out score to mark."""
     slugs = {re.sub(r"[^a-z0-9]+", "_", panel.title.lower()).strip("_"): panel for panel in rule_panels(methods)}
     panels = PANELS | {f"rule_{slug}": panel for slug, panel in slugs.items()}
@@ -104,6 +105,9 @@ def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Dra
         drawing(f"accuracy_{name}", f"{title} {unit}", accuracy, methods, counter, unit, target)
         for name, counter, unit in COSTS
     ]
+    if baseline and len(methods) > 1:
+        title = f"Held-out score minus that of {baseline.name}, seed by seed"
+        drawings.insert(1, drawing("paired", title, paired, methods, baseline))
     return drawings + [drawing(name, panel.title, over_steps, name, panel, methods) for name, panel in panels.items()]
 
 
@@ -115,34 +119,6 @@ def run_drawings(run: Run, suffix: str = "") -> list[Drawing]:
     ]
 
 
-def draw_plots(plots: Sequence[Plot], x_label: str, target: float | None = None) -> Figure:
-    """Draw plots one above the other; `target` is a score to mark in the first."""
-    drawn, axes = figure(len(plots), 1.8 + 1.7 * len(plots))
-    for each, (y_label, heading, lines) in zip(axes, plots, strict=True):
-        for look, text, found in lines:
-            spread(each, found, look, text)
-        each.set_ylabel(y_label)
-        each.set_title(heading, loc="left")
-        if y_label.startswith("share"):
-            each.set_ylim(-0.03, 1.03)
-        elif y_label == "perplexity":
-            each.set_yscale("log")
-            label_powers(each.yaxis)
-    if target is not None:
-        axes[0].axhline(target, color="#000000", linestyle=(0, (1, 2)), linewidth=1.0, label=f"target {target:.4g}")
-    axes[-1].set_xlabel(x_label)
-    plain_numbers(axes[-1])
-    legend(drawn, axes[0])
-    return drawn
-
-
-def label_powers(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter("{x:,g}")
-    axis.set_minor_locator(NullLocator())
-
-
 def plots_of(
     methods: Sequence[Method], y_label: str, quantities: Mapping[str, Sequence[str]], counter: str | None = None
 ) -> list[Plot]:
@@ -151,16 +127,16 @@ def plots_of(
     Quantities are means of metrics, by name. Lines and plots without a value are left out.
     """
     curves = {
-        text: [(look, method.label, curve(method, metrics, counter)) for look, method in enumerate(methods)]
+        text: [Line(look, method.label, curve(method, metrics, counter)) for look, method in enumerate(methods)]
         for text, metrics in quantities.items()
     }
     if len(all_runs(methods)) == 1:
-        curves = {"": [(look, text, lines[0][2]) for look, (text, lines) in enumerate(curves.items())]}
-    known = {text: [line for line in lines if len(line[2])] for text, lines in curves.items()}
-    return [(y_label, text, lines) for text, lines in known.items() if lines]
+        curves = {"": [Line(look, text, lines[0].found) for look, (text, lines) in enumerate(curves.items())]}
+    known = {text: [line for line in lines if len(line.found)] for text, lines in curves.items()}
+    return [Plot(y_label, text, lines) for text, lines in known.items() if lines]
 
 
-def over_steps(name: str, panel: Panel, methods: Sequence[Method]) -> tuple[Figure, str]:
+def over_steps(name: str, panel: Panel, methods: Sequence[Method]) -> Chart:
     """A panel's metrics over training steps: of one run in one plot, of several in a plot per metric."""
     runs = all_runs(methods)
     values = {metric: pd.concat([run.series(metric) for run in runs]) for metric in panel.series}
@@ -170,10 +146,10 @@ def over_steps(name: str, panel: Panel, methods: Sequence[Method]) -> tuple[Figu
     texts = {panel.series[one]: [one] for one, num in num_values.items() if num > 1 or name not in ONLY_IF_VARYING}
     if not texts:
         raise NoData("The same at every step of every run.")
-    return draw_plots(plots_of(methods, panel.y_label, texts), "training step"), panel.caption
+    return Chart(plots_of(methods, panel.y_label, texts), "training step", panel.caption)
 
 
-def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float | None) -> tuple[Figure, str]:
+def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float | None) -> Chart:
     """Held-out score and training reward against a cumulative counter."""
     runs = all_runs(methods)
     if not any(len(run.series(counter)) for run in runs):
@@ -182,12 +158,27 @@ def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float |
     sets = {held_out_set(name) or name: [name] for name in names} if len(runs) == 1 else {}
     sets = sets if len(sets) == 1 else {"mean over the sets": names, **sets}
     scores = plots_of(methods, "held-out score", sets, counter)
-    plots = scores + plots_of(methods, "training reward", {"": [REWARD]}, counter)
+    plots = scores + plots_of(methods, "training reward", {"training reward": [REWARD]}, counter)
     if not plots:
         raise NoData(f"Neither val-core/…/mean@n nor {REWARD} is logged.")
-    drawn = draw_plots(plots, f"cumulative {unit}", target if scores else None)
     caption = "The point at 0 is the validation before training."
-    return drawn, caption + (" Validation time is not included." if counter == SECONDS else "")
+    caption += " Validation time is not included." if counter == SECONDS else ""
+    return Chart(plots, f"cumulative {unit}", caption, level=target if scores else None)
+
+
+def paired(methods: Sequence[Method], baseline: Method) -> Chart:
+    """The difference in held-out score to the baseline's run of the same seed, over training steps."""
+    names = common_held_out(all_runs(methods))
+    curves = [
+        Line(look, method.label, paired_curve(method, baseline, names))
+        for look, method in enumerate(methods)
+        if method is not baseline
+    ]
+    lines = [line for line in curves if len(line.found)]
+    if not lines:
+        raise NoData("No run has the seed of one of the baseline's runs, and a held-out score at the same step.")
+    caption = "Above 0: better than the baseline after as many steps. Several seeds: the mean, and all differences."
+    return Chart([Plot("difference in score", "", lines)], "training step", caption, level=0.0)
 
 
 def phase_seconds(run: Run) -> pd.DataFrame:
@@ -204,31 +195,27 @@ def phase_seconds(run: Run) -> pd.DataFrame:
     return times[[name for name in PHASES if name not in small and times[name].any()]]
 
 
-def step_time(run: Run) -> tuple[Figure, str]:
+def step_time(run: Run) -> Chart:
     """Seconds per step, stacked by phase."""
     seconds = phase_seconds(run)
     if seconds.empty:
         raise NoData(f"{STEP_SECONDS} is not logged.")
-    steps = seconds.index.to_numpy(float)
-    block = -(-len(steps) // MAX_TIME_BARS)
-    bars = seconds.groupby(np.arange(len(steps)) // block).mean()
-    edges = np.append(steps[::block], steps[-1] + 1) - 0.5
+    block = -(-len(seconds) // MAX_TIME_BARS)
+    at = np.arange(len(seconds)) // block
     share = seconds.sum() / (seconds.to_numpy().sum() or 1.0)
-    drawn, (axes,) = figure(height_in=4.4)
-    bottom = np.zeros(len(bars))
-    for phase in seconds:
-        at, top = PHASES.index(phase), bottom + bars[phase].to_numpy()
-        axes.stairs(
-            top, edges, baseline=bottom, fill=True, label=f"{phase} {share[phase]:.1%}", linewidth=0.4,
-            facecolor=colormaps["tab20"](at), hatch=HATCHES[at % len(HATCHES)], edgecolor="#444444",
-        )  # fmt: skip
-        bottom = top
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel="training step", ylabel="seconds per step")
-    plain_numbers(axes)
-    legend(drawn, axes)
+    x = seconds.index.to_series().groupby(at).mean()
+    lines = [
+        Line(look, f"{phase} {share[phase]:.1%}", table_of(x, seconds[phase].groupby(at).mean()))
+        for look, phase in enumerate(seconds)
+    ]
     caption = "Shares are of all steps together. Checkpoint and validation come on top of the step's own time."
-    return drawn, caption + (f" Each bar is the mean of {block} steps." if block > 1 else "")
+    caption += f" Each bar is the mean of {block} steps." if block > 1 else ""
+    return Chart([Plot("seconds per step", "", lines)], "training step", caption, "stack")
+
+
+def table_of(x: pd.Series, y: pd.Series) -> pd.DataFrame:
+    """The curve of a single run."""
+    return pd.DataFrame({"x": x, "mean": y, "low": y, "high": y})
 
 
 def perplexities_and_rewards(run: Run) -> pd.DataFrame:
@@ -245,7 +232,7 @@ def perplexities_and_rewards(run: Run) -> pd.DataFrame:
     return found.astype({"ppl": float, "reward": float}).dropna()
 
 
-def pass_rate(run: Run) -> tuple[Figure, str]:
+def pass_rate(run: Run) -> Chart:
     """Scatter of perplexity and pass rate, with Spearman's rank correlation (arXiv 2511.00794, figure 1)."""
     try:
         pairs = perplexities_and_rewards(run)
@@ -255,14 +242,13 @@ def pass_rate(run: Run) -> tuple[Figure, str]:
         raise NoData(f"The audit files are damaged ({error!r}).") from error
     if pairs.empty:
         raise NoData("No trained prompt was scored.")
-    drawn, (axes,) = figure(height_in=3.8)
-    axes.scatter(pairs["ppl"], pairs["reward"], s=12, color="#777777", alpha=0.6, linewidth=0, label="a group")
-    axes.set(xscale="log", xlabel="prompt perplexity when chosen", ylabel="mean reward of its rollouts")
-    label_powers(axes.xaxis)
     rho = spearman_interval(pairs["ppl"].to_numpy(), pairs["reward"].to_numpy(), pairs["prompt"].tolist())
-    legend(drawn, axes)
     text = interval_text(rho._asdict()) if np.isfinite(rho.rho) else "undefined: all values of one side are equal"
-    return (
-        drawn,
-        f"Spearman's rho {text}; {rho.num_pairs:,} groups of {rho.num_clusters:,} prompts, bootstrap over prompts.",
+    caption = (
+        f"Spearman's rho {text}; {rho.num_pairs:,} groups of {rho.num_clusters:,} prompts, bootstrap over prompts."
     )
+    every = -(-len(pairs) // MAX_POINTS)
+    caption += f" One group in {every} is drawn." if every > 1 else ""
+    points = table_of(pairs["ppl"], pairs["reward"])[::every]
+    plot = Plot("mean reward of its rollouts", "", [Line(0, "a group", points)])
+    return Chart([plot], "prompt perplexity when chosen", caption, "points")

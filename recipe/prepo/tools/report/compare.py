@@ -29,7 +29,7 @@ SECTIONS = (
 # Settings that do not make another method: seeds, names, folders, and what a run only writes or shows.
 IGNORED_KEYS = frozenset({
     "seed", "data_loader_seed", "experiment_name", "project_name", "default_local_dir", "rollout_data_dir",
-    "validation_data_dir", "audit", "report_every", "logger",
+    "validation_data_dir", "audit", "report_every", "val_generations", "logger",
 })  # fmt: skip
 SEED_SUFFIX = re.compile(r"[-_. ]*seed[-_=]?\d+$", re.IGNORECASE)
 HELD_FIXED = (
@@ -172,8 +172,25 @@ def curve(method: Method, names: Sequence[str], counter: str | None = None) -> p
     if counter is not None and len(table):
         costs = [cumulative(method.runs[at], counter).reindex(table.index) for at in table]
         x = pd.concat(costs, axis=1).mean(axis=1, skipna=False)
-    found = pd.DataFrame({
-        "x": x, "mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1),
-        "num_runs": len(table.columns),
-    })  # fmt: skip
+    found = summarise_runs(table).assign(x=x)
     return found[np.isfinite(found["x"])]
+
+
+def summarise_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns x (the step), mean, low, high and num_runs of a table with a column for each run."""
+    return pd.DataFrame({
+        "x": table.index.to_series().astype(float), "mean": table.mean(axis=1), "low": table.min(axis=1),
+        "high": table.max(axis=1), "num_runs": len(table.columns),
+    })  # fmt: skip
+
+
+def seed_pairs(method: Method, baseline: Method) -> list[tuple[Run, Run]]:
+    """(run, the baseline's run of the same seed), for the seeds that each side has once."""
+    own, base = ({run.seed: run for run in each.runs if each.seeds.count(run.seed) == 1} for each in (method, baseline))
+    return [(own[seed], base[seed]) for seed in own if seed is not None and seed in base]
+
+
+def paired_curve(method: Method, baseline: Method, names: Sequence[str]) -> pd.DataFrame:
+    """Means of the metrics `names` minus those of the baseline's run of the same seed, as `curve` has them."""
+    pairs = [(mean_of(own, names) - mean_of(base, names)).dropna() for own, base in seed_pairs(method, baseline)]
+    return summarise_runs(common_steps(pairs))

@@ -7,26 +7,31 @@ and `score`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import unicodedata
 from collections.abc import Sequence
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.metric_names import ZERO_ADVANTAGE, held_out_set
 from recipe.prepo.tools.report.charts import Drawing
 from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_held_out, comparison_warnings, mean_of
 from recipe.prepo.tools.report.load import DAMAGE, Run, finite
-from recipe.prepo.tools.report.targets import MISSING, TargetTable
+from recipe.prepo.tools.report.style import COLORS, DARK_COLORS, LOOKS
+from recipe.prepo.tools.report.targets import MISSING, TargetTable, Verdict
 
-MAX_TEXT, MAX_CELL, MAX_LINES, PER_KIND = 2000, 200, 4096, 2
+MAX_TEXT, MAX_CELL, MAX_LINES = 2000, 200, 4096
 SETTINGS = {
     "trainer mode": "trainer.v1.trainer_mode",
     "model": "actor_rollout_ref.model.path",
@@ -38,10 +43,10 @@ FORMATS = {
     "gain": "+,.4f", "rollouts": ",.0f", "response tokens": ",.0f", "seconds in steps": ",.1f",
     "seconds in validation": ",.1f",
 }  # fmt: skip
-# (setting, directory in the run directory that is tried first, heading)
+# (setting, directory in the run directory that is tried first, heading, correct and incorrect ones of a step)
 DUMPS = (
-    ("trainer.rollout_data_dir", "rollouts", "Training rollouts"),
-    ("trainer.validation_data_dir", "validation", "Validation generations"),
+    ("trainer.validation_data_dir", "validation", "Validation generations", 20),
+    ("trainer.rollout_data_dir", "rollouts", "Training rollouts", 2),
 )
 
 
@@ -50,10 +55,15 @@ def make_page(
     shared: Sequence[Drawing],
     own: Sequence[tuple[Run, str, Sequence[Drawing]]],
     target: TargetTable | None,
+    verdict: Verdict,
     *,
     refresh_s: int | None = None,
 ) -> str:
-    """The whole HTML document; `own` holds (run, suffix of its ids, its figures) of each run shown by itself too."""
+    """The whole HTML document; `own` holds (run, suffix of its ids, its figures) of each run shown by itself too.
+
+    Its one script is named by its hash, so that a browser runs no other.
+    """
+    script = files(__package__).joinpath("page.js").read_text("utf-8")
     runs = all_runs(methods)
     names = common_held_out(runs)
     environment = Environment(
@@ -62,6 +72,12 @@ def make_page(
         trim_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else shorten(str(value), MAX_TEXT),
     )
+    table, same = summary(methods, names), {}
+    if len(runs) == 1:
+        table = table.T.rename_axis("run")
+    else:  # what does not tell the methods apart needs no column
+        same = {name: table[name].iloc[0] for name in (*REGISTRIES, "seed", "steps") if table[name].nunique() == 1}
+        table = table.drop(columns=list(same))
     environment.filters |= {
         "shorten": shorten,
         "cell": cell,
@@ -70,8 +86,14 @@ def make_page(
     return environment.get_template("page.html").render(
         title=f"Run {runs[0].name}" if len(runs) == 1 else f"{len(methods)} methods, {len(runs)} runs",
         refresh_s=refresh_s,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        schemes={"light": COLORS, "dark": DARK_COLORS},
+        looks=[dashes for _, _, dashes, _ in LOOKS],
+        verdict=verdict,
         warnings=comparison_warnings(methods) + [f"{run.name}: {text}" for run in runs for text in run.warnings],
-        summary=summary(methods, names),
+        summary=table,
+        same=same,
         runs=runs,
         names=[held_out_set(name) for name in names],
         without=[run.name for run in runs if not run.held_out_names],
@@ -82,22 +104,23 @@ def make_page(
             {"run": run, "suffix": suffix, "drawings": drawings, "tables": run_tables(run), "dumps": find_samples(run)}
             for run, suffix, drawings in own
         ],
+        empty=[each for each in (*shared, *(each for *_, drawings in own for each in drawings)) if not each.png],
     )
 
 
 def summary(methods: Sequence[Method], names: Sequence[str]) -> pd.DataFrame:
-    """A column of texts for each method; `names` are the held-out scores in common."""
-    columns = {}
+    """A line of texts for each method; `names` are the held-out scores in common."""
+    lines = {}
     for method in methods:
         config = method.runs[0].config
         numbers = pd.DataFrame([run_numbers(run, names) for run in method.runs])
-        columns[method.name] = {
+        lines[method.name] = {
             "seed": ", ".join(map(cell, method.seeds)),
             **{group: cell(config.get(f"prepo.{group}.name")) for group in REGISTRIES},
             "steps": "; ".join(dict.fromkeys(f"{run.steps_done} of {run.steps_planned or '?'}" for run in method.runs)),
             **{label: spread_text(numbers[label], FORMATS.get(label, ",.4f")) for label in numbers},
         }
-    return pd.DataFrame(columns).rename_axis("method")
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")
 
 
 def run_numbers(run: Run, names: Sequence[str]) -> dict[str, float]:
@@ -140,33 +163,38 @@ def run_tables(run: Run) -> list[tuple[str, str, pd.DataFrame]]:
     ]
 
 
-def find_samples(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(heading, samples): a few correct and incorrect generations of the first and the last dumped step."""
+def find_samples(run: Run) -> list[tuple[str, list[list[dict[str, Any]]]]]:
+    """(heading, questions): some generations of the first and the last dumped step, those of one question together."""
     found = []
-    for setting, default, heading in DUMPS:
+    for setting, default, heading, per_kind in DUMPS:
         folder = run.path / default
         folder = folder if folder.is_dir() else Path(str(run.config.get(setting)))
-        files = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()}
-        ends = sorted({min(files), max(files)}) if files else []
-        samples = [sample for step in ends for sample in correct_and_incorrect(files[step], step)]
-        found += [(heading, samples)] if samples else []
+        dumps = {int(path.stem): path for path in folder.glob("*.jsonl") if path.stem.isdecimal()}
+        questions: dict[str, list[dict[str, Any]]] = {}
+        for step in sorted({min(dumps), max(dumps)}) if dumps else []:
+            for sample in correct_and_incorrect(run, dumps[step], per_kind):
+                questions.setdefault(sample["input"], []).append(sample | {"step": step})
+        found += [(heading, list(questions.values()))] if questions else []
     return found
 
 
-def correct_and_incorrect(path: Path, step: int) -> list[dict[str, Any]]:
-    """The first generations with a positive score and the first without, of different prompts."""
+def correct_and_incorrect(run: Run, path: Path, per_kind: int) -> list[dict[str, Any]]:
+    """The first correct generations of a dump and the first incorrect ones, of different prompts."""
     kinds: dict[bool, dict[str, dict[str, Any]]] = {True: {}, False: {}}
+    scale = {name: run.config.get(f"prepo.{name}") for name in ("correct_above", "reward_range")}
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in islice(lines, MAX_LINES):
             try:
                 entry = json.loads(line)
                 texts = {name: str(entry[name]) for name in ("input", "output", "gts")}
-                score = finite(entry["score"])
+                score, acc = finite(entry["score"]), entry.get("acc")
+                acc = float(acc) if isinstance(acc, bool) else finite(acc)
             except DAMAGE:
                 continue
-            kind = kinds[score > 0]
-            if len(kind) < PER_KIND and not math.isnan(score):
-                kind.setdefault(texts["input"], {"step": step, "score": score, **texts})
+            is_correct = bool(correctness(np.array([score]), np.array([acc]), **scale)[0] > 0.5)
+            kind = kinds[is_correct]
+            if len(kind) < per_kind and not math.isnan(score):
+                kind.setdefault(texts["input"], {"score": score, "correct": is_correct, **texts})
     return [*kinds[True].values(), *kinds[False].values()]
 
 

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from recipe.prepo.tools.report.compare import COSTS, Method, common_steps, cumulative, mean_of
+from recipe.prepo.run.metric_names import ROLLOUTS
+from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_steps, cumulative, mean_of
+from recipe.prepo.tools.stats import mean_interval
 from recipe.prepo.types import FloatArray
 
 MISSING, STEP = "n/a", "step"
@@ -41,11 +43,18 @@ class Evaluations:
 
 
 class TargetTable(NamedTuple):
-    """`cells` has a column for each method; `level` is the target score if there is one."""
+    """`cells` has a line for each method; `level` is the target score if there is one."""
 
     title: str
     level: float | None = None
     cells: pd.DataFrame | None = None
+
+
+class Verdict(NamedTuple):
+    """What the page says first: one sentence, and what belongs to it in smaller letters."""
+
+    sentence: str
+    details: str
 
 
 def evaluations(method: Method, names: Sequence[str]) -> Evaluations | None:
@@ -81,7 +90,7 @@ def ratio(
         return np.vstack([equal, generator.multinomial(num_seeds, equal, size=NUM_RESAMPLES) / num_seeds])
 
     base_shares, own_shares = shares(len(baseline.seeds)), shares(len(method.seeds))
-    if baseline.seeds == method.seeds and len({*method.seeds} - {None}) == len(method.seeds):
+    if is_paired(baseline, method):
         own_shares = base_shares
     wanted = (base_shares @ baseline.score)[:, -1] if target is None else target
     costs = baseline.cost_to(wanted, counter, base_shares), method.cost_to(wanted, counter, own_shares)
@@ -92,6 +101,22 @@ def ratio(
         return ratios[0], np.nan, np.nan
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
     return ratios[0], low, high
+
+
+def is_paired(baseline: Evaluations, method: Evaluations) -> bool:
+    """Whether both have the same seeds, each once."""
+    return baseline.seeds == method.seeds and len({*method.seeds} - {None}) == len(method.seeds)
+
+
+def difference_text(baseline: Evaluations, method: Evaluations) -> str:
+    """The final score minus the baseline's, over the seeds that both have; else of the means, without an interval."""
+    own, base = (dict(zip(each.seeds, each.score[:, -1], strict=True)) for each in (method, baseline))
+    pairs = [own[seed] - base[seed] for seed in own if seed is not None and seed in base]
+    if not pairs:
+        return f"{method.score[:, -1].mean() - baseline.score[:, -1].mean():+.4f}, no seed in common"
+    found = mean_interval(pairs)
+    text = f"{found.mean:+.4f}" + (f" [{found.low:+.4f}, {found.high:+.4f}]" if len(pairs) > 1 else "")
+    return f"{text}, better in {sum(each > 0 for each in pairs)} of {len(pairs)}"
 
 
 def ratio_text(value: float, low: float, high: float) -> str:
@@ -124,9 +149,9 @@ def target_table(
     else:
         level = float(base.score.mean(axis=0)[-1])
         title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
-    columns: dict[str, dict[str, str]] = {}
+    lines: dict[str, dict[str, str]] = {}
     for name, own in found.items():
-        cells = columns[name] = {"reached at step": "not evaluated"}
+        cells = lines[name] = {"reached at step": "not evaluated"}
         if own is None:
             continue
         for _, counter, unit in (("", STEP, "reached at step"), *COSTS):
@@ -137,4 +162,75 @@ def target_table(
                 cells[f"{unit}, baseline / method"] = text
         if cells["reached at step"] == "never":
             cells["reached at step"] += f" in {own.cost[STEP][0, -1]:g} steps (best {own.score.mean(axis=0).max():.4f})"
-    return TargetTable(title, level, pd.DataFrame(columns).rename_axis("method"))
+        if base is not None and len(methods) > 1:
+            cells["final score, difference"] = "baseline" if own is base else difference_text(base, own)
+    return TargetTable(title, level, pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))
+
+
+def find_verdict(
+    methods: Sequence[Method], names: Sequence[str], target: float | None, baseline: Method | None
+) -> Verdict:
+    """The best method against the baseline; without one, what was reached, and what a comparison needs."""
+    found = {method.name: each for method in methods if (each := evaluations(method, names)) is not None}
+    base = found.pop(baseline.name, None) if baseline else None
+    if base is not None and found:
+        return _against(baseline.name, base, found, target)  # type: ignore[union-attr]
+    if baseline:
+        found |= {baseline.name: base} if base is not None else {}
+    if not found:
+        return Verdict("No held-out score is logged, so nothing can be said about what was learned.", "")
+    name, best = max(found.items(), key=lambda each: each[1].score[:, -1].mean())
+    first, final = best.score.mean(axis=0)[[0, -1]]
+    cost, steps = best.cost[ROLLOUTS][:, -1].mean(), best.cost[STEP][0, -1]
+    spent = f" with {cost:,.0f} rollouts" if np.isfinite(cost) else ""
+    seeds = f", the mean of {len(best.seeds)} seeds" if len(best.seeds) > 1 else ""
+    sentence = f"Held-out score {first:.3f} to {final:.3f} ({final - first:+.3f}){spent} in {steps:g} steps{seeds}."
+    if len(methods) == 1:
+        one = "One run says" if len(all_runs(methods)) == 1 else "One method says"
+        return Verdict(sentence, f"{one} nothing about what a method saves: compare it with others, with paired seeds.")
+    sentence = f"{name} ended highest. {sentence}"
+    return Verdict(sentence, "There is no baseline to compare the costs with: --baseline METHOD names one.")
+
+
+def _against(base_name: str, base: Evaluations, found: dict[str, Evaluations], target: float | None) -> Verdict:
+    ratios = {name: ratio(base, own, target, ROLLOUTS) for name, own in found.items()}
+    name = max(ratios, key=lambda name: np.nan_to_num(ratios[name][0], nan=-1.0, posinf=np.inf))
+    own, best = found[name], ratios[name]
+    what = f"{name}, the best of {len(found)} methods," if len(found) > 1 else name
+    goal = f"{base_name}'s final score" if target is None else f"a held-out score of {target:g}"
+    if np.isnan(best[0]):
+        return Verdict(f"Costs cannot be compared: {goal} was never reached, or before training.", "")
+    if best[0] == 0:
+        return Verdict(f"No method reached {goal}." if len(found) > 1 else f"{name} never reached {goal}.", "")
+    if np.isinf(best[0]):
+        return Verdict(f"{what} reached {goal}. {base_name} never did.", "")
+    num_own, num_base = len(own.seeds), len(base.seeds)
+    seeds = f"{num_own} and {num_base} seeds, not paired"
+    if is_paired(base, own) or num_own == num_base == 1:
+        seeds = f"{num_own} paired seeds" if num_own > 1 else "1 seed each"
+    others = [
+        factor_text(each, unit)
+        for _, counter, unit in COSTS[1:]
+        if np.isfinite(each := ratio(base, own, target, counter))[0] and each[0] > 0
+    ]
+    details = f"To reach {goal}." + (f" Also {' and '.join(others)}." if others else "")
+    if np.isnan(best[1]):
+        details += " A single seed gives no interval: the difference may be chance."
+    elif best[1] <= 1 <= best[2]:
+        details += " The interval includes 1: the difference may be chance."
+    return Verdict(f"{what} needed {factor_text(best, 'rollouts', base_name)}, {seeds}.", details)
+
+
+def factor_text(found: tuple[float, float, float], unit: str, than: str = "") -> str:
+    """A ratio with its interval, in words.
+
+    >>> factor_text((1.94, 1.4, np.inf), "rollouts", "random"), factor_text((0.5, np.nan, np.nan), "tokens")
+    ('1.9x fewer rollouts than random [1.4, ∞]', '2.0x more tokens')
+    """
+    word = "fewer"
+    if found[0] < 1:
+        with np.errstate(divide="ignore"):
+            word, found = "more", tuple(np.divide(1.0, (found[0], found[2], found[1])))
+    value, low, high = (f"{each:.1f}".replace("inf", "∞") for each in found)
+    text = f"{value}x {word} {unit}" + (f" than {than}" if than else "")
+    return text if np.isnan(found[1]) else f"{text} [{low}, {high}]"
