@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_prep.sources import read_hub
+from data_prep.sources import hub_splits, read_hub
 
 
 def test_rows_of_a_hub_layout_come_in_order(tmp_path: Path) -> None:
     rows = [{"question": f"Q{i}", "answer": f"#### {i}"} for i in range(3)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert hub_splits(str(tmp_path), None) == ["test"]
     assert list(read_hub(str(tmp_path), None, "test")) == [(f"row {i}", row) for i, row in enumerate(rows)]
 
 
