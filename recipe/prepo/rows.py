@@ -241,7 +241,7 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
 
 
 def _unreadable(path: str | Path, kind: str, error: Exception) -> DataError:
-    cause = " ".join(str(error.__cause__ or error).split())
+    cause = " ".join(str(error.__cause__ or error).split()) or "it has no rows"
     what = f"cannot be read as {kind} ({cause})" if Path(path).is_file() else "does not exist, or is no file"
     return DataError(f"data file {path} {what}. Correct the path, or make it: {_make()}.")
 
@@ -263,12 +263,11 @@ def _open(path: str) -> Iterator[tuple[pa.Schema, _Read]]:
         import datasets
 
         datasets.disable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
         try:
             table = datasets.load_dataset("json", data_files=path)["train"].with_format("arrow")[:]
         except Exception as error:  # the library raises many kinds of error
             raise _unreadable(path, "JSON lines", error) from error
-        finally:
-            datasets.enable_progress_bars()
         yield (
             table.schema,
             lambda leaves: table.select(

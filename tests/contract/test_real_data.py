@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.sources import read_hub
+from data_prep.sources import hub_splits, read_hub
 from recipe.prepo.reward.score import compute_score
 from recipe.prepo.rows import validate_files
 
@@ -155,6 +155,7 @@ def test_making_again_gives_the_same_bytes(out_dir: Path, tmp_path: Path) -> Non
 def test_rows_of_a_hub_layout_come_in_order(tmp_path: Path) -> None:
     rows = [{"question": f"Q{i}", "answer": f"#### {i}"} for i in range(3)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert hub_splits(str(tmp_path), None) == ["test"]
     assert list(read_hub(str(tmp_path), None, "test")) == [(f"row {i}", row) for i, row in enumerate(rows)]
 
 
