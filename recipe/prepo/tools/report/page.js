@@ -6,7 +6,6 @@ const NUM_COLORS = 9, LEFT = 54, RIGHT = 14, TOP = 34, MARKERS = ["M-3,0a3,3 0 1
 const DASHES = JSON.parse(document.body.dataset.looks), charts = [];
 const shows = value => value == null ? "n/a" : Number.isInteger(value) || Math.abs(value) >= 1e4
   ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(4));
-const color = look => `var(--c${look % NUM_COLORS})`;
 
 function add(parent, tag, attributes = {}, text = null) {
   const space = tag === "svg" || parent.namespaceURI.endsWith("svg") ? "http://www.w3.org/2000/svg" : parent.namespaceURI;
@@ -20,7 +19,7 @@ function scale(low, high, start, end, isLog) {
   const of = isLog ? Math.log : value => value, back = isLog ? Math.exp : value => value, span = of(high) - of(low) || 1;
   const at = value => start + (end - start) * (of(value) - of(low)) / span;
   at.back = place => back(of(low) + span * (place - start) / (end - start));
-  at.ticks = number => {
+  at.ticks = (number, isWhole) => {
     if (isLog && high / low > 4) {
       const all = [];
       for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) for (const digit of [1, 2, 5])
@@ -28,7 +27,7 @@ function scale(low, high, start, end, isLog) {
       return all.filter(value => value >= low * 0.999 && value <= high * 1.001);
     }
     const rough = (high - low || 1) / number, power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 2.5, 5, 10].find(digit => digit * power >= rough) * power, first = Math.ceil(low / step);
+    const step = Math.max(isWhole ? 1 : 0, [1, 2, 2.5, 5, 10].find(digit => digit * power >= rough) * power), first = Math.ceil(low / step);
     return Array.from({length: Math.max(0, Math.floor(high / step + 1e-9) - first + 1)}, (_, at) => +((first + at) * step).toPrecision(12));
   };
   return at;
@@ -50,6 +49,7 @@ function chart(figure) {
   const names = add(figure, "div", {class: "names"}), whole = add(names, "button", {type: "button", hidden: ""}, "whole range");
   box.after(names);
   const HEIGHT = data.plots.length > 2 ? 110 : 180, isStack = data.kind === "stack", isPoints = data.kind === "points";
+  const color = look => isPoints ? "var(--mark)" : `var(--c${look % NUM_COLORS})`;
   let zoom = null, panels = [], current = null, begin = null, drawn = 0;
   const known = new Map(data.plots.flatMap(plot => plot.lines).map(line => [line.text, line.look]));
   for (const [text, look] of known) {
@@ -96,10 +96,11 @@ function chart(figure) {
         values.filter((value, at) => value != null && inside(line.x[at]))));
       if (at === 0 && data.level != null && near.length) near.push(data.level);
       let floor = near.length ? near.reduce((a, b) => Math.min(a, b)) : 0, roof = near.length ? near.reduce((a, b) => Math.max(a, b)) : 1;
-      const isLog = plot.y === "perplexity" && floor > 0, room = isLog ? 0 : (roof - floor || Math.abs(roof) || 1) * 0.06;
-      [floor, roof] = isStack ? [0, roof * 1.03] : isLog ? [floor / 1.08, roof * 1.08] : [floor - room, roof + room];
+      const isLog = plot.y === "perplexity" && floor > 0, space = isLog ? 0 : (roof - floor || Math.abs(roof) || 1) * 0.06;
+      [floor, roof] = isStack ? [0, roof * 1.03] : isLog ? [floor / 1.08, roof * 1.08] : [floor - space, roof + space];
       if (plot.y.startsWith("share") && !zoom) [floor, roof] = [-0.03, 1.03];
-      const y = scale(floor, roof, top + HEIGHT, top, isLog), clip = add(canvas, "svg", {x: LEFT, y: top - 4, width: Math.max(1, width - LEFT - RIGHT), height: HEIGHT + 8, viewBox: `${LEFT} ${top - 4} ${Math.max(1, width - LEFT - RIGHT)} ${HEIGHT + 8}`});
+      const y = scale(floor, roof, top + HEIGHT, top, isLog), room = [LEFT - 5, top - 5, width - LEFT - RIGHT + 10, HEIGHT + 10];
+      const clip = add(canvas, "svg", {x: room[0], y: room[1], width: room[2], height: room[3], viewBox: room.join(" ")});
       add(canvas, "text", {x: 0, y: top - 10, class: "head"}, plot.heading && plot.heading !== plot.y ? `${plot.heading} (${plot.y})` : plot.y);
       for (const tick of y.ticks(4)) {
         add(clip, "path", {d: `M${LEFT},${y(tick)}H${width}`, class: "grid"});
@@ -110,7 +111,7 @@ function chart(figure) {
       for (const line of lines) paint(clip, line, x, y, step);
       return {plot, lines, top, y};
     });
-    for (const tick of x.ticks(width < 420 ? 4 : 7).filter(inside))
+    for (const tick of x.ticks(width < 420 ? 4 : 7, !isPoints).filter(inside))
       add(canvas, "text", {x: x(tick), y: bottom + 16, "text-anchor": "middle"}, shows(tick));
     add(canvas, "text", {x: (LEFT + width - RIGHT) / 2, y: bottom + 34, "text-anchor": "middle"}, data.x);
     panels.x = x;

@@ -189,7 +189,8 @@ def find_verdict(
         one = "One run says" if len(all_runs(methods)) == 1 else "One method says"
         return Verdict(sentence, f"{one} nothing about what a method saves: compare it with others, with paired seeds.")
     sentence = f"{name} ended highest. {sentence}"
-    return Verdict(sentence, "There is no baseline to compare the costs with: --baseline METHOD names one.")
+    doubt = "" if len(best.seeds) > 1 else " A single seed: the difference may be chance."
+    return Verdict(sentence, f"There is no baseline to compare the costs with: --baseline METHOD names one.{doubt}")
 
 
 def _against(base_name: str, base: Evaluations, found: dict[str, Evaluations], target: float | None) -> Verdict:
