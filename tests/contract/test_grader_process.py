@@ -30,12 +30,12 @@ def is_running(pid: int) -> bool:
 
 
 def _grade_in_child(connection: Any) -> None:
-    connection.send((compute_score("math", *FOR_THE_WORKER), grading_worker._grader.pid()))
+    connection.send((compute_score("math", *FOR_THE_WORKER, time_limit_s=60), grading_worker._grader.pid()))
     connection.recv()
 
 
 def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
-    assert compute_score("math", *FOR_THE_WORKER) == RIGHT
+    assert compute_score("math", *FOR_THE_WORKER, time_limit_s=60) == RIGHT
     inherited = grading_worker._grader.pid()
     assert inherited is not None
     context = multiprocessing.get_context("fork")
@@ -49,7 +49,7 @@ def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
     ours.send("end")
     child.join()
     wait_until(lambda: not is_running(worker))
-    assert compute_score("math", *FOR_THE_WORKER) == RIGHT
+    assert compute_score("math", *FOR_THE_WORKER, time_limit_s=60) == RIGHT
     assert grading_worker._grader.pid() == inherited
 
 
