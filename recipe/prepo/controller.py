@@ -286,8 +286,8 @@ def require_same_run(
     names = {group: (state["options"].get(group, {}).get("name"), now["name"]) for group, now in options.items()}
     other = {group: pair for group, pair in names.items() if pair[0] != pair[1]}
     if other:
-        saved, now = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
-        raise StateError(f"the checkpoint was written with {saved}, this run has {now}: {same}")
+        then, here = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
+        raise StateError(f"the checkpoint was written with {then}, this run has {here}: {same}")
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
     for part, saved, now in [("run", state["identity"], identity), *parts]:
         for key in sorted(now):
