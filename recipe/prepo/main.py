@@ -244,7 +244,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
 
             run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
         if failed := messages.get(messages.FAILED):
-            print(f"warning: {failed}. They were left out.", file=sys.stderr)
+            print(f"warning: in all, {failed.rstrip('.')}. They were left out.", file=sys.stderr)
         stopped_after = messages.get(messages.STOPPED)
         return (int(stopped_after), signals.requested_by) if stopped_after else None
     except Exception as error:
