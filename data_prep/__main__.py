@@ -55,7 +55,8 @@ def _run(arguments: argparse.Namespace) -> list[Summary]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep", description="Make parquet files for verl from a public data set, or from your own rows."
+        prog="python -m data_prep",
+        description="Make parquet files for verl from a public data set, or from your own rows.",
     )
     datasets = parser.add_subparsers(dest="dataset", required=True, metavar="dataset")
     for spec in DATASETS.values():

@@ -116,7 +116,9 @@ def _find(source: str, config: str | None, splits: Sequence[str] | None) -> dict
         if path.suffix not in SUFFIXES:
             raise DataError(f"--source {source}: its suffix is {path.suffix!r}, but must be one of {kinds}.")
         if splits and len(splits) > 1:
-            raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one split, or use --hold-out ROWS.")
+            raise DataError(
+                f"--split {' '.join(splits)}: {source} is one file. Name one split, or use --hold-out ROWS."
+            )
         return {splits[0] if splits else _split_of(path): (str(path), read_file(path))}
     if not path.is_dir():
         raise DataError(f"--source {source}: no such file or folder. Give a {kinds} file, a folder or a hub id.")
