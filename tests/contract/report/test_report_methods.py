@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,18 @@ from recipe.prepo.report import main
 from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
 from recipe.prepo.tools.report import write_report
 from recipe.prepo.tools.report.charts import PANELS, accuracy, over_steps
-from recipe.prepo.tools.report.compare import Method, curve, find_baseline, group_methods
+from recipe.prepo.tools.report.compare import Method, curve, find_baseline, group_methods, paired_curve
 from recipe.prepo.tools.report.load import SECONDS, load_run
 from recipe.prepo.tools.report.style import paint
-from recipe.prepo.tools.report.targets import STEP, Evaluations, evaluations, ratio, target_table
+from recipe.prepo.tools.report.targets import (
+    STEP,
+    Evaluations,
+    difference_text,
+    evaluations,
+    find_verdict,
+    ratio,
+    target_table,
+)
 
 NAME = "val-core/openai/gsm8k/acc/mean@2"
 MakeRun = Callable[..., Path]
@@ -162,6 +171,44 @@ def test_target_of_the_table_is_the_baselines_final_score(
     assert cells.loc["prepo", "reached at step"] == "4"
     assert cells.loc["prepo", "rollouts, baseline / method"].startswith("1.50 [")
     assert cells.loc["random", "rollouts, baseline / method"] == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "target", "baseline", "sentence", "details"),
+    [
+        ((0, 1), None, "random", r"prepo needed 1\.5x fewer rollouts than random \[1\.5, 2\.0\], 3 paired seeds\.",
+         "To reach random's final score. Also 1.5x fewer response tokens ["),
+        ((0, 1), None, "prepo", r"random never reached prepo's final score\.", ""),
+        ((0, 1), 0.45, "random", r"prepo reached a held-out score of 0\.45\. random never did\.", ""),
+        ((1, 0), 0.35, "prepo", r"random needed 1\.\dx more rollouts than prepo \[1\.\d, 2\.0\], 3 paired seeds\.", ""),
+        ((0,), None, None, r"Held-out score 0\.250 to 0\.520 \(\+0\.270\) with 96 rollouts in 6 steps, the mean of 3",
+         "One method says nothing"),
+        ((0, 1), None, None, "prepo ended highest. Held-out score", "--baseline METHOD names one"),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_was_saved_and_how_sure_that_is(
+    methods: list[Method], chosen: tuple[int, ...], target: float | None, baseline: str | None, sentence: str,
+    details: str,
+) -> None:  # fmt: skip
+    some = [methods[at] for at in chosen]
+    found = find_verdict(some, [NAME], target, find_baseline(some, baseline) if baseline else None)
+    assert re.match(sentence, found.sentence), found
+    assert details in found.details
+    single = [Method(method.name, method.runs[:1]) for method in some]
+    if baseline and "needed" in sentence:
+        found = find_verdict(single, [NAME], target, find_baseline(single, baseline))
+        assert found.sentence.endswith(", 1 seed each.") and "may be chance" in found.details
+
+
+def test_paired_differences_are_those_of_equal_seeds(methods: list[Method]) -> None:
+    found = paired_curve(methods[0], methods[1], [NAME])
+    assert found["mean"].tolist() == pytest.approx([0.02 * step for step in range(7)])
+    assert (found["high"] - found["low"]).max() == pytest.approx(0)
+    others = Method("others", tuple(replace(run, config={**run.config, "prepo.seed": 9}) for run in methods[1].runs))
+    assert paired_curve(methods[0], others, [NAME]).empty
+    own, base = (evaluations(method, [NAME]) for method in methods)
+    assert own is not None and base is not None
+    assert difference_text(base, own) == "+0.1200 [+0.1200, +0.1200], better in 3 of 3"
 
 
 def test_never_reached_is_reported(methods: list[Method]) -> None:
