@@ -103,7 +103,7 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
 
 
 def time_pool(name: str, num_prompts: int, repeats: int) -> dict[str, Any]:
-    """CPU-seconds to choose 128 of all prompts, with kept scores of which 640 are renewed, without what scoring takes."""
+    """CPU-seconds to choose 128 of all prompts, with kept scores of which 640 are renewed, without the scoring."""
     ids = tuple(ids_of(num_prompts))
     rng = np.random.default_rng(0)
     rules, identity = options(selection=name), RunIdentity(0, 128, None, "", **KEPT)
