@@ -457,7 +457,7 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
 def findings(config: Mapping[str, Any], prepo: PrepoConfig, data: DataFound) -> Findings:
     """What the checks found so far."""
     num_rows = data.num_rows
-    steps_per_epoch = num_rows // prepo.num_candidates
+    steps_per_epoch = prepo.steps_per_epoch(num_rows)
     epochs = value_at(config, "trainer.total_epochs")
     wanted = value_at(config, "trainer.total_training_steps", 0)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)

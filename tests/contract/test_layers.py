@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "recipe" / "prepo"
 
 # Rooms of recipe.prepo and the ones that each may import, besides itself. The core needs neither supervision nor tools.
-PURE = {"controller", "errors", "maths", "metrics", "reward_scale", "rules", "types"}
+PURE = {"candidates", "controller", "errors", "maths", "metrics", "reward_scale", "rules", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
@@ -23,8 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "rows": {"errors"},
     "rules": {"errors", "maths", "types"},
     "metrics": {"maths", "types"},
+    "candidates": {"maths", "rules", "types"},
     "reward_scale": {"errors", "maths", "rules", "types"},
-    "controller": {"errors", "maths", "metrics", "reward_scale", "rules", "types"},
+    "controller": {"candidates", "errors", "maths", "metrics", "reward_scale", "rules", "types"},
     "config": {"errors", "rules"},
     "preflight": {"config", "cpu", "errors", "rows", "rules"},
     "run": {"errors", "types"},

@@ -26,7 +26,12 @@ def ascending_order(ppl_C: FloatArray, prompt_ids: Sequence[str]) -> list[int]:
     >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"])
     [1, 2, 0]
     """
-    return [i for *_, i in sorted(zip(ppl_C.tolist(), prompt_ids, range(len(ppl_C)), strict=True))]
+    order_C = np.argsort(ppl_C, kind="stable")
+    tied = np.flatnonzero(np.diff(ppl_C[order_C]) == 0)  # equal to the next one
+    for run in np.split(tied, np.flatnonzero(np.diff(tied) > 1) + 1) if tied.size else ():
+        places = slice(run[0], run[-1] + 2)
+        order_C[places] = sorted(order_C[places].tolist(), key=prompt_ids.__getitem__)
+    return order_C.tolist()
 
 
 class PplSchedule(SelectionRule):
@@ -83,10 +88,13 @@ class PplSchedule(SelectionRule):
         low, high = options["progress_start"], options["progress_end"]
         ranked = sorted(line["candidates"], key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
         ids = [candidate["prompt_id"] for candidate in ranked]
-        start = math.floor((low + line["progress"] * (high - low)) * (len(ids) - line["num_selected"]))
-        end = start + line["num_selected"]
+        num_skipped = line.get("num_skipped") or Counter(skip["reason"] for skip in line["skipped"])
+        num_candidates = line["num_selected"] + sum(num_skipped.values())
+        start = math.floor((low + line["progress"] * (high - low)) * (num_candidates - line["num_selected"]))
         if line["window_start"] != start:
             return f"window_start {line['window_start']}, recomputed {start}"
+        start = start if num_candidates == len(ids) else ids.index(line["selected"][0])
+        end = start + line["num_selected"]
         if line["selected"] != ids[start:end]:
             return "the chosen prompts are not the window"
         for reason, beside in (("below_window", ids[:start]), ("above_window", ids[end:])):
