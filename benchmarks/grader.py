@@ -22,7 +22,7 @@ from benchmarks.near_misses import bare, mutate, near_misses, same_answers
 from benchmarks.results import write_results
 from data_prep.registry import DATASETS
 from data_prep.sources import read_file
-from recipe.prepo.reward import worker
+from recipe.prepo.reward import grading_process as worker
 from recipe.prepo.reward.extract import is_prose
 from recipe.prepo.reward.score import DEFAULT_TIME_LIMIT_S, compute_score
 

@@ -49,7 +49,7 @@ def measure(num_rounds: int) -> Any:
         from verl.trainer.ppo.v1 import PPOTrainerSync
 
         from recipe.prepo.trainer import columns
-        from recipe.prepo.trainer.scoring import RolloutScorer
+        from recipe.prepo.trainer.prompt_scoring import RolloutScorer
 
         trainer.global_steps = 1
         client = trainer.get_llm_client()

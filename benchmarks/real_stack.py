@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.main import choose_platform, choose_ray
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
+from recipe.prepo.supervise.cleanup import Sweeper, ray_roots
 
 ROOT = Path(__file__).resolve().parents[1]
 # verl's interval of 2 s would hide every cost below it. Both sides of a comparison use this one.

@@ -36,7 +36,7 @@ def measure(num_pairs: int) -> Any:
 
         from recipe.prepo.trainer import columns
         from recipe.prepo.trainer.hooks import data_parallel_size
-        from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
+        from recipe.prepo.trainer.prompt_scoring import ActorScorer, RolloutScorer
 
         trainer.global_steps = 1
         client = trainer.get_llm_client()

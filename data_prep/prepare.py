@@ -31,10 +31,10 @@ from data_prep.sources import Located, find_local_file, looks_local, read_file, 
 from data_prep.spec import DatasetSpec, Problem, RowDropped
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.extract import is_prose
+from recipe.prepo.reward.grading_process import GradingStopped, ask
 from recipe.prepo.reward.notation import compact, tidy
 from recipe.prepo.reward.quantity import plain_number
 from recipe.prepo.reward.score import golds_of
-from recipe.prepo.reward.worker import GradingStopped, ask
 from recipe.prepo.rows import build_row
 
 GOLD_TIME_LIMIT_S = 5.0

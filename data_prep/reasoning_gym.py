@@ -1,7 +1,8 @@
 """Problems from the generators of reasoning-gym, graded by difficulty: ``python -m data_prep reasoning_gym``.
 
 Each task has its own generator and its own scoring, and no file is needed. A level of difficulty is reasoning-gym's own
-(``set_global_level`` of the task's curriculum; 0 is the easiest). :mod:`recipe.prepo.reward.gym` grades the responses.
+(``set_global_level`` of the task's curriculum; 0 is the easiest). The responses are graded by
+:mod:`recipe.prepo.reward.reasoning_gym`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from data_prep.common import Summary, write_parquet
 from data_prep.prepare import PromptStyle
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.reward.gym import load_reasoning_gym
+from recipe.prepo.reward.reasoning_gym import load_reasoning_gym
 from recipe.prepo.rows import build_row
 
 NAME = "reasoning_gym"

@@ -70,7 +70,7 @@ MUTANTS = (
            "round(num_selected * self.identity.num_candidates / self.identity.num_selected) - 1)", RULES),
     Mutant("rollout temperature ignored", "trainer/rollout.py",
            'params["temperature"] = float(kwargs[columns.TEMPERATURE])', "pass", HOOKS),
-    Mutant("prompt log-probs shifted by one", "trainer/scoring.py",
+    Mutant("prompt log-probs shifted by one", "trainer/prompt_scoring.py",
            "for row in log_probs[:-1]]", "for row in log_probs[1:]]", HOOKS),
     Mutant("update reads the batch's temperature", "trainer/hooks.py",
            '"compute_ref_log_prob", "update_actor")', '"compute_ref_log_prob")', HOOKS),

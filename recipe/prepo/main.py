@@ -41,9 +41,9 @@ from recipe.prepo.preflight import (
 )
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
+from recipe.prepo.supervise.cleanup import Sweeper, ray_roots, session_folders
 from recipe.prepo.supervise.signals import StopSignals
 from recipe.prepo.supervise.start_lines import StartLines
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots, session_folders
 from recipe.prepo.tools.summary import closing_summary, live_report
 from recipe.prepo.trainer.workarounds import RUN_ID_ENV, SOCKET
 

@@ -11,7 +11,7 @@ import ray
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, register_trainer
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from recipe.prepo.supervise.rollouts import SupervisedRollouts
+from recipe.prepo.supervise.hung_rewards import SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks
 from recipe.prepo.trainer.hooks import PrepoHooks

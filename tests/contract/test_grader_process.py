@@ -14,9 +14,9 @@ import pytest
 from waiting import wait_until
 
 from recipe.prepo.errors import PrepoError
-from recipe.prepo.reward import worker as grading_worker
+from recipe.prepo.reward import grading_process as grading_worker
+from recipe.prepo.reward.grading_process import GraderProcess, GradingStopped
 from recipe.prepo.reward.score import compute_score
-from recipe.prepo.reward.worker import GraderProcess, GradingStopped
 
 RIGHT = {"score": 1.0, "acc": 1.0, "timed_out": 0.0}
 FOR_THE_WORKER = (r"\boxed{2\sqrt{2}}", r"\sqrt{8}")  # exact numbers alone do not settle it
@@ -57,7 +57,7 @@ def test_daemonic_forked_process_uses_a_worker_of_its_own() -> None:
 def test_worker_ends_when_its_parent_is_killed(answer: str) -> None:
     code = f"""
 import sys, threading, time
-from recipe.prepo.reward import worker as g
+from recipe.prepo.reward import grading_process as g
 g.ask("is_equal", gold="x", answer="z", time_limit_s=9)
 work = threading.Thread(target=g.ask, args=["is_equal"], kwargs=dict(gold="5", answer="{answer}", time_limit_s=1.5))
 work.start()

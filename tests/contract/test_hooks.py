@@ -26,7 +26,7 @@ from recipe.prepo.modes import PlainWorker, PrepoTrainerColocateAsync, PrepoTrai
 from recipe.prepo.trainer import columns, scoring
 from recipe.prepo.trainer.async_hooks import BackgroundDispatch
 from recipe.prepo.trainer.hooks import use_row_temperatures
-from recipe.prepo.trainer.scoring import ActorScorer, RolloutScorer
+from recipe.prepo.trainer.prompt_scoring import ActorScorer, RolloutScorer
 
 STOCK = {"temperature": 1.0, "top_p": 0.9}
 PROMPT = {"global_steps": 3, "extra_info": {"prompt_id": "p"}, "session_id": 1}

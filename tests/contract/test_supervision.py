@@ -19,8 +19,8 @@ from transfer_queue import KVBatchMeta
 from recipe.prepo.errors import FaultError
 from recipe.prepo.reward.score import compute_score
 from recipe.prepo.supervise import messages, supervisor
+from recipe.prepo.supervise.hung_rewards import GIVEN_UP, TIMED_OUT, FailureCount, Failures, SupervisedRollouts
 from recipe.prepo.supervise.messages import CallFirst, describe
-from recipe.prepo.supervise.rollouts import GIVEN_UP, TIMED_OUT, FailureCount, Failures, SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 
 

@@ -31,7 +31,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout.replica import RolloutReplica
 
 from recipe.prepo.modes import PlainWorker
-from recipe.prepo.trainer.replay import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S
+from recipe.prepo.trainer.replay_buffer import CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S
 
 pytestmark = pytest.mark.alarm
 VLLM_ROLLOUT = Path(verl.__file__).parent / "workers" / "rollout" / "vllm_rollout"

@@ -36,12 +36,12 @@ from recipe.prepo.modes import (
 )
 from recipe.prepo.preflight import VERL_VERSION
 from recipe.prepo.run.logs import RunLogs
-from recipe.prepo.supervise.rollouts import SupervisedRollouts
+from recipe.prepo.supervise.hung_rewards import SupervisedRollouts
 from recipe.prepo.supervise.supervisor import Supervisor
 from recipe.prepo.trainer.async_hooks import AsyncHooks
 from recipe.prepo.trainer.hooks import PrepoHooks
+from recipe.prepo.trainer.prompt_scoring import PromptTokenizer
 from recipe.prepo.trainer.rollout import OwnSampling
-from recipe.prepo.trainer.scoring import PromptTokenizer
 
 MODEL = Path(__file__).parents[2] / "assets" / "mini-math-qwen2"
 CHATS = {
@@ -68,6 +68,14 @@ SYNC_HOOKS = {
     "_next_train_batch": ["num_prompts"],
     "_submit_batch_to_rollout": ["batch"],
     "_compute_advantage": ["batch", "metrics"],
+    "_dump_generations": ["inputs", "outputs", "gts", "scores", "reward_extra_infos_dict", "dump_path"],
+    "_val_metrics_update": [
+        "data_sources",
+        "sample_uids",
+        "reward_extra_infos_dict",
+        "sample_turns",
+        "expected_acc_counts",
+    ],
     "_save_checkpoint": [],
 }
 ASYNC_HOOKS = {"__init__": ["config"], "_add_batch_to_generate": [], "_add_prompts_to_generate": ["num_prompts"]}
@@ -114,7 +122,7 @@ def test_mode_is_registered_with_its_hooks_in_front_of_verls_class(mode: str) ->
 
 
 @pytest.mark.parametrize(
-    "module", ["trainer.hooks", "trainer.replay", "trainer.rollout", "supervise.rollouts", "modes"]
+    "module", ["trainer.hooks", "trainer.replay_buffer", "trainer.rollout", "supervise.hung_rewards", "modes"]
 )
 def test_rooms_may_be_imported_before_verl(module: str) -> None:
     """Their import of verl registers the trainers, which import them."""

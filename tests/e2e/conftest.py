@@ -21,7 +21,7 @@ from benchmarks.faults_run import Training
 from benchmarks.footprint import Footprint
 from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
+from recipe.prepo.supervise.cleanup import Sweeper, ray_roots
 
 
 @pytest.fixture(scope="session", autouse=True)

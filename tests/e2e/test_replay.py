@@ -12,7 +12,7 @@ import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.trainer.replay import PrepoReplayBuffer, RoundsReplayBuffer
+from recipe.prepo.trainer.replay_buffer import PrepoReplayBuffer, RoundsReplayBuffer
 from recipe.prepo.types import Refill
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("transfer_queue")]

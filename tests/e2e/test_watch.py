@@ -16,10 +16,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 SCRIPT = """
 import asyncio, contextlib, json, os, signal, sys, threading, time
 import ray
-from recipe.prepo.supervise import messages, rollouts
-from recipe.prepo.supervise.watch import Process, Watch
+from recipe.prepo.supervise import hung_rewards as rollouts, messages
+from recipe.prepo.supervise.dead_processes import Process, Watch
 from recipe.prepo.errors import ConfigError, FaultError
-from recipe.prepo.supervise.sweeper import Sweeper, ray_roots
+from recipe.prepo.supervise.cleanup import Sweeper, ray_roots
 
 cleaning = contextlib.ExitStack()
 cleaning.enter_context(Sweeper(ray_roots()))

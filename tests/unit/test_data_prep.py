@@ -16,7 +16,7 @@ from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, write_par
 from data_prep.dapo_math import WRAPPINGS
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import DataError
-from recipe.prepo.reward.worker import GradingStopped
+from recipe.prepo.reward.grading_process import GradingStopped
 from recipe.prepo.rows import build_row, validate_files
 
 Row = dict[str, Any]

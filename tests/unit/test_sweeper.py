@@ -17,13 +17,13 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from recipe.prepo.supervise.sweeper import MARK, Sweeper, ray_roots, remove_sockets
+from recipe.prepo.supervise.cleanup import MARK, Sweeper, ray_roots, remove_sockets
 
 # Makes a session folder with a socket and a process with another session, as Ray does, and then ends in some way.
 DRIVER = """
 import os, signal, socket, subprocess, sys
 from pathlib import Path
-from recipe.prepo.supervise.sweeper import Sweeper
+from recipe.prepo.supervise.cleanup import Sweeper
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 root, seconds, ending = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

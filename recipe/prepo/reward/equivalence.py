@@ -2,7 +2,7 @@ r"""Is an answer equal to the gold answer? ``docs/grader.md`` has the rules, wit
 
 Text rules come first: lists, tuples, intervals, names, units and exact numbers. Only expressions that are left over go
 to math-verify (https://github.com/huggingface/Math-Verify). There is no time limit here, so training code calls this
-module only through :mod:`recipe.prepo.reward.worker`.
+module only through :mod:`recipe.prepo.reward.grading_process`.
 
 math-verify always gets expressions between dollar signs. Bare LaTeX parses to nothing or to one of its numbers
 (``3\sqrt{13}`` to 3), and inside ``\boxed{}``, ``8\%`` parses to text.

@@ -2,8 +2,9 @@ r"""The reward: 1.0 for a response whose final answer equals the gold answer, el
 
 The configuration names it as verl's ``reward.custom_reward_function`` (``path: pkg://recipe.prepo.reward``, ``name:
 compute_score``). verl calls it from many threads at once, so sympy runs in a separate process with a time limit
-(:mod:`recipe.prepo.reward.worker`). Data whose ``data_source`` starts with ``mini_math`` is stricter: the response must
-end in ``####`` and an integer. reasoning-gym's problems have its own scoring (:mod:`recipe.prepo.reward.gym`).
+(:mod:`recipe.prepo.reward.grading_process`). Two kinds of ``data_source`` are graded in another way: a response to
+``mini_math…`` must end in ``####`` and an integer, and ``reasoning_gym/…`` has its own scoring
+(:mod:`recipe.prepo.reward.reasoning_gym`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from fractions import Fraction
 from typing import Any
 
 from recipe.prepo.errors import ConfigError, DataError
-from recipe.prepo.reward import gym
+from recipe.prepo.reward import reasoning_gym
 from recipe.prepo.reward.extract import FinalAnswer, after_hashes, final_answer, marked_answer
+from recipe.prepo.reward.grading_process import GradingStopped, ask
 from recipe.prepo.reward.notation import nesting_depth
 from recipe.prepo.reward.quantity import Quantity, quantity, same_quantity, unit_name
-from recipe.prepo.reward.worker import GradingStopped, ask
 
 __all__ = ["DEFAULT_TIME_LIMIT_S", "TIME_LIMIT_ENV", "compute_score", "golds_of", "marked_answer"]
 
@@ -71,8 +72,8 @@ def compute_score(
     if data_source.startswith("mini_math"):
         is_correct = any(_ends_in_integer(solution_str, gold) for gold in golds)
         return {"score": float(is_correct), "acc": float(is_correct), "timed_out": 0.0}
-    if data_source.startswith(gym.DATA_SOURCE):
-        score = gym.score_response(data_source, solution_str, golds[0], extra_info or {})
+    if data_source.startswith(reasoning_gym.DATA_SOURCE):
+        score = reasoning_gym.score_response(data_source, solution_str, golds[0], extra_info or {})
         return {"score": score, "acc": float(score >= 1.0), "timed_out": 0.0}
     answer, timed_out = final_answer(solution_str), 0.0
     for gold in golds:

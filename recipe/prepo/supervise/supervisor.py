@@ -17,9 +17,9 @@ from verl.workers.rollout.replica import RolloutMode
 from recipe.prepo.errors import FaultError, StateError
 from recipe.prepo.run.checkpoint import is_complete, latest_checkpoint
 from recipe.prepo.supervise import messages
+from recipe.prepo.supervise.dead_processes import Process, Watch
+from recipe.prepo.supervise.hung_rewards import FailureCount, Failures, count_timeouts, renew_threads
 from recipe.prepo.supervise.messages import reason
-from recipe.prepo.supervise.rollouts import FailureCount, Failures, count_timeouts, renew_threads
-from recipe.prepo.supervise.watch import Process, Watch
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 COUNT_INTERVAL_S = 5.0

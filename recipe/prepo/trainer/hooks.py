@@ -34,13 +34,13 @@ from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.trainer import columns
-from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
+from recipe.prepo.trainer.prompt_scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.types import Candidates, Decision, IntArray, RunFacts, concatenate_rollouts
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
 
-    from recipe.prepo.trainer.replay import PrepoReplayBuffer
+    from recipe.prepo.trainer.replay_buffer import PrepoReplayBuffer
 else:
     _Trainer = object
 
@@ -91,7 +91,7 @@ class PrepoHooks(_Trainer):
 
     def _build_replay_buffer(self) -> Any:
         # Not at the top: importing verl's replay buffer registers the trainers that are built from this very module.
-        from recipe.prepo.trainer.replay import extend_replay_buffer
+        from recipe.prepo.trainer.replay_buffer import extend_replay_buffer
 
         stock = super()._build_replay_buffer()
         self._own_buffer = extend_replay_buffer(self, stock)
@@ -270,9 +270,15 @@ class PrepoHooks(_Trainer):
             return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
 
     def _val_metrics_update(
-        self, data_sources: Any, uids: Any, infos: dict[str, list[Any]], *args: Any, **kw: Any
+        self,
+        data_sources: Any,
+        sample_uids: Any,
+        reward_extra_infos_dict: dict[str, list[Any]],
+        sample_turns: Any,
+        expected_acc_counts: Any = None,
     ) -> Any:
-        return super()._val_metrics_update(data_sources, uids, columns.of_one_kind(infos), *args, **kw)
+        infos = columns.of_one_kind(reward_extra_infos_dict)
+        return super()._val_metrics_update(data_sources, sample_uids, infos, sample_turns, expected_acc_counts)
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         if self._own_buffer is not None:

@@ -83,7 +83,7 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
     os.environ.update(cpu_environment() if options.device == CPU else {})
     from verl.utils import hf_tokenizer
 
-    from recipe.prepo.trainer.scoring import PromptTokenizer
+    from recipe.prepo.trainer.prompt_scoring import PromptTokenizer
 
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = hf_tokenizer(str(model.folder))

@@ -26,7 +26,7 @@ _ORPHAN_CHECK_S = 2.0
 _ALARM_MARGIN_S = 2.0
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from recipe.prepo.reward.worker import serve; serve(int(sys.argv[2]))"
+    "from recipe.prepo.reward.grading_process import serve; serve(int(sys.argv[2]))"
 )
 
 
