@@ -17,6 +17,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,9 @@ def run(config: DictConfig) -> None:
         first_step = resume_step(config.trainer, prepo)
         roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
         sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
-        with sweeper, fork_server(config), StartLines() as start_lines:
-            start_lines.now("the libraries")
-            lines, total_steps = check_libraries(config, prepo, data)
+        with sweeper, fork_server(config) as forks, shut_down_ray(), StartLines() as start_lines:
+            start_lines.now("Ray and the libraries" if forks else "the libraries")
+            lines, total_steps = check_libraries(config, prepo, data, starts_ray=forks is not None)
             print(*lines, f"run       {run_dir}", sep="\n", flush=True)
             stopped = None
             if first_step >= total_steps and not config.trainer.val_only:
@@ -197,21 +198,41 @@ def run(config: DictConfig) -> None:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 
 
-def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
-    """Import verl and make the checks that need it; raises as :func:`check_with_verl`."""
+@contextmanager
+def shut_down_ray() -> Iterator[None]:
+    """Shut Ray down at the end, if it was started."""
+    try:
+        yield
+    finally:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
+
+
+def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound, *, starts_ray: bool) -> Findings:
+    """Import verl and make the checks that need it; raises as :func:`check_with_verl`.
+
+    With ``starts_ray``, Ray starts meanwhile. Its workers are forks, so that they need nothing from the driver.
+    """
     # About engines that are not installed, a critic that no method has, Ray's token, the platform: nothing to change.
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
     for name in ("ray._private.authentication.authentication_token_setup", "verl.plugin.platform.platform_manager"):
         logging.getLogger(name).addFilter(lambda _record: False)
-    import_modules(["verl.trainer.main_ppo"])
+    with ThreadPoolExecutor(1) as beside:
+        imported = beside.submit(import_modules, ["verl.trainer.main_ppo"])
+        if starts_ray:
+            import ray
+
+            ray_init: Any = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
+            ray.init(**ray_init)
+        imported.result()
     from recipe.prepo.verl_checks import check_with_verl
 
     return check_with_verl(config, prepo, data)
 
 
 def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
-    """Run verl's V1 task runner with this recipe's trainer, on a Ray that is shut down afterwards.
+    """Run verl's V1 task runner with this recipe's trainer.
 
     Returns:
         The last step and the signal, when a signal stopped the run; None at the end of the training.
@@ -221,6 +242,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
         FaultError: a process of the run died, or a checkpoint could not be written.
     """
     import ray
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     import recipe.prepo.modes  # noqa: F401  (a broken hook shows its own traceback here)
@@ -228,7 +250,13 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
 
     try:
         with StopSignals(messages.request_stop) as signals, ExitStack() as quiet:
-            start_lines.now("Ray")
+            task_runner = TaskRunnerV1
+            if ray.is_initialized():  # without what verl gives to a Ray that it starts
+                environment = get_ppo_ray_runtime_env(config)["env_vars"]
+                environment |= {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+                task_runner = TaskRunnerV1.options(runtime_env={"env_vars": environment})
+            else:
+                start_lines.now("Ray")
             quiet.enter_context(redirect_stdout(io.StringIO()))  # verl prints dictionaries until Ray has started
 
             def before_training() -> None:
@@ -238,7 +266,7 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
                 start_lines.now("the trainer")
                 start_lines.follow_actors()
 
-            run_ppo(config, task_runner_class=messages.CallFirst(TaskRunnerV1, before_training))
+            run_ppo(config, task_runner_class=messages.CallFirst(task_runner, before_training))
         if failed := messages.get(messages.FAILED):
             print(f"warning: in all, {failed.rstrip('.')}. They were left out.", file=sys.stderr)
         stopped_after = messages.get(messages.STOPPED)
@@ -257,7 +285,6 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
             for remark in new_remarks():
                 print(f"note: {remark}")
             messages.clear()
-        ray.shutdown()
 
 
 def new_remarks() -> list[str]:
