@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,15 @@ def test_a_file_that_does_not_load_is_refused_with_its_line(code: str, tmp_path:
             trial(section(tmp_path, code))
     with pytest.raises(ConfigError, match="there is no file"):
         load_reward({"path": str(tmp_path / "nowhere.py"), "name": "f"})
+
+
+def test_the_pages_example_grades_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "your_reward.md").read_text(encoding="utf-8")
+    reward, trial = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("my_reward.py").write_text(reward, encoding="utf-8")
+    exec(trial, {})
+    assert capsys.readouterr().out == "{'score': 1.0, 'acc': 1.0}\n"
 
 
 def test_this_recipes_reward_and_none_stay_as_they_are() -> None:
