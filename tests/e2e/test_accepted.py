@@ -12,7 +12,7 @@ QUICK = ["trainer.test_freq=-1", "trainer.val_before_train=False", "trainer.save
 NOT_FORKED = "+ray_kwargs.ray_init.runtime_env.config={setup_timeout_seconds: 600}"
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
+@pytest.mark.parametrize("name", [n if n == "tools" else pytest.param(n, marks=pytest.mark.slow) for n in ACCEPTED])
 def test_an_accepted_configuration_trains(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp(name)
     write_files(folder)
