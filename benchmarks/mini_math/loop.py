@@ -18,7 +18,7 @@ from benchmarks.mini_math.grade import count_correct, grade
 from benchmarks.mini_math.methods import Method
 from benchmarks.mini_math.numbers import GROUP_SHARES
 from benchmarks.mini_math.options import Options
-from benchmarks.mini_math.policy import concatenated, generate, prompt_nll_nats, torch_generator
+from benchmarks.mini_math.policy import concatenated, generate, prompt_scores, torch_generator
 from benchmarks.mini_math.settings import Pool, load_model
 from benchmarks.mini_math.update import group_advantages, update_policy
 from data_prep.mini_math.passrate import encode_prompts
@@ -160,7 +160,8 @@ class Run:
         if prepo.score_prompts:
             tokens = [self.tokens[prompt_id] for prompt_id in ids]
             num_tokens_C = np.array([len(prompt) - 1 for prompt in tokens], dtype=np.int64)
-            candidates = Candidates(ids, prompt_nll_nats(self.model, tokens), num_tokens_C)
+            nll_nats_C, features_C = prompt_scores(self.model, tokens)
+            candidates = Candidates(ids, nll_nats_C, num_tokens_C, features_C)
         return controller.select(candidates, num_selected=num_prompts, step=step)
 
     def _roll_out(self, decision: Decision) -> list[Group]:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.mini_math.forward import CachedAttention, CausalAttention, Network, ResponseAttention, Texts
 from recipe.prepo.errors import NumericsError
+from recipe.prepo.maths.perplexity import FEATURES, nll_features
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.types import FloatArray, IntArray
 
@@ -214,9 +215,15 @@ def response_log_probs(
 @torch.no_grad()
 def prompt_nll_nats(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> FloatArray:
     """Mean negative log-likelihood of each prompt's tokens after the first, shape [P]."""
+    return prompt_scores(model, prompts)[0]
+
+
+def prompt_scores(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> tuple[FloatArray, dict[str, FloatArray]]:
+    """Mean negative log-likelihood of each prompt's tokens after the first, and ``FEATURES``, shape [P] each."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     network = Network(model)
     nll_P = np.zeros(len(prompts))
+    features_PF = np.zeros((len(prompts), len(FEATURES)))
     for first in range(0, len(order), TOGETHER):
         chosen = order[first : first + TOGETHER]
         rows = [torch.as_tensor(prompts[i]) for i in chosen]
@@ -227,4 +234,5 @@ def prompt_nll_nats(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> Floa
         sums = torch.zeros(len(rows), dtype=torch.float64)
         sums.index_add_(0, torch.repeat_interleave(torch.arange(len(rows)), inputs.lengths_P), nll_N)
         nll_P[chosen] = (sums / inputs.lengths_P).numpy()
-    return nll_P
+        features_PF[chosen] = [nll_features(-part.numpy(force=True)) for part in nll_N.split(inputs.lengths_P.tolist())]
+    return nll_P, dict(zip(FEATURES, features_PF.T, strict=True))

@@ -24,15 +24,23 @@ class Candidates:
     """The candidate prompts of one choice, in data order.
 
     ``nll_nats_C`` and ``num_tokens_C`` are None when the candidates were not scored.
+
+    Attributes:
+        nll_nats_C: mean NLL of the prompt's tokens; NaN where the prompt was never scored.
+        features_C: what scoring also measured (``maths.perplexity.FEATURES``), by name, shape [C] each.
+        score_age_steps_C: steps since each score was measured: 0 in this step, -1 never. None where scores are not
+            kept, so that all are of this step.
     """
 
     prompt_ids: tuple[str, ...]
     nll_nats_C: FloatArray | None = None
     num_tokens_C: IntArray | None = None
+    features_C: Mapping[str, FloatArray] = field(default_factory=dict)
+    score_age_steps_C: IntArray | None = None
     ppl_C: FloatArray | None = field(init=False)
 
     def __post_init__(self) -> None:
-        for array in (self.nll_nats_C, self.num_tokens_C):
+        for array in (self.nll_nats_C, self.num_tokens_C, self.score_age_steps_C, *self.features_C.values()):
             assert array is None or array.shape == (len(self),), "every array must have shape [C]"
         object.__setattr__(self, "ppl_C", None if self.nll_nats_C is None else perplexity(self.nll_nats_C))
 
@@ -45,6 +53,8 @@ class Candidates:
             tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),
             None if self.nll_nats_C is None else self.nll_nats_C[indices_P],
             None if self.num_tokens_C is None else self.num_tokens_C[indices_P],
+            {name: values_C[indices_P] for name, values_C in self.features_C.items()},
+            None if self.score_age_steps_C is None else self.score_age_steps_C[indices_P],
         )
 
 

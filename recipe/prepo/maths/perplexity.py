@@ -7,6 +7,9 @@ from numpy.typing import ArrayLike
 
 from recipe.prepo.maths import FloatArray
 
+FEATURES = ("nll_std_nats", "nll_max_nats")
+"""What a prompt's token log-probabilities tell beside their mean; see :func:`nll_features`."""
+
 
 def mean_nll_nats(log_probs_T: ArrayLike) -> float:
     """Mean negative log-likelihood of a prompt's tokens, in nats.
@@ -23,6 +26,16 @@ def mean_nll_nats(log_probs_T: ArrayLike) -> float:
     """
     array_T = np.asarray(log_probs_T, dtype=np.float64)
     return float(-array_T.mean()) if array_T.size else float("nan")
+
+
+def nll_features(log_probs_T: ArrayLike) -> tuple[float, ...]:
+    """The values of ``FEATURES``: (population) standard deviation and largest NLL of a prompt's tokens, in nats.
+
+    >>> nll_features([-1.0, -3.0])
+    (1.0, 3.0)
+    """
+    array_T = np.asarray(log_probs_T, dtype=np.float64)
+    return (float(array_T.std()), float(-array_T.min())) if array_T.size else (float("nan"),) * len(FEATURES)
 
 
 def perplexity(nll_nats: ArrayLike) -> FloatArray:

@@ -18,7 +18,7 @@ from transfer_queue import KVBatchMeta
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 
-from recipe.prepo.maths.perplexity import mean_nll_nats
+from recipe.prepo.maths.perplexity import FEATURES, mean_nll_nats, nll_features
 from recipe.prepo.types import Candidates
 
 Messages = list[dict[str, Any]]
@@ -156,4 +156,5 @@ def score_candidates(
         prompt_ids=prompt_ids,
         nll_nats_C=np.array([mean_nll_nats(log_probs) for log_probs in log_probs_C]),
         num_tokens_C=np.array([len(log_probs) for log_probs in log_probs_C], dtype=np.int64),
+        features_C=dict(zip(FEATURES, np.array([*map(nll_features, log_probs_C)]).T, strict=True)),
     )
