@@ -212,12 +212,12 @@ def response_log_probs(
     return torch.zeros(tokens_RT.shape).masked_scatter(mask_RT, log_probs_N)
 
 
-@torch.no_grad()
 def prompt_nll_nats(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> FloatArray:
     """Mean negative log-likelihood of each prompt's tokens after the first, shape [P]."""
     return prompt_scores(model, prompts)[0]
 
 
+@torch.no_grad()
 def prompt_scores(model: PreTrainedModel, prompts: Sequence[TokenIds]) -> tuple[FloatArray, dict[str, FloatArray]]:
     """Mean negative log-likelihood of each prompt's tokens after the first, and ``FEATURES``, shape [P] each."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
