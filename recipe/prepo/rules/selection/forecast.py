@@ -14,8 +14,8 @@ from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, number
 from recipe.prepo.types import Candidates, FloatArray, IntArray, Panel, RunFacts, Selection, StepOutcome
 
 FEATURES = ("nll_nats", "nll_std_nats", "nll_max_nats", "num_tokens")
-WIDTH = 1 + 2 * len(FEATURES)
-"""Coefficients of the shared model: a constant, each feature and its square."""
+WIDTH = 1 + len(FEATURES)
+"""Coefficients of the shared model: a constant and one for each feature."""
 TOLERANCE = 1e-6
 MOST_PENDING = 65_536
 """Chosen prompts whose groups never came, as after a failure; older ones are dropped."""
@@ -74,8 +74,7 @@ class Forecast(SelectionRule):
         self._last_metrics: dict[str, float] = {}
 
     def _prior_variance(self) -> FloatArray:
-        sd, num = self.config.model_sd, len(FEATURES)
-        return np.array([sd**2, *[sd**2] * num, *[sd**2 / 4] * num])
+        return np.full(WIDTH, self.config.model_sd**2)
 
     def bind(self, run: RunFacts) -> None:
         self._index = run.prompts
@@ -113,7 +112,7 @@ class Forecast(SelectionRule):
         mean_F = self._sum_scored / self._num_scored
         sd_F = np.sqrt(np.maximum(self._square_scored / self._num_scored - mean_F**2, 1e-12))
         z_CF = np.clip((raw_CF - mean_F) / sd_F, -4.0, 4.0)
-        return np.concatenate([np.ones((len(z_CF), 1)), z_CF, (z_CF**2 - 1.0) / np.sqrt(2.0)], axis=1)
+        return np.concatenate([np.ones((len(z_CF), 1)), z_CF], axis=1)
 
     def _own(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of each prompt's own deviation now, shape [P] each."""
