@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mini_math.methods import METHODS, current_name
+from benchmarks.mini_math.methods import METHODS, base_of, current_name, in_order
 from benchmarks.mini_math.numbers import GROUP_SHARES
 from benchmarks.mini_math.runs import differing_options, options_of
 from benchmarks.mini_math.summary import Comparison
@@ -54,7 +54,7 @@ def read_archive(path: Path) -> list[Comparison]:
             parts = ((RUN_KEYS, line), (CURVE_KEYS, curve), (TRAIN_KEYS, line["train"]))
             lacking = {key for keys, part in parts for key in keys if key not in part}
             name = current_name(line.get("row"))
-            if lacking or name not in METHODS:
+            if lacking or base_of(name) not in METHODS:
                 raise ValueError(f"a run of {name!r} lacks {', '.join(sorted(lacking)) or 'a known method'}")
             of = comparisons[-1].options
             run = {**line, "row": name, "curve": points, "task": of.task, "model": of.model, "setting": of.setting}
@@ -81,7 +81,7 @@ def merged(kept: Sequence[Comparison], found: Sequence[Comparison]) -> list[Comp
             raise ConfigError(f"--with: its runs of {comparison.name} have other options: {differing}. Give the same")
         again = {(run["row"], run["seed"]) for run in comparison.results}
         runs = [run for run in before.results if (run["row"], run["seed"]) not in again] + list(comparison.results)
-        runs.sort(key=lambda run: (list(METHODS).index(run["row"]), run["seed"]))
+        runs.sort(key=lambda run: (in_order(run["row"]), run["seed"]))
         by_name[comparison.name] = dataclasses.replace(comparison, results=runs)
     return list(by_name.values())
 

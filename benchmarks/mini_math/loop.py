@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.mini_math import oracle
+from benchmarks.mini_math import oracle, settings
 from benchmarks.mini_math.collect import Group, PromptStream, StepGroups, collect_step, rollout_batch
 from benchmarks.mini_math.evaluation import Evaluator
 from benchmarks.mini_math.grade import count_correct, grade
@@ -19,9 +19,10 @@ from benchmarks.mini_math.methods import Method
 from benchmarks.mini_math.numbers import GROUP_SHARES
 from benchmarks.mini_math.options import Options
 from benchmarks.mini_math.policy import concatenated, generate, prompt_scores, torch_generator
-from benchmarks.mini_math.settings import Pool, load_model
+from benchmarks.mini_math.settings import load_model
 from benchmarks.mini_math.update import group_advantages, update_policy
 from data_prep.mini_math.passrate import encode_prompts
+from recipe.prepo.candidates import Pool
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.maths.rng import make_generator
@@ -50,7 +51,7 @@ class Run:
         seed: int,
         *,
         base: Path,
-        pool: Pool,
+        pool: settings.Pool,
         audit_dir: Path | None = None,
     ) -> None:
         self.method, self.options, self.seed, self.pool = method, options, seed, pool
@@ -74,7 +75,8 @@ class Run:
         if audit_dir is not None:
             self._logs = [_audit_log(audit_dir, name) for name in ("selection", "rollouts")]
             write_atomically(audit_dir / "config.yaml", yaml.safe_dump({"prepo": method.rules}))
-        self.seconds = 0.0
+        self.seconds = self.scoring_seconds = 0.0
+        self.scored_tokens = 0
         self.curve: list[dict[str, Any]] = []
         self.history: list[dict[str, float]] = []
 
@@ -111,6 +113,7 @@ class Run:
             "train": {name: [step[name] for step in self.history] for name in self.history[0]},
             "seconds": self.seconds,
             "seconds_with_evaluation": time.process_time() - started,
+            "scoring": {"seconds": self.scoring_seconds, "tokens": self.scored_tokens},
         }
 
     # ---- a step -----------------------------------------------------------------------------------------------------
@@ -154,15 +157,29 @@ class Run:
         controller, prepo = self.controller, self.method.prepo
         if prepo.skips_prompts:
             return controller.select_from_stream(self.stream.draw, num_selected=num_prompts, step=step)
-        draw = self.stream.draw if self.method.filters_groups else self.stream.draw_batch
-        ids = draw(controller.num_candidates_for(num_prompts))
+        if controller.pool is not None:
+            _, ids = controller.pool.draw(num_prompts)
+        else:
+            draw = self.stream.draw if self.method.filters_groups else self.stream.draw_batch
+            ids = draw(controller.num_candidates_for(num_prompts))
         candidates = Candidates(ids)
         if prepo.score_prompts:
-            tokens = [self.tokens[prompt_id] for prompt_id in ids]
-            num_tokens_C = np.array([len(prompt) - 1 for prompt in tokens], dtype=np.int64)
-            nll_nats_C, features_C = prompt_scores(self.model, tokens)
-            candidates = Candidates(ids, nll_nats_C, num_tokens_C, features_C)
+            candidates, _ = controller.with_scores(
+                ids,
+                num_selected=num_prompts,
+                step=step,
+                score=lambda places: self._score(tuple(ids[i] for i in places.tolist())),
+            )
         return controller.select(candidates, num_selected=num_prompts, step=step)
+
+    def _score(self, prompt_ids: tuple[str, ...]) -> Candidates:
+        started = time.process_time()
+        tokens = [self.tokens[prompt_id] for prompt_id in prompt_ids]
+        num_tokens_C = np.array([len(prompt) - 1 for prompt in tokens], dtype=np.int64)
+        nll_nats_C, features_C = prompt_scores(self.model, tokens)
+        self.scoring_seconds += time.process_time() - started
+        self.scored_tokens += int(num_tokens_C.sum())
+        return Candidates(prompt_ids, nll_nats_C, num_tokens_C, features_C)
 
     def _roll_out(self, decision: Decision) -> list[Group]:
         ids = [decision.candidates.prompt_ids[i] for i in decision.selection.indices_P.tolist()]
@@ -274,27 +291,23 @@ class Run:
         )
 
 
-def make_controller(method: Method, options: Options, seed: int, pool: Pool, *, vocab_size: int) -> Controller:
+def make_controller(method: Method, options: Options, seed: int, pool: settings.Pool, *, vocab_size: int) -> Controller:
     """The controller as the trainers build it."""
     prepo = method.prepo
     prompt_ids = [prompt.prompt_id for prompt in pool.prompts]
     with oracle.known_to_the_registry():
         return Controller(
             method.rules,
-            identity=RunIdentity(
-                seed=seed,
-                num_selected=prepo.num_selected,
-                num_candidates=prepo.num_candidates,
-                data_sha256=data_fingerprint(prompt_ids),
-            ),
+            identity=RunIdentity(data_sha256=data_fingerprint(prompt_ids), **prepo.identity | {"seed": seed}),
             run=RunFacts(
                 prompts=PromptIndex(prompt_ids),
                 vocab_size=vocab_size,
                 rollouts_per_prompt=prepo.rollouts_per_prompt,
                 total_steps=options.steps,
-                steps_per_epoch=len(prompt_ids) // prepo.num_candidates,
+                steps_per_epoch=prepo.steps_per_epoch(len(prompt_ids)),
             ),
             base_temperature=prepo.temperature,
+            pool=Pool(prompt_ids, shuffle_seed=seed) if prepo.num_candidates is None else None,
         )
 
 

@@ -69,7 +69,10 @@ METHODS: dict[str, Entry] = {
     "mopps_ppl": Entry("mopps_ppl", (), "`mopps` with a prior from prompts of similar perplexity"),
     "oracle": Entry("random", (), "the K prompts of largest p(1 - p), by measured pass rates"),
 }
-"""Label -> method. A label differs from its method where options or sizes do."""
+"""Label -> method. A label differs from its method where options or sizes do.
+
+Options of the ``prepo`` section may follow a label, as in ``mopps_ppl+candidate_ratio=all+rescore_after=5``.
+"""
 
 OLD_NAMES = {
     "uniform": "random",
@@ -106,14 +109,32 @@ class Method:
     @property
     def rules(self) -> dict[str, dict[str, Any]]:
         """Options of each rule group; the oracle takes the place of its selection rule."""
-        if self.name != oracle.NAME:
+        if base_of(self.name) != oracle.NAME:
             return self.prepo.rules
         return {**self.prepo.rules, "selection": {"name": oracle.NAME}}
 
 
 def overrides_of(name: str) -> tuple[str, ...]:
     """Overrides of a label, as ``python -m recipe.prepo.main`` takes them."""
-    return ("experiment=comparison", f"method={METHODS[name].method}", *METHODS[name].overrides)
+    entry, (_, *changes) = METHODS[base_of(name)], name.split("+")
+    changed = (f"prepo.{change}" for change in changes)
+    return ("experiment=comparison", f"method={entry.method}", *entry.overrides, *changed)
+
+
+def base_of(label: str) -> str:
+    """The label without the options that follow it."""
+    return label.split("+")[0]
+
+
+def meaning_of(label: str) -> str:
+    """What a method does."""
+    base, *changes = label.split("+")
+    return METHODS[base].meaning + (f", with `{' '.join(changes)}`" if changes else "")
+
+
+def in_order(label: str) -> tuple[int, str]:
+    """Sort key: the order of ``METHODS``."""
+    return list(METHODS).index(base_of(label)), label
 
 
 def read_method(name: str, *, num_selected: int, rollouts_per_prompt: int, seed: int) -> Method:
@@ -131,7 +152,7 @@ def read_method(name: str, *, num_selected: int, rollouts_per_prompt: int, seed:
 def _composed(name: str, num_selected: int, rollouts_per_prompt: int) -> Method:
     overrides = (*overrides_of(name), f"actor_rollout_ref.rollout.n={rollouts_per_prompt}")
     config = _plain((*overrides, f"data.train_batch_size={num_selected}"))
-    if name == "grpo_5x":
+    if base_of(name) == "grpo_5x":
         num_candidates = round(num_selected * config["prepo"]["candidate_ratio"])
         config = _plain((*overrides, f"data.train_batch_size={num_candidates}"))
     actor = config["actor_rollout_ref"]["actor"]
@@ -167,7 +188,7 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         ConfigError: lists the known ones.
     """
-    unknown = [name for name in names if current_name(name) not in METHODS]
+    unknown = [name for name in names if base_of(current_name(name)) not in METHODS]
     if unknown or not names:
         what = f"{', '.join(map(repr, unknown))} is unknown" if names else "no method was given"
         raise ConfigError(f"--methods: {what}; known: {', '.join(METHODS)}. Separate several with commas.")

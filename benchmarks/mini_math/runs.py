@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mini_math import oracle
-from benchmarks.mini_math.methods import METHODS, Method, read_method
+from benchmarks.mini_math.methods import METHODS, Method, base_of, in_order, read_method
 from benchmarks.mini_math.options import SETTINGS, Options, digest, flag
 from benchmarks.mini_math.provenance import made_by
 from recipe.prepo.errors import ConfigError, PrepoError
@@ -211,17 +211,16 @@ def gather(out: Path, options: Options, *, cache: Path, names: Mapping[str, str]
     Args:
         names: method -> the name that results.json gives it, for those that were asked for by an old name.
     """
-    order = list(METHODS)
     results = []
     for path in (out / "runs").glob("*.json"):
         name, _, seed = path.stem.rpartition("-")
-        if name in METHODS and seed.isdigit():
+        if base_of(name) in METHODS and seed.isdigit():
             task = make_task(name, int(seed), options, cache=cache, out=out)
             if is_finished(task):
                 results.append(json.loads(path.read_text(encoding="utf-8")))
-    results.sort(key=lambda result: (order.index(result["row"]), result["seed"]))
+    results.sort(key=lambda result: (in_order(result["row"]), result["seed"]))
     for result in results:
-        if result["row"] == oracle.NAME:
+        if base_of(result["row"]) == oracle.NAME:
             result["note"] = ORACLE_NOTE
     named = [{**result, "row": (names or {}).get(result["row"], result["row"])} for result in results]
     write_atomically(out / "results.json", json.dumps(named, indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.mini_math import oracle, provenance
-from benchmarks.mini_math.methods import METHODS, read_method
+from benchmarks.mini_math.methods import meaning_of, read_method
 from benchmarks.mini_math.numbers import (
     MID_LEVELS,
     REFERENCE,
@@ -82,7 +82,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
         "from its first to its final accuracy, over those of the method. Above 1 the method saves rollouts; a method "
         "that never gets there has 0. **By tokens**: the same in response tokens, to three quarters.",
         "",
-        *(f"- `{method}`: {METHODS[method].meaning}" for method in by_method(results)),
+        *(f"- `{method}`: {meaning_of(method)}" for method in by_method(results)),
     ]
     for comparison in comparisons:
         lines += ["", *_section(comparison)]
@@ -110,6 +110,7 @@ def _section(comparison: Comparison) -> list[str]:
     sizes = read_method(
         REFERENCE, num_selected=options.num_selected, rollouts_per_prompt=options.rollouts_per_prompt, seed=0
     ).prepo
+    assert sizes.num_candidates is not None
     most = sizes.num_candidates / sizes.num_selected
     lines += [
         "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.prepo.errors import ConfigError
@@ -15,14 +16,20 @@ from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
 MAX_RATIO = 1e6
+ALL = "all"
+LARGEST_POOL = 1_000_000
+"""Prompts of which every step can choose: a choice then takes about a second."""
 TEMPERATURE = "actor_rollout_ref.rollout.temperature"
 # What the values must be: least integers, switches, choices, and finite numbers above 0 with an example.
-INTEGERS = {"prepo.seed": 0, "prepo.report_every": 0, "data.train_batch_size": 1, "actor_rollout_ref.rollout.n": 1}
+INTEGERS = {
+    **dict.fromkeys(("prepo.seed", "prepo.report_every", "prepo.rescore_after"), 0),
+    **dict.fromkeys(("data.train_batch_size", "actor_rollout_ref.rollout.n"), 1),
+}
 SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
 CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
 POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
 KEYS = {
-    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "val_samples")),
+    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "score_ratio", "val_samples")),
     *(*INTEGERS, *SWITCHES, *CHOICES, *POSITIVE),
 }
 
@@ -34,10 +41,15 @@ class PrepoConfig:
     Attributes:
         rules: options of each rule group, with the rule's ``name``.
         num_selected: K, the prompts of a training step (``data.train_batch_size``).
-        num_candidates: |B|, the prompts drawn from the data in a step. Equals K for rules that take every prompt.
+        num_candidates: |B|, the prompts drawn from the data in a step. Equals K for rules that take every prompt; None
+            for all prompts of the data.
         rollouts_per_prompt: M (``rollout.n``).
         temperature: sampling temperature.
         score_prompts: whether candidates are scored.
+        score_ratio: at most this many candidates are scored for each prompt that is chosen; None if each candidate is
+            scored at each choice, so that no scores are kept.
+        rescore_after: age in steps up to which a score is kept; None as well.
+        model: name of the model that is trained and scores; None as well.
         skips_prompts: whether the selection rule skips prompts and refills a step in rounds.
         min_prompts: prompts that the training set must have for one step.
         report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
@@ -48,13 +60,16 @@ class PrepoConfig:
 
     rules: dict[str, dict[str, Any]]
     num_selected: int
-    num_candidates: int
+    num_candidates: int | None
     rollouts_per_prompt: int
     temperature: float
     seed: int
     audit: bool
     scorer: str
     score_prompts: bool
+    score_ratio: float | None
+    rescore_after: int | None
+    model: str | None
     skips_prompts: bool
     min_prompts: int
     seed_rollouts: bool
@@ -62,6 +77,16 @@ class PrepoConfig:
     val_samples: dict[str, int]
     reward_wait_limit_s: float
     grading_time_limit_s: float
+
+    def steps_per_epoch(self, num_rows: int) -> int:
+        """Steps in which the data are drawn once, or, if every step chooses from all, K prompts a step."""
+        return num_rows // (self.num_candidates or self.num_selected)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of the controller's ``RunIdentity`` that are known before the data are read."""
+        names = ("seed", "num_selected", "num_candidates", "score_ratio", "rescore_after", "model")
+        return {name: getattr(self, name) for name in names}
 
     def build_rules(self) -> dict[str, Rule]:
         """A new rule for each group."""
@@ -150,16 +175,23 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     skips_prompts, always = isinstance(selection, SkippingRule), prepo["score_candidates"] == "always"
     why = f"prepo/selection={rules['selection']['name']} draws its prompts one by one and never scores them"
     check(config, [Need("prepo.score_candidates", not (skips_prompts and always), why, "auto")])
-    num_candidates = round(num_selected * prepo["candidate_ratio"]) if selection.uses_candidates else num_selected
+    ratio, score_ratio, rescore_after = (prepo[key] for key in ("candidate_ratio", "score_ratio", "rescore_after"))
+    num_candidates = None if ratio == ALL else round(num_selected * ratio)
+    num_candidates = num_candidates if selection.uses_candidates else num_selected
+    score_prompts = selection.needs_scores or always
+    keeps = score_prompts and (ratio == ALL or ratio > score_ratio or rescore_after > 0)
     return PrepoConfig(
         rules=rules,
         num_selected=num_selected,
         num_candidates=num_candidates,
         rollouts_per_prompt=rollouts_per_prompt,
         temperature=float(value_at(config, TEMPERATURE)),
-        score_prompts=selection.needs_scores or always,
+        score_prompts=score_prompts,
+        score_ratio=float(score_ratio) if keeps else None,
+        rescore_after=rescore_after if keeps else None,
+        model=Path(value_at(config, "actor_rollout_ref.model.path")).name if keeps else None,
         skips_prompts=skips_prompts,
-        min_prompts=selection.first_round(num_selected) if skips_prompts else num_candidates,
+        min_prompts=selection.first_round(num_selected) if skips_prompts else num_candidates or num_selected,
         val_samples=dict(prepo["val_samples"] or {}),
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
         grading_time_limit_s=float(prepo["grading_time_limit_s"]),
@@ -186,10 +218,14 @@ def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
         ok = type(value) in (int, float) and 0 < value < float("inf")
         why = " so that a group's rollouts differ" if path == TEMPERATURE else ""
         yield Need(path, ok, f"it must be a finite number above 0{why}", example)
-    ratio = value_at(config, "prepo.candidate_ratio")
-    ok = type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO
-    why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are chosen from |B| = ratio * K candidates"
-    yield Need("prepo.candidate_ratio", ok, why, 5, "1 to keep every candidate")
+    for path, what, otherwise in (
+        ("prepo.candidate_ratio", "chosen from |B| = ratio * K candidates", "all to choose from all prompts"),
+        ("prepo.score_ratio", "chosen among those with a score, and at most ratio * K are scored", ""),
+    ):
+        ratio = value_at(config, path)
+        ok = (type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO) or (ratio == ALL and "score" not in path)
+        why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are {what}"
+        yield Need(path, ok, why, 5, otherwise)
     samples = value_at(config, "prepo.val_samples", {})
     ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
     why = "it must map data sources to the samples of each prompt, integers of at least 1"
@@ -204,9 +240,21 @@ def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
     """Refuse a training set that cannot fill one step.
 
     Raises:
-        ConfigError: it has fewer rows than a step has candidates.
+        ConfigError: it has fewer rows than a step has candidates, or more than a step can choose from.
     """
-    if num_rows < prepo.min_prompts:
+    if prepo.num_candidates is None:
+        why = f"the training set has {num_rows} prompts, of which each step"
+        if num_rows < prepo.num_selected:
+            raise ConfigError(
+                f"{why} trains on K = {prepo.num_selected}. Use more data (data.train_files), or a smaller "
+                f"data.train_batch_size."
+            )
+        if num_rows > LARGEST_POOL:
+            raise ConfigError(
+                f"{why} would choose with prepo.candidate_ratio=all; that takes seconds beyond {LARGEST_POOL}. Draw "
+                f"candidates instead, for instance prepo.candidate_ratio=20, or fewer prompts (data.train_max_samples)."
+            )
+    elif num_rows < prepo.min_prompts:
         what = "rolls out" if prepo.skips_prompts else "draws |B| ="
         ratio = "prepo.selection.first_round_ratio" if prepo.skips_prompts else "prepo.candidate_ratio"
         raise ConfigError(

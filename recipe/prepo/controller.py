@@ -14,7 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 
+from recipe.prepo.candidates import Pool, ScoreStore
 from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.metrics import rollout_metrics, selection_metrics
 from recipe.prepo.rules.base import (
     BudgetRule,
@@ -22,11 +24,25 @@ from recipe.prepo.rules.base import (
     SelectionRule,
     ShapingRule,
     SkippingRule,
+    Stateful,
     TemperatureRule,
     WeightingRule,
 )
 from recipe.prepo.rules.registry import build_rule
-from recipe.prepo.types import Candidates, Decision, FloatArray, Refill, RolloutBatch, RunFacts, Selection, StepOutcome
+from recipe.prepo.types import (
+    Candidates,
+    Decision,
+    FloatArray,
+    IntArray,
+    Refill,
+    RolloutBatch,
+    RunFacts,
+    Selection,
+    StepOutcome,
+)
+
+RECORDED_OTHERS = 4
+"""The audit line of a choice from a pool records this many other candidates for each chosen one."""
 
 
 def training_progress(step: int, total_steps: int) -> float:
@@ -44,8 +60,12 @@ class RunIdentity:
 
     seed: int
     num_selected: int
-    num_candidates: int
+    num_candidates: int | None  # None: all prompts of the data
     data_sha256: str
+    # Where scores are kept; else None.
+    score_ratio: float | None = None
+    rescore_after: int | None = None
+    model: str | None = None
 
 
 class Controller:
@@ -54,17 +74,31 @@ class Controller:
     Args:
         rules: options of each rule group, with the rule's ``name``.
         base_temperature: the configured sampling temperature.
+        pool: the candidates of every choice, if they are not drawn from the data in turn.
+
+    Attributes:
+        scores: the scores of the candidates, where they are kept.
 
     Raises:
         ConfigError: an unknown rule or option.
     """
 
     def __init__(
-        self, rules: Mapping[str, Mapping[str, Any]], *, identity: RunIdentity, run: RunFacts, base_temperature: float
+        self,
+        rules: Mapping[str, Mapping[str, Any]],
+        *,
+        identity: RunIdentity,
+        run: RunFacts,
+        base_temperature: float,
+        pool: Pool | None = None,
     ) -> None:
         self.identity = identity
         self.run = run
         self.base_temperature = base_temperature
+        self.pool = pool
+        self.scores = None
+        if identity.rescore_after is not None:
+            self.scores = ScoreStore(len(run.prompts), rescore_after=identity.rescore_after)
         self._options = {group: dict(options) for group, options in rules.items()}
         self._rules: dict[str, Rule] = {}
         for group, options in rules.items():
@@ -81,7 +115,7 @@ class Controller:
 
     def num_candidates_for(self, num_selected: int) -> int:
         """Candidates to draw for a choice of ``num_selected`` prompts, in the ratio |B| / K of the whole batch."""
-        if not self.selection.uses_candidates:
+        if not self.selection.uses_candidates or self.identity.num_candidates is None:
             return num_selected
         return max(num_selected, round(num_selected * self.identity.num_candidates / self.identity.num_selected))
 
@@ -98,13 +132,43 @@ class Controller:
             num_missing, zero_variance_frac=zero_variance_frac, num_selected=num_selected, refills=refills
         )
 
+    def with_scores(
+        self, prompt_ids: tuple[str, ...], *, num_selected: int, step: int, score: Callable[[IntArray], Candidates]
+    ) -> tuple[Candidates, IntArray]:
+        """The candidates of a choice with their scores, and their places in ``prompt_ids``.
+
+        Where scores are kept, prompts without one are no candidates of a rule that needs them, unless the rule
+        ``takes_unscored``. So the candidates grow by what each step scores.
+
+        Args:
+            score: scores the prompts at these places.
+
+        Raises:
+            NumericsError: a score is not finite; names the prompt.
+        """
+        places_C = np.arange(len(prompt_ids))
+        if self.scores is None:
+            return score(places_C), places_C
+        rows_C = self.run.prompts.rows(prompt_ids)
+        budget = max(num_selected, round(num_selected * cast(float, self.identity.score_ratio)))
+        due = self.scores.due(rows_C, step=step, budget=budget)
+        if due.size:
+            scored = score(due)
+            _require_finite(cast(FloatArray, scored.ppl_C), scored.prompt_ids, "prompt perplexity", step)
+            self.scores.update(rows_C[due], scored, step=step)
+        candidates = Candidates(prompt_ids, **self.scores.view(rows_C, step=step))
+        if self.selection.needs_scores and not self.selection.takes_unscored:
+            places_C = np.flatnonzero(cast(IntArray, candidates.score_age_steps_C) >= 0)
+            candidates = candidates.take(places_C) if len(places_C) < len(prompt_ids) else candidates
+        return candidates, places_C
+
     def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
         """Choose prompts among these candidates, their group sizes and the step's temperature.
 
         Raises:
             NumericsError: the perplexity of a candidate is not finite; names the prompt.
         """
-        if candidates.ppl_C is not None:
+        if candidates.ppl_C is not None and self.scores is None:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
         progress = training_progress(step, self.run.total_steps)
         selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
@@ -154,9 +218,21 @@ class Controller:
             step=step,
             call=len(self._decisions),
             rule=str(self._options["selection"]["name"]),
+            recorded_C=None if self.pool is None else self._recorded(selection, len(candidates), step),
         )
+        if self.pool is not None:
+            self.pool.note_chosen(self.run.prompts.rows(prompt_ids), step=step)
         self._decisions.append(decision)
         return decision
+
+    def _recorded(self, selection: Selection, num_candidates: int, step: int) -> IntArray | None:
+        """The chosen candidates of a pool and, at random, 4 K others; None for all of them."""
+        rest = np.delete(np.arange(num_candidates), selection.indices_P)
+        if len(rest) <= (num_others := RECORDED_OTHERS * len(selection.indices_P)):
+            return None
+        generator = make_generator(self.identity.seed, f"audit.{step}.{len(self._decisions)}")
+        others = generator.choice(rest, num_others, replace=False, shuffle=False)
+        return np.sort(np.concatenate([selection.indices_P, others]))
 
     def weigh(self, rollouts: RolloutBatch, *, step: int) -> FloatArray:
         """Weights of the step's rollouts, shape [R].
@@ -205,17 +281,26 @@ class Controller:
         for rule in self._rules.values():
             rule.observe(outcome)
             metrics.update(rule.metrics())
+        if self.scores is not None:
+            metrics |= self.scores.metrics()
+        if self.pool is not None:
+            self.pool.note_returned(outcome.prompts(self.run.prompts).rows_G, step=step)
         self._decisions.clear()
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """State as JSON values and NumPy arrays; the trainer keeps ``step`` and verl's own state."""
         return {
-            "identity": vars(self.identity),
+            "identity": {name: value for name, value in vars(self.identity).items() if value is not None},
             "options": self._options,
             "totals": {"rollouts": self.rollouts_total, "response_tokens": self.response_tokens_total},
             "rules": {group: rule.state_dict() for group, rule in self._rules.items()},
+            **{name: part.state_dict() for name, part in self._candidate_state().items()},
         }
+
+    def _candidate_state(self) -> dict[str, Stateful]:
+        parts = {"scores": self.scores, "pool": self.pool}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved state.
@@ -231,6 +316,8 @@ class Controller:
             for group, rule in self._rules.items():
                 part = f"prepo.{group}"
                 rule.load_state_dict(rules[group])
+            for part, stateful in self._candidate_state().items():
+                stateful.load_state_dict(state[part])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"the saved state of {part} cannot be read: {type(error).__name__}: {error}") from error
 

@@ -60,7 +60,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     device = config["trainer"]["device"]
     lacks_gpu = device != CPU_PLATFORM and not has_gpu()
     sizes = f"{prepo.num_selected} prompts x {prepo.rollouts_per_prompt} rollouts"
-    step = f"{prepo.num_candidates} candidates -> {sizes}"
+    step = f"{prepo.num_candidates or 'all prompts as'} candidates -> {sizes}"
     if prepo.skips_prompts:
         step = f"{prepo.min_prompts} prompts first, refilled until {sizes} have a signal"
     return [

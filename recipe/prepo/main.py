@@ -127,8 +127,7 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
             f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
         )
     if int(step) and checkpoint.exists():  # it may be on a file system that only the workers see
-        known = {name: getattr(prepo, name) for name in ("seed", "num_selected", "num_candidates")}
-        require_same_run(load_state(checkpoint), identity=known, options=prepo.rules)
+        require_same_run(load_state(checkpoint), identity=prepo.identity, options=prepo.rules)
     return int(step)
 
 

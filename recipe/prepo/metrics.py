@@ -31,6 +31,10 @@ def selection_metrics(decisions: Sequence[Decision]) -> dict[str, float]:
     if scored:
         metrics |= _summary("prepo/ppl_candidates", np.concatenate([ppl_C for ppl_C, _ in scored]))
         metrics |= _summary("prepo/ppl_selected", np.concatenate([ppl_C[indices_P] for ppl_C, indices_P in scored]))
+    ages = [d.candidates.score_age_steps_C for d in decisions if d.candidates.score_age_steps_C is not None]
+    if ages:
+        age_C = np.concatenate(ages)
+        metrics |= _summary("prepo/score_age_steps", age_C[age_C >= 0])
     return metrics
 
 
@@ -61,5 +65,6 @@ def _share(is_true_G: NDArray[np.bool_]) -> float:
 
 
 def _summary(name: str, values: FloatArray) -> dict[str, float]:
-    """Mean, minimum and maximum; nothing where every rollout of the step failed."""
+    """Mean, minimum and maximum of what is known; nothing where every rollout of the step failed."""
+    values = values[~np.isnan(values)]
     return {f"{name}/{end}": float(getattr(values, end)()) for end in ("mean", "min", "max")} if values.size else {}

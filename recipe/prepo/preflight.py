@@ -296,7 +296,7 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> Findings:
     check_config(config, prepo)
     model = check_model(config)
     num_rows = check_data(config, prepo)
-    steps_per_epoch = num_rows // prepo.num_candidates
+    steps_per_epoch = prepo.steps_per_epoch(num_rows)
     epochs = value_at(config, "trainer.total_epochs")
     wanted = value_at(config, "trainer.total_training_steps", 0)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)

@@ -85,6 +85,7 @@ class Decision:
     step: int
     call: int
     rule: str
+    recorded_C: IntArray | None = None  # places of the candidates in the audit line; None for all
 
 
 @dataclass(frozen=True)

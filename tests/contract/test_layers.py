@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "recipe" / "prepo"
 
 # Rooms of recipe.prepo and the ones that each may import, besides itself. The core needs neither supervision nor tools.
-PURE = {"controller", "errors", "maths", "metrics", "rules", "score_store", "types"}
+PURE = {"controller", "errors", "maths", "metrics", "rules", "candidates", "types"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
@@ -22,8 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "rows": {"errors"},
     "rules": {"errors", "maths", "types"},
     "metrics": {"maths", "types"},
-    "score_store": {"maths", "rules", "types"},
-    "controller": {"errors", "maths", "metrics", "rules", "score_store", "types"},
+    "candidates": {"maths", "rules", "types"},
+    "controller": {"errors", "maths", "metrics", "rules", "candidates", "types"},
     "config": {"errors", "rules"},
     "preflight": {"config", "cpu", "errors", "rows", "rules"},
     "run": {"errors", "types"},

@@ -13,9 +13,10 @@ from recipe.prepo.types import Decision, FloatArray, IntArray, RolloutBatch
 def selection_line(decision: Decision) -> dict[str, Any]:
     """The line of ``audit/selection.jsonl`` for one choice of prompts.
 
-    Scalars of the rule's details become fields of the line, arrays become fields of the candidates.
+    Scalars of the rule's details become fields of the line, arrays become fields of the candidates. A line with a part
+    of the candidates counts all that were skipped, by reason (``num_skipped``).
     """
-    candidates, selection = decision.candidates, decision.selection
+    candidates, selection, recorded_C = decision.candidates, decision.selection, decision.recorded_C
     scalars: dict[str, Any] = dict(selection.details)
     columns: dict[str, Any] = {
         "nll_nats": candidates.nll_nats_C,
@@ -23,7 +24,14 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         "ppl": candidates.ppl_C,
     }
     columns |= {name: scalars.pop(name) for name in selection.details if isinstance(scalars[name], np.ndarray)}
-    columns_C = {name: [None] * len(candidates) if array is None else array.tolist() for name, array in columns.items()}
+    if candidates.score_age_steps_C is not None:
+        columns["score_age_steps"] = np.where(candidates.score_age_steps_C < 0, np.nan, candidates.score_age_steps_C)
+    places_C = np.arange(len(candidates)) if recorded_C is None else recorded_C
+    columns_C = {name: _values(array, places_C) for name, array in columns.items()}
+    reasons = selection.skip_reasons
+    if recorded_C is not None:
+        scalars["num_skipped"] = dict(Counter(reasons.values()))
+        reasons = {i: reasons[i] for i in recorded_C.tolist() if i in reasons}
     selected = [candidates.prompt_ids[i] for i in selection.indices_P.tolist()]
     rollout_n = Counter[str]()  # a refill that passes the end of the data may hold a prompt twice
     for prompt_id, n in zip(selected, decision.rollout_n_P.tolist(), strict=True):
@@ -37,17 +45,23 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         "window_start": scalars.pop("window_start", None),
         "candidates": [
             {"prompt_id": prompt_id, **dict(zip(columns_C, values, strict=True))}
-            for prompt_id, *values in zip(candidates.prompt_ids, *columns_C.values(), strict=True)
+            for prompt_id, *values in zip(
+                (candidates.prompt_ids[i] for i in places_C.tolist()), *columns_C.values(), strict=True
+            )
         ],
         "selected": selected,
-        "skipped": [
-            {"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in selection.skip_reasons.items()
-        ],
+        "skipped": [{"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in reasons.items()],
         "rollout_n": dict(rollout_n),
         "temperature": decision.temperature,
         "policy_version": decision.step - 1,  # weights are pushed to the rollout servers at the end of each step
         **scalars,
     }
+
+
+def _values(array: FloatArray | IntArray | None, places_C: IntArray) -> list[Any]:
+    """The recorded values; None where there is none."""
+    values = [None] * len(places_C) if array is None else array[places_C].tolist()
+    return [None if value != value else value for value in values]
 
 
 def rollout_lines(

@@ -22,6 +22,7 @@ from verl.utils import tensordict_utils
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.debug import marked_timer
 
+from recipe.prepo.candidates import Pool
 from recipe.prepo.config import PrepoConfig, check_data_size, check_val_samples, read_config
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import ConfigError
@@ -32,7 +33,7 @@ from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
-from recipe.prepo.types import Candidates, Decision, RunFacts, concatenate_rollouts
+from recipe.prepo.types import Candidates, Decision, IntArray, RunFacts, concatenate_rollouts
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
@@ -78,7 +79,7 @@ class PrepoHooks(_Trainer):
                 or (config.algorithm.get("filter_groups") or {}).get("enable", False)
                 or config.trainer.v1.sampler.get("sync_refill_failed_groups", False)
             )
-            config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates
+            config.data.gen_batch_size = 1 if refills_prompts else self.prepo.num_candidates or 1
         super().__init__(config)
 
     def _build_replay_buffer(self) -> Any:
@@ -93,7 +94,7 @@ class PrepoHooks(_Trainer):
         super()._init_dataloader()
         check_data_size(len(self.train_dataset), self.prepo)
         # verl counts K prompts a step, but a step consumes |B|. Schedules must end where the data do.
-        self.steps_per_epoch: int = len(self.train_dataset) // self.prepo.num_candidates
+        self.steps_per_epoch: int = self.prepo.steps_per_epoch(len(self.train_dataset))
         steps = self.steps_per_epoch * self.config.trainer.total_epochs
         if self.total_training_steps > steps:
             self.total_training_steps: int = steps
@@ -103,15 +104,14 @@ class PrepoHooks(_Trainer):
         default_samples = self.config.actor_rollout_ref.rollout.val_kwargs.n
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
         prompt_ids = columns.training_prompt_ids(self.train_dataset.dataframe)
+        pool = None
+        if self.prepo.num_candidates is None:
+            pool = Pool(prompt_ids, shuffle_seed=self.config.data.seed if self.config.data.shuffle else None)
+            self.train_dataloader: Any = columns.RowLoader(self.train_dataset, self.train_dataloader.collate_fn)
         self._model = omega_conf_to_dataclass(self.config.actor_rollout_ref.model)
         self.controller = Controller(
             self.prepo.rules,
-            identity=RunIdentity(
-                seed=self.prepo.seed,
-                num_selected=self.prepo.num_selected,
-                num_candidates=self.prepo.num_candidates,
-                data_sha256=data_fingerprint(prompt_ids),
-            ),
+            identity=RunIdentity(data_sha256=data_fingerprint(prompt_ids), **self.prepo.identity),
             run=RunFacts(
                 prompts=PromptIndex(prompt_ids),
                 vocab_size=self._model.hf_config.get_text_config().vocab_size,
@@ -120,6 +120,7 @@ class PrepoHooks(_Trainer):
                 steps_per_epoch=self.steps_per_epoch,
             ),
             base_temperature=self.prepo.temperature,
+            pool=pool,
         )
 
     def _load_checkpoint(self) -> None:
@@ -200,23 +201,53 @@ class PrepoHooks(_Trainer):
         num_selected = num_prompts or self.first_round
         if self.prepo.skips_prompts:
             batch, decision = self._choose_from_stream(num_selected)
+            batch = columns.take_rows(batch, decision.selection.indices_P)
         else:
-            batch = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
-            candidates = Candidates(columns.prompt_ids_of(batch))
-            if self.prepo.score_prompts:
-                with marked_timer("prompt_scoring", self.timing_raw):
-                    messages = columns.messages_of(batch)
-                    candidates = score_candidates(candidates.prompt_ids, messages, self._tokenize, self._score_tokens)
-            with marked_timer("prompt_selection", self.timing_raw):
-                decision = self.controller.select(candidates, num_selected=num_selected, step=self.global_steps)
+            batch, decision = self._choose(num_selected)
         with marked_timer("prompt_selection", self.timing_raw):
             self._logs.audit("selection", lambda: [selection_line(decision)])
-            batch = columns.take_rows(batch, decision.selection.indices_P)
             columns.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
             if self.prepo.seed_rollouts:
                 columns.set_call(batch, decision.call)
             if not self.controller.temperature.is_constant:
                 columns.set_temperature(batch, decision.temperature)
+        return batch
+
+    def _choose(self, num_selected: int) -> tuple[TensorDict, Decision]:
+        """Choose among candidates, and return the rows of the chosen ones."""
+        pool, step = self.controller.pool, self.global_steps
+        if pool is None:
+            drawn = super()._next_train_batch(self.controller.num_candidates_for(num_selected))
+            prompt_ids = columns.prompt_ids_of(drawn)
+        else:
+            with marked_timer("prompt_selection", self.timing_raw):
+                rows_C, prompt_ids = pool.draw(num_selected)
+        candidates, places_C = Candidates(prompt_ids), np.arange(len(prompt_ids))
+        if self.prepo.score_prompts:
+
+            def score(places: IntArray) -> Candidates:
+                if pool is None:
+                    messages_C = columns.messages_of(drawn)
+                    messages = [messages_C[i] for i in places.tolist()]
+                else:
+                    messages = [self.train_dataset[row]["raw_prompt"] for row in rows_C[places].tolist()]
+                ids = tuple(prompt_ids[i] for i in places.tolist())
+                return score_candidates(ids, messages, self._tokenize, self._score_tokens)
+
+            with marked_timer("prompt_scoring", self.timing_raw):
+                candidates, places_C = self.controller.with_scores(
+                    prompt_ids, num_selected=num_selected, step=step, score=score
+                )
+        with marked_timer("prompt_selection", self.timing_raw):
+            decision = self.controller.select(candidates, num_selected=num_selected, step=step)
+            places_P = places_C[decision.selection.indices_P]
+            return columns.take_rows(drawn, places_P) if pool is None else self._load_rows(rows_C[places_P]), decision
+
+    def _load_rows(self, rows_P: IntArray) -> TensorDict:
+        """These rows of the data, as verl's loader would have drawn them."""
+        self.train_dataloader_it: Any = self.train_dataloader.load(rows_P)
+        batch = self._fetch_one_gen_batch()
+        tensordict_utils.assign_non_tensor_data(batch, "global_steps", self.global_steps)
         return batch
 
     def _choose_from_stream(self, num_selected: int) -> tuple[TensorDict, Decision]:

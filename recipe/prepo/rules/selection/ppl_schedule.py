@@ -83,10 +83,13 @@ class PplSchedule(SelectionRule):
         low, high = options["progress_start"], options["progress_end"]
         ranked = sorted(line["candidates"], key=lambda candidate: (candidate["ppl"], candidate["prompt_id"]))
         ids = [candidate["prompt_id"] for candidate in ranked]
-        start = math.floor((low + line["progress"] * (high - low)) * (len(ids) - line["num_selected"]))
-        end = start + line["num_selected"]
+        num_skipped = line.get("num_skipped") or Counter(skip["reason"] for skip in line["skipped"])
+        num_candidates = line["num_selected"] + sum(num_skipped.values())
+        start = math.floor((low + line["progress"] * (high - low)) * (num_candidates - line["num_selected"]))
         if line["window_start"] != start:
             return f"window_start {line['window_start']}, recomputed {start}"
+        start = start if num_candidates == len(ids) else ids.index(line["selected"][0])
+        end = start + line["num_selected"]
         if line["selected"] != ids[start:end]:
             return "the chosen prompts are not the window"
         for reason, beside in (("below_window", ids[:start]), ("above_window", ids[end:])):

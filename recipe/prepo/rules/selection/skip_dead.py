@@ -93,7 +93,10 @@ class SkipDead(SelectionRule):
             if num_left[candidate["prompt_id"]] > 0:
                 num_left[candidate["prompt_id"]] -= 1
                 left.append(candidate)
-        return cls.chooser.check_choice({**line, "candidates": left, "skipped": skipped}, options)
+        others = {k: n for k, n in line.get("num_skipped", {}).items() if not k.endswith("_before")}
+        return cls.chooser.check_choice(
+            {**line, "candidates": left, "skipped": skipped, "num_skipped": others}, options
+        )
 
 
 class UniformSkip(SkipDead):
