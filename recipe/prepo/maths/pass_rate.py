@@ -27,9 +27,9 @@ def expected_live(mean_C: FloatArray, variance_C: FloatArray, size: int) -> Floa
     sd_C = np.sqrt(variance_C)
     weights = np.exp(-(COARSE**2) / 2.0)
     for node, weight in zip(COARSE, weights / weights.sum(), strict=True):
-        logit_C = mean_C + node * sd_C
-        softplus_C = np.logaddexp(0.0, logit_C)  # -log(1 - p); log p is the logit more
-        live_C -= weight * (np.exp(-size * softplus_C) + np.exp(size * (logit_C - softplus_C)))
+        odds_C = np.exp(-np.abs(mean_C + node * sd_C))  # of the less likely outcome
+        likely_C = 1.0 / (1.0 + odds_C)
+        live_C -= weight * likely_C**size * (1.0 + odds_C**size)
     return np.maximum(live_C, 0.0)
 
 
