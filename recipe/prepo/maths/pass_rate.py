@@ -33,16 +33,20 @@ def expected_live(mean_C: FloatArray, variance_C: FloatArray, size: int) -> Floa
     return np.maximum(live_C, 0.0)
 
 
-def after_rollouts(mean: float, variance: float, correct: int, size: int) -> tuple[float, float]:
-    """Mean and variance of a belief about a logit after ``correct`` of ``size`` rollouts.
+def after_rollouts(mean: float, variance: float, correct: int, size: int) -> tuple[float, float, float]:
+    """What ``correct`` of ``size`` rollouts do to a belief about a logit: new mean, new variance, log evidence.
 
-    >>> mean, variance = after_rollouts(0.0, 4.0, 8, 8)
-    >>> round(mean, 2), round(variance, 2)
-    (2.81, 1.37)
+    The evidence is the probability of such a group under the belief, without its binomial coefficient.
+
+    >>> [round(value, 2) for value in after_rollouts(0.0, 4.0, 8, 8)]
+    [2.81, 1.37, -1.98]
     """
     logits = mean + FINE * np.sqrt(variance)
     log_mass = correct * logits - size * np.logaddexp(0.0, logits) - FINE**2 / 2.0
-    mass = np.exp(log_mass - log_mass.max())
-    mass /= mass.sum()
+    highest = float(log_mass.max())
+    mass = np.exp(log_mass - highest)
+    total = float(mass.sum())
+    mass /= total
     after = float(mass @ logits)
-    return after, max(float(mass @ (logits - after) ** 2), LEAST_VARIANCE)
+    log_evidence = highest + np.log(total / np.exp(-(FINE**2) / 2.0).sum())
+    return after, max(float(mass @ (logits - after) ** 2), LEAST_VARIANCE), float(log_evidence)

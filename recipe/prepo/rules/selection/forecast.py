@@ -21,26 +21,33 @@ FARTHEST = 4.0
 """Standardised values beyond this are brought back to it: one odd prompt must not move the model."""
 MOST_PENDING = 65_536
 """Choices whose groups never came, as after a failure; older ones are dropped."""
+ENOUGH = 0.5
+"""Prompts whose group is at least this likely to be live are equally good."""
+OWN_SDS = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+OWN_SDS_LOG_PRIOR = -(np.log(OWN_SDS / 2.0) ** 2)
 TOLERANCE = 1e-3
 
 
 class Forecast(SelectionRule):
-    """The K candidates with the highest probability of a live group, by a filter of all groups so far.
+    """K candidates that are more likely than not to give a live group, by a filter of all groups so far.
 
     The logit of a prompt's pass rate is ``x . w + u``, with features x of the prompt, coefficients w that all prompts
     share, and the prompt's own deviation u. Both have normal beliefs. A group moves them by the matched moments of its
     binomial likelihood, in proportion to their variances (assumed-density filtering, as in TrueSkill). Between groups
     time passes: w takes a random step, and u returns towards 0 as in an Ornstein-Uhlenbeck process. So evidence ages
-    with time and not with a prompt's own groups.
+    with time and not with a prompt's own groups. The spread of u is the one of ``OWN_SDS`` under which the first groups
+    of prompts are most likely (empirical Bayes).
 
-    Candidates are ranked by ``E[1 - p^M - (1 - p)^M]`` over the belief. Nothing is drawn but ties: a prompt about which
-    little is known has worth in that expectation, and what is known of it fades, so none starves.
+    A group's probability to be live is ``E[1 - p^M - (1 - p)^M]`` over the belief. Of the candidates with at least
+    ``ENOUGH`` any K are taken, so that training sees as many different ones as a uniform choice has among its live
+    groups. If there are fewer, the most likely of the others follow. A prompt of which little is known has a wide
+    belief and may well be live, and what is known fades: this is the rule's exploration, and no prompt starves.
     """
 
     needs_scores = True
     saved: ClassVar[tuple[str, ...]] = (
-        *("ties", "step", "weights", "covariance", "num_scored", "sum_scored", "square_scored"),
-        *("own_mean_N", "own_variance_N", "seen_step_N", "pending"),
+        *("draws", "step", "weights", "covariance", "num_scored", "sum_scored", "square_scored"),
+        *("own_mean_N", "own_variance_N", "seen_step_N", "pending", "own_log_evidence"),
     )
     panels = (
         Panel(
@@ -56,18 +63,18 @@ class Forecast(SelectionRule):
         model_sd: float = number("(0, 100]")
         model_drift: float = number("[0, 1]")
         ppl_slope: float = number("[-100, 100]")
-        own_sd: float = number("(0, 100]")
         memory_steps: float = number("(0, 1e9]")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
-        self._ties = make_generator(seed, "selection.forecast.ties")
+        self._draws = make_generator(seed, "selection.forecast.draws")
         self._step = 0
         self._weights = np.zeros(WIDTH)
         self._weights[1] = config.ppl_slope
         self._covariance = np.eye(WIDTH) * config.model_sd**2
         self._num_scored = 0
         self._sum_scored, self._square_scored = np.zeros(WIDTH - 1), np.zeros(WIDTH - 1)
+        self._own_log_evidence = np.zeros(len(OWN_SDS))
         self._pending = np.empty((0, 2 + WIDTH))  # of each chosen prompt until its group comes: row, worth, x
         self._last_metrics: dict[str, float] = {}
 
@@ -75,7 +82,7 @@ class Forecast(SelectionRule):
         self._index = run.prompts
         self._group_size = run.rollouts_per_prompt
         self._own_mean_N = np.zeros(len(run.prompts), dtype=np.float32)
-        self._own_variance_N = np.full(len(run.prompts), self.config.own_sd**2, dtype=np.float32)
+        self._own_variance_N = np.zeros(len(run.prompts), dtype=np.float32)
         self._seen_step_N = np.full(len(run.prompts), -1, dtype=np.int32)
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
@@ -85,18 +92,20 @@ class Forecast(SelectionRule):
         mean_C = x_C @ self._weights + own_mean_C
         variance_C = ((x_C @ self._covariance) * x_C).sum(1) + own_variance_C
         worth_C = expected_live(mean_C, variance_C, self._group_size)
-        shuffled_C = self._ties.permutation(len(rows_C))  # so that chance decides ties
-        ranked_C = shuffled_C[np.argsort(-worth_C[shuffled_C], kind="stable")]
+        draw_C = self._draws.random(len(rows_C))
+        ranked_C = np.argsort(np.where(worth_C >= ENOUGH, draw_C, 2.0 - worth_C), kind="stable")
         chosen_P = np.sort(ranked_C[:num_selected])
         new = np.concatenate([rows_C[chosen_P, None], worth_C[chosen_P, None], x_C[chosen_P]], axis=1)
         self._pending = np.concatenate([self._pending, new])[-MOST_PENDING:]
         rest = np.sort(ranked_C[num_selected:])
         sides = np.where(mean_C[rest] > 0.0, "predicted_too_easy", "predicted_too_hard")
+        sides = np.where(worth_C[rest] >= ENOUGH, "predicted_live", sides)
         reasons = dict(zip(rest.tolist(), sides.tolist(), strict=True))
         details = {
             "pass_logit": mean_C,
             "pass_logit_variance": variance_C,
             "predicted_live": worth_C,
+            "draw": draw_C,
             "group_size": self._group_size,
         }
         return Selection(chosen_P, reasons, details)
@@ -117,9 +126,15 @@ class Forecast(SelectionRule):
 
     def _own(self, rows: IntArray) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of each prompt's own deviation at this step, shape [P] each."""
-        kept_P = np.exp(-(self._step - self._seen_step_N[rows]) / self.config.memory_steps)
-        unseen = self.config.own_sd**2
-        return kept_P * self._own_mean_N[rows], unseen - kept_P**2 * (unseen - self._own_variance_N[rows])
+        age_P = self._step - self._seen_step_N[rows]
+        kept_P = np.where(self._seen_step_N[rows] < 0, 0.0, np.exp(-age_P / self.config.memory_steps))
+        unseen = self._own_sd**2
+        seen_P = np.minimum(self._own_variance_N[rows], unseen)
+        return kept_P * self._own_mean_N[rows], unseen - kept_P**2 * (unseen - seen_P)
+
+    @property
+    def _own_sd(self) -> float:
+        return float(OWN_SDS[np.argmax(OWN_SDS_LOG_PRIOR + self._own_log_evidence)])
 
     def observe(self, outcome: StepOutcome) -> None:
         groups = outcome.prompts(self._index)
@@ -134,8 +149,13 @@ class Forecast(SelectionRule):
                 "prepo/live_groups_frac/mean": float(((correct_G > 0) & (correct_G < size_G)).mean()),
                 "prepo/predicted_live_frac/mean": float(chosen[:, 1].mean()),
             }
+        own_log_evidence = self._own_log_evidence * np.exp(-1.0 / self.config.memory_steps)
         for row, x, correct, size in zip(rows_G.tolist(), chosen[:, 2:], correct_G, size_G, strict=True):
+            if self._seen_step_N[row] < 0:
+                mean, variance = float(x @ self._weights), float(x @ self._covariance @ x)
+                own_log_evidence += [after_rollouts(mean, variance + sd**2, correct, size)[2] for sd in OWN_SDS]
             self._learn(row, x, int(correct), int(size))
+        self._own_log_evidence = own_log_evidence
         self._pending = self._pending[~np.isin(self._pending[:, 0], rows_G)]
         self._step += 1
         self._covariance = self._covariance + np.eye(WIDTH) * self.config.model_drift * self.config.model_sd**2
@@ -145,7 +165,7 @@ class Forecast(SelectionRule):
         own_mean, own_variance = (float(each[0]) for each in self._own(np.array([row])))
         toward = self._covariance @ x
         mean, variance = float(x @ self._weights) + own_mean, float(x @ toward) + own_variance
-        new_mean, new_variance = after_rollouts(mean, variance, correct, size)
+        new_mean, new_variance, _ = after_rollouts(mean, variance, correct, size)
         gain, shrink = (new_mean - mean) / variance, (variance - new_variance) / variance**2
         self._weights = self._weights + toward * gain
         self._covariance = self._covariance - np.outer(toward, toward) * shrink
@@ -161,20 +181,32 @@ class Forecast(SelectionRule):
         """Probabilities follow from the beliefs, no skipped prompt has a higher one, and reasons say the side."""
         chosen = set(line["selected"])
         reasons = {skip["prompt_id"]: skip["reason"] for skip in line["skipped"]}
-        lowest = min(c["predicted_live"] for c in line["candidates"] if c["prompt_id"] in chosen)
+
+        def rank(candidate: AuditLine) -> float:
+            live = candidate["predicted_live"]
+            return float(candidate["draw"] if live >= ENOUGH else 2.0 - live)
+
+        last = max(rank(candidate) for candidate in line["candidates"] if candidate["prompt_id"] in chosen)
         for candidate in line["candidates"]:
-            prompt_id, logit = candidate["prompt_id"], candidate["pass_logit"]
+            prompt_id, logit, live = candidate["prompt_id"], candidate["pass_logit"], candidate["predicted_live"]
             if prompt_id not in chosen:
-                if candidate["predicted_live"] > lowest:
-                    return f"the skipped prompt {prompt_id} is more likely to be live than a chosen one"
-                if reasons[prompt_id] != ("predicted_too_easy" if logit > 0.0 else "predicted_too_hard"):
-                    return f"the logit of {prompt_id}, {logit}, is not {reasons[prompt_id]!r}"
+                if rank(candidate) < last:
+                    return f"the skipped prompt {prompt_id} comes before a chosen one"
+                side = (
+                    "predicted_live"
+                    if live >= ENOUGH
+                    else "predicted_too_easy"
+                    if logit > 0.0
+                    else "predicted_too_hard"
+                )
+                if reasons[prompt_id] != side:
+                    return f"{prompt_id} with the logit {logit} and predicted_live {live} is not {reasons[prompt_id]!r}"
                 continue
             nodes = [i / 8.0 for i in range(-48, 49)]
             density = [math.exp(-node * node / 2.0) for node in nodes]
             rates = [1.0 / (1.0 + math.exp(-logit - n * candidate["pass_logit_variance"] ** 0.5)) for n in nodes]
-            live = [1.0 - p ** line["group_size"] - (1.0 - p) ** line["group_size"] for p in rates]
-            expected = sum(map(float.__mul__, density, live)) / sum(density)
-            if abs(expected - candidate["predicted_live"]) > TOLERANCE:
-                return f"predicted_live of {prompt_id} is {candidate['predicted_live']}, recomputed {expected}"
+            lives = [1.0 - p ** line["group_size"] - (1.0 - p) ** line["group_size"] for p in rates]
+            expected = sum(map(float.__mul__, density, lives)) / sum(density)
+            if abs(expected - live) > TOLERANCE:
+                return f"predicted_live of {prompt_id} is {live}, recomputed {expected}"
         return super().check_choice(line, options)
