@@ -39,7 +39,7 @@ def after_rollouts(mean: float, variance: float, correct: int, size: int) -> tup
     The evidence is the probability of such a group under the belief, without its binomial coefficient.
 
     >>> [round(value, 2) for value in after_rollouts(0.0, 4.0, 8, 8)]
-    [2.81, 1.37, -1.98]
+    [2.81, 1.37, -1.99]
     """
     logits = mean + FINE * np.sqrt(variance)
     log_mass = correct * logits - size * np.logaddexp(0.0, logits) - FINE**2 / 2.0
