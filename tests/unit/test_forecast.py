@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import all_options, rollout_batch, rule_options, run_facts
 
-from recipe.prepo.maths.pass_rate import after_rollouts, expected_live
+from recipe.prepo.maths.pass_rate import after_rollouts, expected_worth
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.types import Candidates, StepOutcome
 
@@ -46,11 +46,12 @@ def test_a_group_moves_a_belief_to_the_moments_of_its_posterior(
 
 @settings(max_examples=60, deadline=None)
 @given(**BELIEFS, size=st.integers(2, 16))
-def test_expected_live_is_the_share_of_drawn_groups_that_are_live(mean: float, variance: float, size: int) -> None:
+def test_expected_worth_is_that_of_drawn_groups(mean: float, variance: float, size: int) -> None:
     mass = np.exp(-((LOGITS - mean) ** 2) / (2.0 * variance))
     rate = 1.0 / (1.0 + np.exp(-LOGITS))
-    expected = (mass @ (1.0 - rate**size - (1.0 - rate) ** size)) / mass.sum()
-    assert expected_live(np.array([mean]), np.array([variance]), size)[0] == pytest.approx(expected, abs=1e-3)
+    found = expected_worth(np.array([mean]), np.array([variance]), size)
+    for values, value in zip((1.0 - rate**size - (1.0 - rate) ** size, rate * (1.0 - rate)), found, strict=True):
+        assert value[0] == pytest.approx((mass @ values) / mass.sum(), abs=1e-3)
 
 
 # The rule

@@ -13,24 +13,28 @@ COARSE = np.linspace(-4.5, 4.5, 19)
 LEAST_VARIANCE = 1e-6
 
 
-def expected_live(mean_C: FloatArray, variance_C: FloatArray, size: int) -> FloatArray:
-    """Probability that a group's rewards differ, ``E[1 - p^M - (1 - p)^M]``, shape [C].
+def expected_worth(mean_C: FloatArray, variance_C: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
+    """What a group of each prompt is worth: probability that its rewards differ, and variance of a reward, shape [C].
+
+    They are ``E[1 - p^M - (1 - p)^M]`` and ``E[p (1 - p)]``.
 
     Args:
         mean_C, variance_C: belief about the logit of each pass rate p.
         size: rollouts of a group, M.
 
-    >>> expected_live(np.array([0.0, 9.0]), np.zeros(2), 8).round(3).tolist()
-    [0.992, 0.001]
+    >>> live, variance = expected_worth(np.array([0.0, 9.0]), np.zeros(2), 8)
+    >>> live.round(3).tolist(), variance.round(4).tolist()
+    ([0.992, 0.001], [0.25, 0.0001])
     """
-    live_C = np.ones(len(mean_C))
+    live_C, reward_variance_C = np.ones(len(mean_C)), np.zeros(len(mean_C))
     sd_C = np.sqrt(variance_C)
     weights = np.exp(-(COARSE**2) / 2.0)
     for node, weight in zip(COARSE, weights / weights.sum(), strict=True):
         odds_C = np.exp(-np.abs(mean_C + node * sd_C))  # of the less likely outcome
         likely_C = 1.0 / (1.0 + odds_C)
+        reward_variance_C += weight * odds_C * likely_C**2
         live_C -= weight * likely_C**size * (1.0 + odds_C**size)
-    return np.maximum(live_C, 0.0)
+    return np.maximum(live_C, 0.0), reward_variance_C
 
 
 def after_rollouts(mean: float, variance: float, correct: int, size: int) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recipe.prepo.maths.pass_rate import after_rollouts, expected_live
+from recipe.prepo.maths.pass_rate import after_rollouts, expected_worth
 from recipe.prepo.maths.perplexity import FEATURES
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, number
@@ -22,7 +22,7 @@ FARTHEST = 4.0
 MOST_PENDING = 65_536
 """Choices whose groups never came, as after a failure; older ones are dropped."""
 ENOUGH = 0.5
-"""Prompts whose group is at least this likely to be live are equally good."""
+"""Probability of a live group."""
 OWN_SDS = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 OWN_SDS_LOG_PRIOR = -(np.log(OWN_SDS / 2.0) ** 2)
 TOLERANCE = 1e-3
@@ -38,10 +38,10 @@ class Forecast(SelectionRule):
     with time and not with a prompt's own groups. The spread of u is the one of ``OWN_SDS`` under which the first groups
     of prompts are most likely (empirical Bayes).
 
-    A group's probability to be live is ``E[1 - p^M - (1 - p)^M]`` over the belief. Of the candidates with at least
-    ``ENOUGH`` any K are taken, so that training sees as many different ones as a uniform choice has among its live
-    groups. If there are fewer, the most likely of the others follow. A prompt of which little is known has a wide
-    belief and may well be live, and what is known fades: this is the rule's exploration, and no prompt starves.
+    Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]`` under the belief, K
+    are drawn among those whose group is at least as likely live as not (``ENOUGH``). If there are fewer, the next ones
+    in that order follow. Ranks alone would train on ever the same few prompts. A prompt of which little is known has a
+    wide belief and so some worth, and what is known fades: this is the rule's exploration, and no prompt starves.
     """
 
     needs_scores = True
@@ -64,6 +64,7 @@ class Forecast(SelectionRule):
         model_drift: float = number("[0, 1]")
         ppl_slope: float = number("[-100, 100]")
         memory_steps: float = number("(0, 1e9]")
+        best_ratio: float = number("[1, 1e6]")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -75,7 +76,7 @@ class Forecast(SelectionRule):
         self._num_scored = 0
         self._sum_scored, self._square_scored = np.zeros(WIDTH - 1), np.zeros(WIDTH - 1)
         self._own_log_evidence = np.zeros(len(OWN_SDS))
-        self._pending = np.empty((0, 2 + WIDTH))  # of each chosen prompt until its group comes: row, worth, x
+        self._pending = np.empty((0, 2 + WIDTH))  # of each chosen prompt until its group comes: row, predicted_live, x
         self._last_metrics: dict[str, float] = {}
 
     def bind(self, run: RunFacts) -> None:
@@ -91,20 +92,25 @@ class Forecast(SelectionRule):
         own_mean_C, own_variance_C = self._own(rows_C)
         mean_C = x_C @ self._weights + own_mean_C
         variance_C = ((x_C @ self._covariance) * x_C).sum(1) + own_variance_C
-        worth_C = expected_live(mean_C, variance_C, self._group_size)
+        live_C, reward_variance_C = expected_worth(mean_C, variance_C, self._group_size)
+        num_best = min(len(rows_C), round(self.config.best_ratio * num_selected))
+        least = float(np.partition(reward_variance_C, -num_best)[-num_best])
         draw_C = self._draws.random(len(rows_C))
-        ranked_C = np.argsort(np.where(worth_C >= ENOUGH, draw_C, 2.0 - worth_C), kind="stable")
+        is_good_C = (live_C >= ENOUGH) & (reward_variance_C >= least)
+        ranked_C = np.argsort(np.where(is_good_C, draw_C, 2.0 - reward_variance_C), kind="stable")
         chosen_P = np.sort(ranked_C[:num_selected])
-        new = np.concatenate([rows_C[chosen_P, None], worth_C[chosen_P, None], x_C[chosen_P]], axis=1)
+        new = np.concatenate([rows_C[chosen_P, None], live_C[chosen_P, None], x_C[chosen_P]], axis=1)
         self._pending = np.concatenate([self._pending, new])[-MOST_PENDING:]
         rest = np.sort(ranked_C[num_selected:])
         sides = np.where(mean_C[rest] > 0.0, "predicted_too_easy", "predicted_too_hard")
-        sides = np.where(worth_C[rest] >= ENOUGH, "predicted_live", sides)
+        sides = np.where(live_C[rest] >= ENOUGH, "predicted_live", sides)
         reasons = dict(zip(rest.tolist(), sides.tolist(), strict=True))
         details = {
             "pass_logit": mean_C,
             "pass_logit_variance": variance_C,
-            "predicted_live": worth_C,
+            "predicted_live": live_C,
+            "predicted_reward_variance": reward_variance_C,
+            "least_reward_variance": least,
             "draw": draw_C,
             "group_size": self._group_size,
         }
@@ -183,8 +189,9 @@ class Forecast(SelectionRule):
         reasons = {skip["prompt_id"]: skip["reason"] for skip in line["skipped"]}
 
         def rank(candidate: AuditLine) -> float:
-            live = candidate["predicted_live"]
-            return float(candidate["draw"] if live >= ENOUGH else 2.0 - live)
+            variance = candidate["predicted_reward_variance"]
+            is_good = candidate["predicted_live"] >= ENOUGH and variance >= line["least_reward_variance"]
+            return float(candidate["draw"] if is_good else 2.0 - variance)
 
         last = max(rank(candidate) for candidate in line["candidates"] if candidate["prompt_id"] in chosen)
         for candidate in line["candidates"]:
