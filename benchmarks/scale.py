@@ -23,6 +23,8 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks.results import write_results
+from recipe.prepo.candidates import Pool
+from recipe.prepo.config import LARGEST_POOL
 from recipe.prepo.controller import Controller, RunIdentity
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.maths.prompt_index import PromptIndex
@@ -30,10 +32,11 @@ from recipe.prepo.rules.base import SelectionRule
 from recipe.prepo.rules.registry import SELECTION, build_rule
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
-from recipe.prepo.types import Candidates, FloatArray, RolloutBatch, RunFacts, StepOutcome
+from recipe.prepo.types import Candidates, Decision, FloatArray, RolloutBatch, RunFacts, StepOutcome
 
 OUT = Path("outputs/bench/scale.json")
 WARM_UP_EPOCHS = 4  # of E3's budget: from then on groups have 4 to 12 rollouts
+KEPT: dict[str, Any] = {"score_ratio": 5.0, "rescore_after": 0, "model": ""}
 EVERY_STATE = {  # of each group the rule with the most state for each prompt
     "selection": "mopps_ppl",
     "weighting": "none",
@@ -51,21 +54,21 @@ def options(**names: str) -> dict[str, dict[str, Any]]:
     return {group: OmegaConf.to_container(config.prepo[group]) for group in EVERY_STATE}  # type: ignore[misc]
 
 
-def controller(rules: dict[str, dict[str, Any]], index: PromptIndex, *, num_candidates: int) -> Controller:
+def controller(rules: dict[str, dict[str, Any]], index: PromptIndex, *, num_candidates: int, **kept: Any) -> Controller:
     return Controller(
         rules,
         identity=RunIdentity(
-            seed=0, num_selected=max(1, num_candidates // 5), num_candidates=num_candidates, data_sha256=""
+            seed=0, num_selected=max(1, num_candidates // 5), num_candidates=num_candidates, data_sha256="", **kept
         ),
         run=RunFacts(prompts=index, vocab_size=151936, rollouts_per_prompt=8, total_steps=100, steps_per_epoch=1),
         base_temperature=1.0,
     )
 
 
-def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+def seconds(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[float, Any]:
+    start = clock()
     result = function()
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, Any]:
@@ -96,6 +99,46 @@ def time_selection(name: str, num_candidates: int, repeats: int) -> dict[str, An
         "candidates": num_candidates,
         "select_s": statistics.median(times),
         "audit_line_s": statistics.median(line_times),
+    }
+
+
+def time_pool(name: str, num_prompts: int, repeats: int) -> dict[str, Any]:
+    """CPU-seconds to choose 128 of all prompts, with kept scores of which 640 are renewed, without the scoring."""
+    ids = tuple(ids_of(num_prompts))
+    rng = np.random.default_rng(0)
+    rules, identity = options(selection=name), RunIdentity(0, 128, None, "", **KEPT)
+    facts = RunFacts(PromptIndex(ids), vocab_size=151936, rollouts_per_prompt=8, total_steps=100, steps_per_epoch=1)
+    chooser = Controller(rules, identity=identity, run=facts, base_temperature=1.0, pool=Pool(ids, shuffle_seed=0))
+
+    def score(prompt_ids: Sequence[str]) -> Candidates:
+        size = len(prompt_ids)
+        return Candidates(tuple(prompt_ids), rng.normal(0.7, 0.2, size), np.full(size, 150))
+
+    state = chooser.state_dict()
+    state["rules"]["selection"] = _seasoned(rules["selection"], facts, score(ids), rng)
+    chooser.load_state_dict(state)
+    assert chooser.scores is not None
+    chooser.scores.update(np.arange(num_prompts), score(ids), step=1)
+
+    def choose(step: int) -> Decision:
+        _, drawn = cast(Pool, chooser.pool).draw(128)
+        candidates, _ = chooser.with_scores(
+            drawn, num_selected=128, step=step, score=lambda places: score([drawn[i] for i in places.tolist()])
+        )
+        return chooser.select(candidates, num_selected=128, step=step)
+
+    times, line_times, size = [], [], 0
+    for step in range(2, 2 + repeats):
+        spent, decision = seconds(functools.partial(choose, step), time.process_time)
+        times.append(spent)
+        spent, line = seconds(lambda: json.dumps(selection_line(decision)), time.process_time)  # noqa: B023
+        line_times.append(spent)
+        size = len(line)
+    return {
+        "prompts": num_prompts,
+        "choose_s": statistics.median(times),
+        "audit_line_s": statistics.median(line_times),
+        "line_mb": size / 2**20,
     }
 
 
@@ -182,9 +225,10 @@ def with_memory(measurement: Callable[..., dict[str, Any]], *arguments: Any) -> 
     return {**row, "peak_mb": max(watch.peak_mb - resting_mb, 0.01)}
 
 
-def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
-    """Fill and save the state of every rule that keeps data for each prompt."""
-    keeper = controller(options(**EVERY_STATE), PromptIndex(ids_of(num_prompts)), num_candidates=80)
+def write_state(num_prompts: int, folder: str, kept: dict[str, Any]) -> dict[str, Any]:
+    """Fill and save the state of every rule that keeps data for each prompt; of `mopps_ppl` alone with kept scores."""
+    rules = options(selection="mopps_ppl") if kept else options(**EVERY_STATE)
+    keeper = controller(rules, PromptIndex(ids_of(num_prompts)), num_candidates=80, **kept)
     state = keeper.state_dict()
     rng = np.random.default_rng(0)
     for array in _arrays(state):
@@ -194,13 +238,13 @@ def write_state(num_prompts: int, folder: str) -> dict[str, Any]:
     return {"save_s": save_s, "file_mb": size / 2**20}
 
 
-def resume_state(num_prompts: int, folder: str) -> dict[str, Any]:
+def resume_state(num_prompts: int, folder: str, kept: dict[str, Any]) -> dict[str, Any]:
     """Work of a resumed run: index the prompts, load the state, save it again; memory beyond the bare process."""
-    rules = options(**EVERY_STATE)
+    rules = options(selection="mopps_ppl") if kept else options(**EVERY_STATE)
     resting_mb = resident_mb()
     with WatchPeak() as watch:
         index_s, index = seconds(lambda: PromptIndex(ids_of(num_prompts)))
-        keeper = controller(rules, index, num_candidates=80)
+        keeper = controller(rules, index, num_candidates=80, **kept)
         load_s, _ = seconds(lambda: keeper.load_state_dict(load_state(Path(folder))))
         held_mb = resident_mb() - resting_mb
         save_state(Path(folder), keeper.state_dict())
@@ -230,12 +274,12 @@ class WatchPeak:
         self._thread.join()
 
 
-def measure_state(num_prompts: int) -> dict[str, Any]:
+def measure_state(num_prompts: int, kept: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=OUT.parent) as folder:
         return {
             "prompts": num_prompts,
-            **in_a_process(write_state, num_prompts, folder),
-            **in_a_process(resume_state, num_prompts, folder),
+            **in_a_process(write_state, num_prompts, folder, kept),
+            **in_a_process(resume_state, num_prompts, folder, kept),
         }
 
 
@@ -295,17 +339,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--prompts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", default="", help="tables whose title holds this text")
     arguments = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    names = [name for name in sorted(SELECTION) if name != "all"]
-    parts: dict[str, tuple[str, list[dict[str, Any]]]] = {}
-    for name in names:
-        rows = [in_a_process(with_memory, time_selection, name, n, arguments.repeats) for n in arguments.candidates]
-        parts[f"choosing a fifth, {name}"] = ("candidates", rows)
-    rows = [in_a_process(with_memory, time_rollouts, n, arguments.repeats) for n in arguments.groups]
-    parts["rollouts of a step, in groups of 4 to 12"] = ("groups", rows)
-    parts["state of every rule"] = ("prompts", [measure_state(size) for size in arguments.prompts])
+    measured: dict[str, tuple[str, list[int], Callable[[int], dict[str, Any]]]] = {}
+    for name in (name for name in sorted(SELECTION) if name != "all"):
+        measured[f"choosing a fifth, {name}"] = (
+            "candidates",
+            arguments.candidates,
+            lambda n, name=name: in_a_process(with_memory, time_selection, name, n, arguments.repeats),  # type: ignore
+        )
+    measured["rollouts of a step, in groups of 4 to 12"] = (
+        "groups",
+        arguments.groups,
+        lambda n: in_a_process(with_memory, time_rollouts, n, arguments.repeats),
+    )
+    measured["choosing 128 of all prompts, mopps_ppl with kept scores"] = (
+        "prompts",
+        [n for n in arguments.prompts if n <= LARGEST_POOL],
+        lambda n: in_a_process(with_memory, time_pool, "mopps_ppl", n, arguments.repeats),
+    )
+    measured["state of every rule"] = ("prompts", arguments.prompts, lambda n: measure_state(n, {}))
+    measured["state of mopps_ppl with kept scores"] = ("prompts", arguments.prompts, lambda n: measure_state(n, KEPT))
+    parts = {
+        title: (size, [measure(n) for n in sizes])
+        for title, (size, sizes, measure) in measured.items()
+        if arguments.only in title
+    }
     lines = ["# Growth", "", "Exponents: slope of log cost over log size, over the two largest decades.", ""]
     for title, (size, rows) in parts.items():
         lines += [f"## {title[0].upper()}{title[1:]}", "", *table(rows, size), ""]

@@ -34,7 +34,7 @@ def selection_metrics(decisions: Sequence[Decision]) -> dict[str, float]:
     ages = [d.candidates.score_age_steps_C for d in decisions if d.candidates.score_age_steps_C is not None]
     if ages:
         age_C = np.concatenate(ages)
-        metrics |= _summary("prepo/score_age_steps", age_C[age_C >= 0])
+        metrics |= _summary("prepo/score_age_steps", age_C[age_C >= 0].astype(np.float64))
     return metrics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,7 +14,9 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from recipe.prepo.config import read_config
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.modes import PrepoTrainerSync
+from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
+from recipe.prepo.preflight import TRAINER_MODES
+from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.columns import messages_of
 
 
@@ -76,6 +79,37 @@ def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Pat
     assert trainer.config.data.gen_batch_size == 1
     assert len(trainer._next_train_batch(3)) == 3
     assert [len(drawn) for drawn in candidates_of(tmp_path)] == [15]
+
+
+@pytest.mark.parametrize("trainer_class", [PrepoTrainerSync, PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync])
+def test_a_pool_loads_the_chosen_rows_alone_as_verl_would(trainer_class: Any, tmp_path: Path) -> None:
+    """Steps, epochs and horizon are stock verl's; nothing comes twice while it is in flight."""
+    mode = next(name for name in TRAINER_MODES if name.endswith(trainer_class.verl_mode))
+    overrides = [
+        f"trainer.v1.trainer_mode={mode}",
+        "prepo.seed_rollouts=false",
+        "trainer.total_training_steps=null",
+        "trainer.total_epochs=2",
+    ]
+    if mode == "prepo_separate_async":
+        overrides += ["cluster=separate", "actor_rollout_ref.rollout.checkpoint_engine.backend=gloo"]
+    pooled = [*overrides, "prepo/selection=mopps", "prepo.candidate_ratio=all"]
+    trainer = make_trainer(trainer_class, tmp_path / "pool", *pooled)
+    assert (trainer.steps_per_epoch, trainer.total_training_steps) == (375, 750)  # 3,000 prompts, K = 8
+    assert trainer.config.actor_rollout_ref.actor.optim.total_training_steps == 750 * trainer.parameter_sync_step
+    loaded: list[int] = []
+    stock_load = trainer.train_dataloader.load
+    trainer.train_dataloader.load = lambda rows: [loaded.extend(rows.tolist()), stock_load(rows)][1]
+    batches = [trainer._next_train_batch(number) for number in (None, 3, 1)]
+    assert [len(batch) for batch in batches] == [8, 3, 1] and len(loaded) == len(set(loaded)) == 12
+    stock = make_trainer(PPOTrainerSync, tmp_path / "stock", "trainer.v1.trainer_mode=sync")
+    assert set(batches[0].keys()) == set(stock._next_train_batch(8).keys())
+    rows = [stock.train_dataset[row] for row in loaded]
+    messages = [columns.messages_of(batch) for batch in batches]
+    assert [row["raw_prompt"] for row in rows] == [message for part in messages for message in part]
+    assert [row["extra_info"]["prompt_id"] for row in rows] == [i for b in batches for i in columns.prompt_ids_of(b)]
+    assert [len(drawn) for drawn in candidates_of(tmp_path / "pool")] == [40, 15, 5]  # recorded ones
+    assert trainer.train_dataloader.state_dict() == {}
 
 
 def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:

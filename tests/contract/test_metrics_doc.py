@@ -32,15 +32,19 @@ def in_source(*places: str) -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in found if path.suffix == ".py")
 
 
-def emitted_with(*rules: dict[str, str]) -> set[str]:
+def emitted_with(*rules: dict[str, str], pooled: bool = False) -> set[str]:
     """What the core and these rules emit in two steps."""
-    runs = [SimulatedRun(all_options(**names)) for names in rules]
+    runs = [SimulatedRun(all_options(**names), pooled=pooled) for names in rules]
     return {metric for run in runs for step in (1, 2) for metric in run.step(step)["metrics"]}
 
 
 def test_metrics_page_lists_what_the_code_emits() -> None:
     """A new rule does not need this page: metrics of single rules may be missing there, but none may be invented."""
-    shared = emitted_with({}) | set(NAME.findall(in_source("supervise", "trainer", "metrics.py")))
+    shared = (
+        emitted_with({})
+        | emitted_with({}, pooled=True)
+        | set(NAME.findall(in_source("supervise", "trainer", "metrics.py", "candidates.py")))
+    )
     shared |= {f"timing_s/{name}" for name in TIMER.findall(in_source("trainer"))}
     of_rules = emitted_with(*({group: name} for group, registry in REGISTRIES.items() for name in registry))
     assert shared - listed() == set()

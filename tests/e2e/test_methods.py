@@ -58,6 +58,7 @@ COMBINED = [
     "method=prepo_e3",
     "data.train_batch_size=8",
     "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+    "prepo.candidate_ratio=all",
     "prepo.budget.epoch_steps=1",
     "prepo/shaping=length_bias",
     "prepo.shaping.epoch_steps=1",
@@ -71,7 +72,7 @@ COMBINED = [
 
 @pytest.fixture(scope="module")
 def combined_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """PREPO with E3's budget, temperature and length bias, ranked after each step."""
+    """PREPO over all prompts with kept scores, E3's budget, temperature and length bias, ranked after each step."""
     return launch(tmp_path_factory.mktemp("combined"), COMBINED)
 
 

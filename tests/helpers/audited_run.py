@@ -33,10 +33,11 @@ def check_of_audit(
     options: Mapping[str, Mapping[str, Any]],
     *,
     num_steps: int,
+    pooled: bool = False,
     edit: Callable[[Lines, Lines], object] = lambda choices, rollouts: None,
 ) -> str:
     """What the script says of a run with these rules, after ``edit`` of the lines of its two audit files."""
-    run = SimulatedRun(options)
+    run = SimulatedRun(options, pooled=pooled)
     for step in range(1, num_steps + 1):
         run.step(step)
     edit(run.audit["selection"], run.audit["rollouts"])

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from recipe.prepo.candidates import Pool
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.maths.prompt_index import PromptIndex
 from recipe.prepo.rules.base import SkippingRule
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.audit import rollout_lines, selection_line
-from recipe.prepo.types import Candidates, Decision, RolloutBatch, RunFacts
+from recipe.prepo.types import Candidates, Decision, IntArray, RolloutBatch, RunFacts
 
 CONF = Path(__file__).parents[2] / "conf" / "prepo"
 NEUTRAL = {"selection": "uniform", "weighting": "none", "budget": "fixed", "temperature": "constant", "shaping": "none"}
@@ -40,18 +41,27 @@ def run_facts(prompt_ids: Sequence[str], **changes: Any) -> RunFacts:
 
 
 def make_controller(
-    options: Mapping[str, Mapping[str, Any]], prompt_ids: Sequence[str], *, seed: int = 0, num_selected: int = 4
+    options: Mapping[str, Mapping[str, Any]],
+    prompt_ids: Sequence[str],
+    *,
+    seed: int = 0,
+    num_selected: int = 4,
+    pooled: bool = False,
 ) -> Controller:
+    """A controller of a small run; ``pooled``: it chooses from all prompts and keeps their scores."""
+    kept: dict[str, Any] = {"score_ratio": 2.0, "rescore_after": 3, "model": "tiny"} if pooled else {}
     return Controller(
         options,
         identity=RunIdentity(
             seed=seed,
             num_selected=num_selected,
-            num_candidates=5 * num_selected,
+            num_candidates=None if pooled else 5 * num_selected,
             data_sha256=data_fingerprint(prompt_ids),
+            **kept,
         ),
         run=run_facts(prompt_ids),
         base_temperature=1.0,
+        pool=Pool(prompt_ids, shuffle_seed=seed) if pooled else None,
     )
 
 
@@ -63,9 +73,16 @@ def _draw(*key: Any) -> float:
 class SimulatedRun:
     """Steps of one controller over a training set of ``num_prompts`` prompts, drawn in turn."""
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]], *, num_prompts: int = 60, seed: int = 0) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Mapping[str, Any]],
+        *,
+        num_prompts: int = 60,
+        seed: int = 0,
+        pooled: bool = False,
+    ) -> None:
         self.prompt_ids = [f"é{i}" for i in range(num_prompts)]
-        self.controller = make_controller(options, self.prompt_ids, seed=seed)
+        self.controller = make_controller(options, self.prompt_ids, seed=seed, pooled=pooled)
         self.position = 0
         self.audit: dict[str, list[dict[str, Any]]] = {"selection": [], "rollouts": []}
 
@@ -83,9 +100,20 @@ class SimulatedRun:
         controller = self.controller
         if isinstance(controller.selection, SkippingRule):
             return controller.select_from_stream(self.draw, num_selected=num_prompts, step=step)
-        ids = self.draw(controller.num_candidates_for(num_prompts))
-        nll_nats = np.array([0.5 + _draw("ppl", prompt_id) for prompt_id in ids])
-        return controller.select(Candidates(ids, nll_nats, np.full(len(ids), 9)), num_selected=num_prompts, step=step)
+        if controller.pool is None:
+            ids = self.draw(controller.num_candidates_for(num_prompts))
+        else:
+            _, ids = controller.pool.draw(num_prompts)
+
+        def score(places: IntArray) -> Candidates:
+            scored = tuple(ids[i] for i in places.tolist())
+            nll_nats = np.array([0.5 + _draw("ppl", prompt_id) for prompt_id in scored])
+            # Where scores are kept, it matters when a prompt was scored.
+            nll_nats += 0.0 if controller.scores is None else 0.01 * step
+            return Candidates(scored, nll_nats, np.full(len(scored), 9))
+
+        candidates, _ = controller.with_scores(ids, num_selected=num_prompts, step=step, score=score)
+        return controller.select(candidates, num_selected=num_prompts, step=step)
 
     def roll_out(self, decision: Decision) -> Iterator[tuple[str, list[float]]]:
         """Rewards of each chosen prompt's group. A third of the prompts is always correct, a third never."""

@@ -44,6 +44,37 @@ def test_number_of_candidates(ratio: float, num_selected: int, num_candidates: i
     assert found.num_candidates == num_candidates
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (80, None, None, None)),  # every candidate is scored at each choice, and nothing is kept
+        ({"prepo.candidate_ratio": 20}, (320, 5.0, 0, "mini-math-qwen2")),
+        ({"prepo.rescore_after": 7}, (80, 5.0, 7, "mini-math-qwen2")),
+        ({"prepo.candidate_ratio": 20, "prepo.score_ratio": 20}, (320, None, None, None)),
+        ({"prepo.candidate_ratio": "all"}, (None, 5.0, 0, "mini-math-qwen2")),
+        ({"prepo.candidate_ratio": "all", "prepo/selection": "mopps"}, (None, None, None, None)),
+        ({"prepo.candidate_ratio": "all", "prepo/selection": "greso"}, (16, None, None, None)),
+    ],
+)
+def test_candidates_and_kept_scores(changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    found = checked(**changes)
+    assert (found.num_candidates, found.score_ratio, found.rescore_after, found.model) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "named"),
+    [
+        (15, "15 prompts.*K = 16.*data.train_batch_size"),
+        (2_000_000, r"2000000 prompts.*candidate_ratio=all.*candidate_ratio=20"),
+    ],
+)
+def test_a_pool_that_does_not_fit_is_refused(num_rows: int, named: str) -> None:
+    found = checked(**{"prepo.candidate_ratio": "all"})
+    with pytest.raises(ConfigError, match=named):
+        check_data_size(num_rows, found)
+    check_data_size(16, found)
+
+
 def test_rules_that_take_every_prompt_draw_no_candidates_and_need_no_scores() -> None:
     found = checked(**{"prepo/selection": "all"})
     assert (found.num_candidates, found.score_prompts) == (16, False)
@@ -60,6 +91,8 @@ VALUES: list[tuple[str, Any, str, str]] = [
         ("prepo.candidate_ratio", ratio, repr(ratio), "prepo.candidate_ratio=5")
         for ratio in (0.5, math.nan, math.inf, 1e308, "5", True, None)
     ),
+    *(("prepo.score_ratio", ratio, repr(ratio), "prepo.score_ratio=5") for ratio in (0.5, "all", None)),
+    ("prepo.rescore_after", -1, "-1", "prepo.rescore_after=0"),
     *(("prepo.seed", seed, repr(seed), "prepo.seed=0") for seed in (-1, 1.5, True)),
     ("prepo.audit", "off", "'off'", "prepo.audit=True"),
     ("prepo.seed_rollouts", "no", "'no'", "prepo.seed_rollouts=False"),

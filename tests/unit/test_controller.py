@@ -16,12 +16,14 @@ from simulated_run import SimulatedRun, all_options, every_combination, run_fact
 
 from recipe.prepo.controller import Controller, RunIdentity, data_fingerprint
 from recipe.prepo.errors import NumericsError, StateError
+from recipe.prepo.rules.registry import SELECTION
 from recipe.prepo.run.audit import rollout_lines, selection_line
 from recipe.prepo.run.checkpoint import load_state, save_state
 from recipe.prepo.types import Candidates, RolloutBatch
 
 IDS = [f"p{i}" for i in range(200)]
 IDENTITY = RunIdentity(seed=5, num_selected=4, num_candidates=20, data_sha256="d" * 64)
+POOLED = [name for name, rule in SELECTION.items() if rule.uses_candidates]
 
 
 def make(identity: RunIdentity = IDENTITY, *, total_steps: int = 5, **names: str) -> Controller:
@@ -46,14 +48,20 @@ def batch(rewards: list[float], entropy: list[float] | None = None) -> RolloutBa
     )
 
 
-@pytest.mark.parametrize("names", every_combination(), ids=lambda names: "-".join(names.values()))
-def test_ten_steps_after_a_resume_are_those_of_the_straight_run(names: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "pooled"),
+    [(names, False) for names in every_combination()] + [({"selection": name}, True) for name in POOLED],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "pool" * value,
+)
+def test_ten_steps_after_a_resume_are_those_of_the_straight_run(
+    names: dict[str, str], pooled: bool, tmp_path: Path
+) -> None:
     """Every combination of rules: choices, group sizes, temperatures, weights, shaped rewards and metrics."""
-    straight = SimulatedRun(all_options(**names), seed=3)
+    straight = SimulatedRun(all_options(**names), seed=3, pooled=pooled)
     for step in range(1, 8):
         straight.step(step)
     save_state(tmp_path, straight.controller.state_dict())
-    resumed = SimulatedRun(all_options(**names), seed=3)
+    resumed = SimulatedRun(all_options(**names), seed=3, pooled=pooled)
     resumed.controller.load_state_dict(load_state(tmp_path))
     resumed.position = straight.position  # verl keeps the place in the data
     ahead = [straight.step(step) for step in range(8, 18)]
@@ -80,6 +88,8 @@ def test_simulated_run_exercises_what_the_rules_can_do() -> None:
         (replace(IDENTITY, num_selected=5), "num_selected"),
         (replace(IDENTITY, num_candidates=21), "num_candidates"),
         (replace(IDENTITY, data_sha256="e" * 64), "data_sha256"),
+        (replace(IDENTITY, num_candidates=None), "num_candidates"),
+        (replace(IDENTITY, rescore_after=2, score_ratio=5.0, model="another"), "model"),
     ],
 )
 def test_state_of_another_run_is_refused_by_name(changed: RunIdentity, named: str) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from recipe.prepo.errors import ConfigError, StateError
 from recipe.prepo.main import _report_stop, archive_earlier, choose_platform, choose_ray, ray_logs, resume_step
+from recipe.prepo.run.checkpoint import save_state
 
 CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
 
@@ -76,13 +77,36 @@ def trainer(mode: str, folder: Path, path: Any = None) -> Any:
     return OmegaConf.create(values)
 
 
-PREPO: Any = SimpleNamespace(seed=1, num_selected=2, num_candidates=10, rules={})
+IDENTITY = {"seed": 1, "num_selected": 2, "num_candidates": 10}
+
+
+def prepo(**changes: Any) -> Any:
+    return SimpleNamespace(identity={**IDENTITY, **changes}, rules={})
+
+
+PREPO = prepo()
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert resume_step(trainer("auto", tmp_path), PREPO) == 0
     (tmp_path / "global_step_3").mkdir()
     assert resume_step(trainer("disable", tmp_path), PREPO) == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "named"),
+    [
+        ({"model": "a", "rescore_after": 5}, {"model": "b"}, "run.model='a', this run has 'b'"),
+        ({"model": "a", "rescore_after": 5}, {"model": "a", "rescore_after": 0}, "run.rescore_after=5"),
+        ({"num_candidates": 10}, {"num_candidates": None}, "run.num_candidates=10, this run has None"),
+    ],
+)
+def test_kept_scores_of_another_model_or_pool_are_refused(
+    saved: dict[str, Any], now: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    save_state(tmp_path / "global_step_3", {"identity": {**IDENTITY, **saved}, "options": {}})
+    with pytest.raises(StateError, match=named):
+        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_3"), prepo(**now))
 
 
 @pytest.mark.parametrize("path", [None, "", "checkpoints/last", "global_step_x"])

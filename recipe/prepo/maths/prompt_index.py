@@ -34,6 +34,7 @@ class PromptIndex:
 
     def __init__(self, prompt_ids: Iterable[str]) -> None:
         self._probe = hash(PROBE)
+        self._last: tuple[Sequence[str], IntArray] | None = None
         hashes_N = hash_ids(prompt_ids)
         order_N = np.argsort(hashes_N)
         self._hashes_N = hashes_N[order_N]
@@ -49,9 +50,15 @@ class PromptIndex:
     def rows(self, prompt_ids: Sequence[str]) -> IntArray:
         """Row of each id, shape [P]. An id outside the training set is a bug."""
         assert self._probe == hash(PROBE), "the index was made in another process"
+        if self._last is not None and self._last[0] is prompt_ids:  # a choice asks several times for its candidates
+            return self._last[1]
         hashes_P = hash_ids(prompt_ids)
         places_P = np.searchsorted(self._hashes_N, hashes_P)
         known_P = places_P < len(self)
         known_P[known_P] = self._hashes_N[places_P[known_P]] == hashes_P[known_P]
         assert known_P.all(), f"prompt {prompt_ids[int(np.argmin(known_P))]!r} is not in the training set"
-        return self._rows_N[places_P].astype(np.int64)
+        rows_P = self._rows_N[places_P].astype(np.int64)
+        if isinstance(prompt_ids, tuple):
+            rows_P.setflags(write=False)
+            self._last = (prompt_ids, rows_P)
+        return rows_P

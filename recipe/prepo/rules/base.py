@@ -151,9 +151,7 @@ class SelectionRule(Rule):
     """Chooses the candidate prompts that are rolled out."""
 
     needs_scores: ClassVar[bool]  # whether ``select`` reads perplexities: the candidates are scored first
-    takes_unscored: ClassVar[bool] = (
-        False  # whether ``select`` takes candidates without a score (NaN), though it reads them
-    )
+    takes_unscored: ClassVar[bool] = False  # whether it also takes candidates whose score is missing (NaN)
     uses_candidates: ClassVar[bool] = True  # False if it takes all that it is given: a step draws K prompts, not |B|
 
     @property

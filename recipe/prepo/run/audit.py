@@ -25,7 +25,8 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     }
     columns |= {name: scalars.pop(name) for name in selection.details if isinstance(scalars[name], np.ndarray)}
     if candidates.score_age_steps_C is not None:
-        columns["score_age_steps"] = np.where(candidates.score_age_steps_C < 0, np.nan, candidates.score_age_steps_C)
+        ages = candidates.score_age_steps_C.tolist()
+        columns["score_age_steps"] = np.array([age if age >= 0 else None for age in ages], dtype=object)
     places_C = np.arange(len(candidates)) if recorded_C is None else recorded_C
     columns_C = {name: _values(array, places_C) for name, array in columns.items()}
     reasons = selection.skip_reasons

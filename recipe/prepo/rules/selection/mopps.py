@@ -66,9 +66,10 @@ class Mopps(SelectionRule):
         rate_C = self._generator.beta(*self._posterior(self._index.rows(candidates.prompt_ids)))
         shuffled_C = self._ties.permutation(len(rate_C))  # so that chance decides ties
         ranked_C = shuffled_C[np.argsort(np.abs(rate_C[shuffled_C] - target), kind="stable")]
-        rest = np.sort(ranked_C[num_selected:]).tolist()
-        reasons = {i: "predicted_too_easy" for i in rest if rate_C[i] > target}
-        reasons |= {i: "predicted_too_hard" for i in rest if rate_C[i] <= target}
+        rest = np.sort(ranked_C[num_selected:])
+        is_easy = rate_C[rest] > target
+        reasons = dict.fromkeys(rest[is_easy].tolist(), "predicted_too_easy")
+        reasons |= dict.fromkeys(rest[~is_easy].tolist(), "predicted_too_hard")
         return Selection(np.sort(ranked_C[:num_selected]), reasons, {"drawn_pass_rate": rate_C})
 
     def observe(self, outcome: StepOutcome) -> None:

@@ -26,7 +26,12 @@ def ascending_order(ppl_C: FloatArray, prompt_ids: Sequence[str]) -> list[int]:
     >>> ascending_order(np.array([2.0, 1.0, 2.0]), ["b", "c", "a"])
     [1, 2, 0]
     """
-    return [i for *_, i in sorted(zip(ppl_C.tolist(), prompt_ids, range(len(ppl_C)), strict=True))]
+    order_C = np.argsort(ppl_C, kind="stable")
+    tied = np.flatnonzero(np.diff(ppl_C[order_C]) == 0)  # equal to the next one
+    for run in np.split(tied, np.flatnonzero(np.diff(tied) > 1) + 1) if tied.size else ():
+        places = slice(run[0], run[-1] + 2)
+        order_C[places] = sorted(order_C[places].tolist(), key=prompt_ids.__getitem__)
+    return order_C.tolist()
 
 
 class PplSchedule(SelectionRule):
