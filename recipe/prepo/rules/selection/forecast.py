@@ -25,7 +25,8 @@ ENOUGH = 0.5
 """Probability of a live group."""
 OWN_SDS = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 OWN_SDS_LOG_PRIOR = -(np.log(OWN_SDS / 2.0) ** 2)
-TOLERANCE = 1e-3
+TOLERANCE = 0.02
+"""Of a recomputed probability: the coarse quadrature's error for a spread of 8."""
 
 
 class Forecast(SelectionRule):
@@ -40,8 +41,8 @@ class Forecast(SelectionRule):
 
     Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]`` under the belief, K
     are drawn among those whose group is at least as likely live as not (``ENOUGH``). If there are fewer, the next ones
-    in that order follow. Ranks alone would train on ever the same few prompts. A prompt of which little is known has a
-    wide belief and so some worth, and what is known fades: this is the rule's exploration, and no prompt starves.
+    in that order follow. Ranks alone would train on ever the same few prompts. A share ``any_share`` of K is drawn from
+    all other candidates: it shows when solved prompts are forgotten, and no prompt starves.
     """
 
     needs_scores = True
@@ -65,6 +66,7 @@ class Forecast(SelectionRule):
         ppl_slope: float = number("[-100, 100]")
         memory_steps: float = number("(0, 1e9]")
         best_ratio: float = number("[1, 1e6]")
+        any_share: float = number("[0, 1]")
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -95,13 +97,17 @@ class Forecast(SelectionRule):
         live_C, reward_variance_C = expected_worth(mean_C, variance_C, self._group_size)
         num_best = min(len(rows_C), round(self.config.best_ratio * num_selected))
         least = float(np.partition(reward_variance_C, -num_best)[-num_best])
-        draw_C = self._draws.random(len(rows_C))
         is_good_C = (live_C >= ENOUGH) & (reward_variance_C >= least)
+        draw_C, any_draw_C = self._draws.random((2, len(rows_C)))
         ranked_C = np.argsort(np.where(is_good_C, draw_C, 2.0 - reward_variance_C), kind="stable")
-        chosen_P = np.sort(ranked_C[:num_selected])
+        num_forecast = num_selected - round(self.config.any_share * num_selected)
+        any_draw_C[ranked_C[:num_forecast]] = -1.0
+        chosen_P = np.sort(np.argsort(any_draw_C, kind="stable")[:num_selected])
+        is_rest_C = np.ones(len(rows_C), dtype=bool)
+        is_rest_C[chosen_P] = False
         new = np.concatenate([rows_C[chosen_P, None], live_C[chosen_P, None], x_C[chosen_P]], axis=1)
         self._pending = np.concatenate([self._pending, new])[-MOST_PENDING:]
-        rest = np.sort(ranked_C[num_selected:])
+        rest = np.flatnonzero(is_rest_C)
         sides = np.where(mean_C[rest] > 0.0, "predicted_too_easy", "predicted_too_hard")
         sides = np.where(live_C[rest] >= ENOUGH, "predicted_live", sides)
         reasons = dict(zip(rest.tolist(), sides.tolist(), strict=True))
@@ -112,6 +118,7 @@ class Forecast(SelectionRule):
             "predicted_reward_variance": reward_variance_C,
             "least_reward_variance": least,
             "draw": draw_C,
+            "any_draw": any_draw_C,
             "group_size": self._group_size,
         }
         return Selection(chosen_P, reasons, details)
@@ -193,12 +200,20 @@ class Forecast(SelectionRule):
             is_good = candidate["predicted_live"] >= ENOUGH and variance >= line["least_reward_variance"]
             return float(candidate["draw"] if is_good else 2.0 - variance)
 
-        last = max(rank(candidate) for candidate in line["candidates"] if candidate["prompt_id"] in chosen)
+        ranks = {candidate["prompt_id"]: rank(candidate) for candidate in line["candidates"]}
+        draws = {candidate["prompt_id"]: candidate["any_draw"] for candidate in line["candidates"]}
+        forecast = {prompt_id for prompt_id in chosen if draws[prompt_id] < 0.0}
+        if len(forecast) != len(chosen) - round(options["any_share"] * len(chosen)):
+            return f"{len(forecast)} of {len(chosen)} prompts were chosen by forecast"
+        last = max((ranks[prompt_id] for prompt_id in forecast), default=-1.0)
+        last_draw = max(draws[prompt_id] for prompt_id in chosen)
         for candidate in line["candidates"]:
             prompt_id, logit, live = candidate["prompt_id"], candidate["pass_logit"], candidate["predicted_live"]
+            if prompt_id not in forecast and ranks[prompt_id] < last:
+                return f"{prompt_id}, which was not chosen by forecast, comes before one that was"
             if prompt_id not in chosen:
-                if rank(candidate) < last:
-                    return f"the skipped prompt {prompt_id} comes before a chosen one"
+                if draws[prompt_id] < last_draw:
+                    return f"the skipped prompt {prompt_id} was drawn before a chosen one"
                 side = (
                     "predicted_live"
                     if live >= ENOUGH
