@@ -1,4 +1,4 @@
-"""Forecast: the prompts whose next group is most likely to have rewards that differ."""
+"""Forecast: prompts whose next group is likely to have rewards that differ."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOLERANCE = 0.02
 
 
 class Forecast(SelectionRule):
-    """K candidates that are more likely than not to give a live group, by a filter of all groups so far.
+    """Candidates that are likely to give a live group, by a filter of all groups so far.
 
     The logit of a prompt's pass rate is ``x . w + u``, with features x of the prompt, coefficients w that all prompts
     share, and the prompt's own deviation u. Both have normal beliefs. A group moves them by the matched moments of its
