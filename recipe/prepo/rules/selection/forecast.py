@@ -25,8 +25,7 @@ ENOUGH = 0.5
 """Probability of a live group."""
 OWN_SDS = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 OWN_SDS_LOG_PRIOR = -(np.log(OWN_SDS / 2.0) ** 2)
-TOLERANCE = 0.02
-"""Of a recomputed probability: the coarse quadrature's error for a spread of 8."""
+TOLERANCE = 1e-6
 
 
 class Forecast(SelectionRule):
@@ -224,7 +223,7 @@ class Forecast(SelectionRule):
                 if reasons[prompt_id] != side:
                     return f"{prompt_id} with the logit {logit} and predicted_live {live} is not {reasons[prompt_id]!r}"
                 continue
-            nodes = [i / 8.0 for i in range(-48, 49)]
+            nodes = [i / 2.0 for i in range(-9, 10)]  # the quadrature of maths.pass_rate
             density = [math.exp(-node * node / 2.0) for node in nodes]
             rates = [1.0 / (1.0 + math.exp(-logit - n * candidate["pass_logit_variance"] ** 0.5)) for n in nodes]
             lives = [1.0 - p ** line["group_size"] - (1.0 - p) ** line["group_size"] for p in rates]
