@@ -67,6 +67,7 @@ METHODS: dict[str, Entry] = {
     ),
     "mopps": Entry("mopps", (), "the K prompts whose predicted pass rate is nearest to a half"),
     "mopps_ppl": Entry("mopps_ppl", (), "`mopps` with a prior from prompts of similar perplexity"),
+    "forecast": Entry("forecast", (), "K of the prompts of the whole pool that are likely to give live groups"),
     "oracle": Entry("random", (), "the K prompts of largest p(1 - p), by measured pass rates"),
 }
 """Label -> method. A label differs from its method where options or sizes do.

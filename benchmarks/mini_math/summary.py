@@ -46,8 +46,10 @@ PAIRS = (
     ("mopps_ppl", "mopps"),
     ("mopps_ppl", "uniform_skip"),
     ("mopps_ppl", "prepo"),
+    ("forecast", "mopps_ppl"),
     ("oracle", "prepo"),
     ("oracle", "mopps_ppl"),
+    ("oracle", "forecast"),
 )
 
 

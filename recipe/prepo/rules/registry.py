@@ -10,6 +10,7 @@ from recipe.prepo.errors import ConfigError
 from recipe.prepo.rules.base import BudgetRule, Rule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
 from recipe.prepo.rules.budget.difficulty import Difficulty
 from recipe.prepo.rules.neutral import All, Constant, Fixed, NoShaping, NoWeighting, Uniform
+from recipe.prepo.rules.selection.forecast import Forecast
 from recipe.prepo.rules.selection.greso import Greso
 from recipe.prepo.rules.selection.mopps import Mopps
 from recipe.prepo.rules.selection.mopps_ppl import MoppsPpl
@@ -21,6 +22,7 @@ from recipe.prepo.rules.weighting.relative_entropy import RelativeEntropy
 
 SELECTION: dict[str, type[SelectionRule]] = {
     "all": All,
+    "forecast": Forecast,
     "greso": Greso,
     "mopps": Mopps,
     "mopps_ppl": MoppsPpl,
