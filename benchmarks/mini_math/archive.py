@@ -32,7 +32,8 @@ def write_archive(comparisons: Sequence[Comparison], path: Path) -> None:
         for run in comparison.results:
             curve = {key: [point[key] for point in run["curve"]] for key in run["curve"][0]}
             train = {key: run["train"][key] for key in TRAIN_KEYS}
-            lines.append({**{key: run[key] for key in RUN_KEYS}, "curve": curve, "train": train})
+            scoring = {"scoring": run["scoring"]} if "scoring" in run else {}
+            lines.append({**{key: run[key] for key in RUN_KEYS}, **scoring, "curve": curve, "train": train})
     write_atomically(path, "".join(json.dumps(_rounded(line), separators=(",", ":")) + "\n" for line in lines))
 
 
