@@ -98,10 +98,9 @@ class Forecast(SelectionRule):
         least = float(np.partition(reward_variance_C, -num_best)[-num_best])
         is_good_C = (live_C >= ENOUGH) & (reward_variance_C >= least)
         draw_C, any_draw_C = self._draws.random((2, len(rows_C)))
-        ranked_C = np.argsort(np.where(is_good_C, draw_C, 2.0 - reward_variance_C), kind="stable")
-        num_forecast = num_selected - round(self.config.any_share * num_selected)
-        any_draw_C[ranked_C[:num_forecast]] = -1.0
-        chosen_P = np.sort(np.argsort(any_draw_C, kind="stable")[:num_selected])
+        rank_C = np.where(is_good_C, draw_C, 2.0 - reward_variance_C)
+        any_draw_C[_smallest(rank_C, num_selected - round(self.config.any_share * num_selected))] = -1.0
+        chosen_P = np.sort(_smallest(any_draw_C, num_selected))
         is_rest_C = np.ones(len(rows_C), dtype=bool)
         is_rest_C[chosen_P] = False
         new = np.concatenate([rows_C[chosen_P, None], live_C[chosen_P, None], x_C[chosen_P]], axis=1)
@@ -231,3 +230,8 @@ class Forecast(SelectionRule):
             if abs(expected - live) > TOLERANCE:
                 return f"predicted_live of {prompt_id} is {live}, recomputed {expected}"
         return super().check_choice(line, options)
+
+
+def _smallest(values_C: FloatArray, number: int) -> IntArray:
+    """Places of the smallest values, in any order."""
+    return np.argpartition(values_C, max(number - 1, 0))[:number]
