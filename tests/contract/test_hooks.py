@@ -23,7 +23,8 @@ from verl.trainer.ppo.v1 import PPOTrainer
 
 from recipe.prepo.maths.rng import rollout_seed
 from recipe.prepo.modes import PlainWorker, PrepoTrainerColocateAsync, PrepoTrainerSync, PrepoWorker
-from recipe.prepo.trainer import columns, scoring
+from recipe.prepo.trainer import columns
+from recipe.prepo.trainer import prompt_scoring as scoring
 from recipe.prepo.trainer.async_hooks import BackgroundDispatch
 from recipe.prepo.trainer.hooks import use_row_temperatures
 from recipe.prepo.trainer.prompt_scoring import ActorScorer, RolloutScorer
@@ -168,7 +169,10 @@ def test_a_warm_up_of_several_batches_is_chosen_batch_by_batch(monkeypatch: pyte
 def test_passes_over_a_training_batch_read_each_rows_temperature(name: str) -> None:
     group = SimpleNamespace(**{name: lambda batch: dict(batch.extra_info)})
     use_row_temperatures([group, group])
-    for partition, kept in (("train", {"epochs": 1}), (scoring.SCORE_PARTITION, {"epochs": 1, "temperature": 1.0})):
+    for partition, kept in (
+        ("train", {"epochs": 1}),
+        (scoring.SCORE_PARTITION, {"epochs": 1, "temperature": 1.0}),
+    ):
         batch = KVBatchMeta(partition_id=partition, keys=["k"], tags=[{}])
         batch.extra_info.update({"temperature": 1.0, "epochs": 1})
         assert getattr(group, name)(batch) == kept

@@ -29,6 +29,7 @@ def all_rules_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "method=prepo_e3",
         "prepo.scorer=actor",
         "prepo.candidate_ratio=5.125",  # |B| = 41: not a multiple of the two ranks
+        "prepo.score_ratio=5.125",
         "prepo.budget.lowest=2",
         "prepo.budget.highest=6",
         "prepo.budget.epoch_steps=1",
