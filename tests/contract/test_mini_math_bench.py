@@ -576,7 +576,7 @@ def test_a_summary_that_cannot_be_made_is_one_clear_error(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mini_math", "again"])
+@pytest.mark.parametrize("name", ["mini_math", "again", "forecast"])
 def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_path: Path) -> None:
     published = ROOT / "docs" / "results"
     assert full.main(["--from", str(published / f"{name}_runs.jsonl"), "--out", str(tmp_path)]) == 0
