@@ -314,7 +314,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mini_math", "again"])
+@pytest.mark.parametrize("name", ["mini_math", "again", "forecast"])
 def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_path: Path) -> None:
     assert full.main(["--from", str(PUBLISHED / f"{name}_runs.jsonl"), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
