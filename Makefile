@@ -10,7 +10,7 @@ LIGHT = recipe/prepo data_prep --ignore=recipe/prepo/trainer --ignore=recipe/pre
 	--ignore=recipe/prepo/cpu --ignore=recipe/prepo/modes.py --ignore=recipe/prepo/plugin.py --ignore=recipe/prepo/main.py
 
 help:
-	@echo "make setup | smollm2 | unit (30 s) | test (10 min) | test-all (1.5 h) | mutants | lint | format | bench | compare (1 h) | faults (hours) | clean"
+	@echo "make setup | smollm2 | unit (45 s) | test (12 min) | test-all (1.5 h) | mutants | lint | format | bench | compare (1 h) | faults (hours) | clean"
 
 setup:
 	@bash scripts/setup_env.sh --platform cpu --dev
