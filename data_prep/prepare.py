@@ -124,7 +124,7 @@ def prepare_split(
     if len(kept) <= hold_out:
         what = f"only {len(kept)}, with --hold-out {hold_out}," if kept else "none"
         raise DataError(f"{source}: {what} of its {summary.num_read} rows can be used.\n{summary}")
-    by_hash = sorted(kept, key=lambda each: _hash(each.problem))
+    by_hash = sorted(kept, key=lambda each: question_hash(each.problem))
     held = {each.where for each in by_hash[:hold_out]}
     parts = [(summary, [each for each in kept if each.where not in held])]
     if held:
@@ -139,7 +139,8 @@ def prepare_split(
     return [part for part, _ in parts]
 
 
-def _hash(problem: Problem) -> str:
+def question_hash(problem: Problem) -> str:
+    """The part of a ``prompt_id`` that is made from the question, where the source has no ids."""
     return hashlib.sha256(problem.text.strip().encode()).hexdigest()[:16]
 
 
@@ -238,7 +239,7 @@ def _to_rows(
     where: dict[str, str] = {}
     for kept in problems:
         problem = kept.problem
-        own_id = problem.source_id or _hash(problem)
+        own_id = problem.source_id or question_hash(problem)
         prompt_id = own_id if problem.id_is_whole and problem.source_id else f"{spec.name}/{own_id}"
         if prompt_id in rows:
             raise DataError(

@@ -7,15 +7,15 @@ Each task has its own generator and its own scoring, and no file is needed. A le
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.common import Summary, write_parquet
-from data_prep.prepare import PromptStyle
+from data_prep.prepare import PromptStyle, question_hash
+from data_prep.spec import Problem
+from recipe.prepo.config import did_you_mean
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.reward.reasoning_gym import load_reasoning_gym
 from recipe.prepo.rows import build_row
@@ -72,13 +72,13 @@ def _generator(task: str, level: int) -> Any:
     from reasoning_gym.factory import CURRICULA, create_curriculum
 
     if task not in CURRICULA:
-        near = difflib.get_close_matches(task, CURRICULA, n=3) or sorted(CURRICULA)
-        raise ConfigError(f"--tasks {task}: reasoning-gym has no such task with levels. Known: {', '.join(near)}.")
+        hint = did_you_mean(task, CURRICULA) or f" Known: {', '.join(sorted(CURRICULA))}."
+        raise ConfigError(f"--tasks {task}: reasoning-gym has no such task with levels.{hint}")
     if level < 0:
         raise ConfigError(f"--difficulty {level}: levels count from 0, the easiest.")
     curriculum = create_curriculum(task)
     curriculum.set_global_level(level)
-    options = {**vars(curriculum.generate_configuration())}
+    options = vars(curriculum.generate_configuration())
     return lambda seed, size: gym.create_dataset(task, **options | {"seed": seed, "size": size})
 
 
@@ -94,12 +94,12 @@ def _new(generator: Any, seed: int, wanted: int, seen: set[str]) -> Iterator[tup
 
 
 def _row(task: str, level: int, index: int, entry: dict[str, Any], split: str, style: PromptStyle) -> dict[str, Any]:
-    digest = hashlib.sha256(entry["question"].encode()).hexdigest()[:16]
+    problem = Problem(entry["question"], entry["answer"])
     return build_row(
         data_source=f"{NAME}/{task}",
-        messages=style.messages(entry["question"].strip()),
-        ground_truth=entry["answer"],
-        prompt_id=f"{NAME}/{task}/{digest}",
+        messages=style.messages(problem),
+        ground_truth=problem.gold,
+        prompt_id=f"{NAME}/{task}/{question_hash(problem)}",
         split=split,
         index=index,
         extra={"level": str(level), "entry": json.dumps(entry["metadata"], default=str)},
