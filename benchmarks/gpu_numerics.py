@@ -157,6 +157,16 @@ def figures_of(scored: Scored, lengths_R: NDArray[np.int64]) -> dict[str, FloatA
     return figures
 
 
+def num_chosen_changed(found_ppl_C: FloatArray, ppl_C: FloatArray, num_selected: int) -> dict[float, int]:
+    """How many prompts of PREPO's window are other ones by these perplexities, at each of ``PROGRESS``."""
+    ids, changed = [f"{i:06d}" for i in range(len(ppl_C))], {}
+    for progress in PROGRESS:
+        start = window_start(progress, len(ids), num_selected)
+        chosen = [set(ascending_order(side, ids)[start : start + num_selected]) for side in (found_ppl_C, ppl_C)]
+        changed[progress] = len(chosen[0] - chosen[1])
+    return changed
+
+
 def compare(found: dict[str, FloatArray], reference: dict[str, FloatArray], size: Size) -> dict[str, Any]:
     """Errors of each figure (relative for perplexities), and their effect on ranking and window."""
     result: dict[str, Any] = {}
@@ -169,14 +179,8 @@ def compare(found: dict[str, FloatArray], reference: dict[str, FloatArray], size
     result["spearman"] = spearman(found["prompt_ppl"], reference["prompt_ppl"])
     num_prompts = len(reference["prompt_ppl"])
     num_selected = num_prompts * size.num_selected // size.num_candidates
-    ids = [f"{i:06d}" for i in range(num_prompts)]
-    result["num_chosen_changed"] = {}
-    for progress in PROGRESS:
-        start = window_start(progress, num_prompts, num_selected)
-        chosen = [
-            set(ascending_order(side["prompt_ppl"], ids)[start : start + num_selected]) for side in (found, reference)
-        ]
-        result["num_chosen_changed"][str(progress)] = len(chosen[0] - chosen[1])
+    changed = num_chosen_changed(found["prompt_ppl"], reference["prompt_ppl"], num_selected)
+    result["num_chosen_changed"] = {str(progress): changed[progress] for progress in PROGRESS}
     return result | {"num_chosen": num_selected}
 
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.gpu_numerics import PROGRESS
+from benchmarks.gpu_numerics import num_chosen_changed
 from recipe.prepo.maths.perplexity import perplexity
-from recipe.prepo.rules.selection.ppl_schedule import ascending_order, window_start
 from recipe.prepo.rules.weighting.relative_entropy import relative_entropy_weights
 from recipe.prepo.tools.stats import spearman
 
@@ -73,11 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     num_selected = len(ids) // 5
     print(f"{len(ids)} prompts, {len(rollouts)} rollouts, mean rollout entropy {entropies.mean():.3f} nats")
     for name, (nll, entropy) in list(found.items())[1:]:
-        changed = []
-        for progress in PROGRESS:
-            start = window_start(progress, len(ids), num_selected)
-            window = [set(ascending_order(perplexity(x), ids)[start : start + num_selected]) for x in (nll, scores)]
-            changed.append(len(window[0] - window[1]))
+        changed = [*num_chosen_changed(perplexity(nll), perplexity(scores), num_selected).values()]
         error = np.abs(relative_entropy_weights(entropy) - weights)
         print(
             f"{name}: score error {np.abs(nll - scores).mean():.4f} nats (largest {np.abs(nll - scores).max():.4f}), "

@@ -151,10 +151,15 @@ def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
     return default[0] if node is None and default else node
 
 
+def most_similar(name: str, known: Iterable[str]) -> str:
+    """The known name that is most similar to ``name``; empty where none is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that suggests the most similar known name; empty where none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+    close = most_similar(name, known)
+    return close and f" Did you mean {close}?"
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:

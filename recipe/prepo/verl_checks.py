@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, did_you_mean, value_at
+from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, most_similar, value_at
 from recipe.prepo.errors import ConfigError, RewardError
 from recipe.prepo.preflight import ACTOR, NOT_ESTIMATED, ROLLOUT, VERL_VERSION, DataFound, Findings, findings
 from recipe.prepo.reward.own import grade_rows
@@ -144,8 +144,8 @@ def _names(config: Mapping[str, Any], agent_loops: frozenset[str]) -> Iterator[N
     yield Need(path, 0 <= int(value_at(config, path, 0)) <= MAX_LORA_RANK, "vLLM has no such adapters", 64)
     for path, names in known.items():
         value, names = value_at(config, path, None), list(names)
-        hint = did_you_mean(str(value), names).removeprefix(" Did you mean ").removesuffix("?")
-        yield Need(path, value in names, f"verl {VERL_VERSION} knows {', '.join(names)}", hint or names[0])
+        wanted = most_similar(str(value), names) or names[0]
+        yield Need(path, value in names, f"verl {VERL_VERSION} knows {', '.join(names)}", wanted)
 
 
 def _model_needs(config: Mapping[str, Any], model: Any) -> Iterator[Need]:
