@@ -325,7 +325,7 @@ def test_the_published_tables_are_those_of_the_published_runs(name: str, tmp_pat
 
 
 def test_every_interval_of_the_summary_page_is_one_of_the_published_tables() -> None:
-    tables = "".join((PUBLISHED / f"{name}.md").read_text() for name in ("mini_math", "again", "one_epoch"))
+    tables = "".join((PUBLISHED / f"{name}.md").read_text() for name in ("mini_math", "again", "one_epoch", "forecast"))
     intervals = r"[-+]?\d+\.\d+ \[[-+]?\d+\.\d+, [-+]?\d+\.\d+\]"
     quoted = re.findall(intervals, (PUBLISHED / "README.md").read_text(encoding="utf-8"))
     assert len(quoted) > 10
