@@ -1,4 +1,4 @@
-"""``python -m recipe.prepo.analyze --model … --data … --out DIR``: does a perplexity schedule suit these data?"""
+"""``python -m recipe.prepo.analyze --model … --data … --out DIR``: what would choosing prompts save on these data?"""
 
 from __future__ import annotations
 
@@ -8,25 +8,39 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.maths import FloatArray
+from recipe.prepo.maths import FloatArray, IntArray
 from recipe.prepo.maths.perplexity import perplexity
+from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.tools.evaluation.options import COUNT, make_parser, run_command
 from recipe.prepo.tools.evaluation.session import collect
 from recipe.prepo.tools.evaluation.store import write_json
-from recipe.prepo.tools.report.style import figure, label, label_powers, legend, line, look, to_png
-from recipe.prepo.tools.stats import interval_text, mean_interval, signal_frac, spearman, spearman_interval
+from recipe.prepo.tools.report.style import Chart, Line, Plot, look, paint, to_png
+from recipe.prepo.tools.stats import (
+    interval_text,
+    mean_interval,
+    pass_at_k,
+    percentile_interval,
+    signal_frac,
+    spearman,
+    spearman_interval,
+)
 
 DESCRIPTION = """
-Before any training: each prompt's perplexity and pass rate under a model, their rank correlation with an interval, the
-share of prompts that still teach, pass rates by fifths of perplexity, and a figure. A call over the same folder makes
-what is missing.
+Before any training: each prompt's perplexity and pass rate under a model, their rank correlation with an interval, pass
+rates by fifths of perplexity, the shares of groups that would teach, and what choosing prompts would save at the start.
+A call over the same folder makes what is missing.
 """
 FIGURE = "perplexity_pass_rate.png"
 DEFAULT_GROUP = 8  # rollouts of a group, as in conf/recipe_defaults.yaml
 NUM_PARTS = 5
 CLEAR_RHO = 0.3
+RATIOS = (5, 20)  # candidates for each chosen prompt: the default, and many, as from a whole pool
+NUM_FOLDS, NUM_RESAMPLES = 5, 1000
+DEGREE = 4  # a hump with unequal sides: the easiest and the hardest prompts are seldom live
+MIN_PROMPTS = 40  # fewer do not show what the best twentieth is worth
 
 
 def main() -> int:
@@ -84,11 +98,12 @@ def analyse(
 
     Returns:
         Among others ``rho`` (perplexity against pass rate), ``all_right_frac``, ``all_wrong_frac`` and ``live_frac``
-        (prompts with only, no, or some correct samples), ``signal_frac`` (groups with correct and incorrect rollouts),
-        ``parts`` (fifths by perplexity) and ``conclusion``.
+        (prompts with only, no, or some correct samples), ``signal_frac``, ``right_groups_frac`` and
+        ``wrong_groups_frac`` (groups that are live, all correct, all incorrect), ``parts`` (fifths by perplexity),
+        ``choosing`` (:func:`choosing`) and ``conclusion``.
     """
     ppl_Q, correct_Q, lengths_Q = perplexity(nll_nats_Q), np.array(num_correct_Q), np.array(num_prompt_tokens_Q)
-    rate_Q = correct_Q / num_samples
+    rate_Q, live_Q = correct_Q / num_samples, signal_frac(num_samples, correct_Q, group_size)
 
     def interval(values: FloatArray) -> dict[str, float]:
         return mean_interval(values, shares=True, seed=seed)._asdict()
@@ -111,43 +126,104 @@ def analyse(
         "all_wrong_frac": float((correct_Q == 0).mean()),
         "live_frac": float(((correct_Q > 0) & (correct_Q < num_samples)).mean()),
         "group_size": group_size,
-        "signal_frac": interval(signal_frac(num_samples, correct_Q, group_size)),
+        "signal_frac": interval(live_Q),
+        "right_groups_frac": float(1 - pass_at_k(num_samples, num_samples - correct_Q, group_size).mean()),
+        "wrong_groups_frac": float(1 - pass_at_k(num_samples, correct_Q, group_size).mean()),
         "parts": parts,
         "mean_prompt_tokens": float(lengths_Q.mean()),
         "rho_length_perplexity": spearman(lengths_Q, ppl_Q),
+        "choosing": choosing(ppl_Q, live_Q, seed=seed),
     }
-    return {**found, "conclusion": _conclusion(found)}
+    return {**found, "conclusion": f"{_premise(found)} {_groups(found)}"}
 
 
-def _conclusion(found: Mapping[str, Any]) -> str:
-    """One paragraph in plain words."""
+def choosing(ppl_Q: FloatArray, live_Q: FloatArray, *, seed: int) -> dict[str, Any] | None:
+    """What choosing by perplexity would save before the first update; None for fewer than ``MIN_PROMPTS`` prompts.
+
+    The chance of a live group is predicted by a polynomial over the ranks of perplexity, fitted to the other folds.
+    Of ``ratio`` candidates the one with the highest prediction is chosen. Resamples keep each prompt in its fold, so
+    that its copies are never fitted and predicted at once.
+
+    Args:
+        live_Q: each prompt's chance of a live group, unbiased.
+
+    Returns:
+        ``predictability`` (Spearman's rho of prediction and ``live_Q``) and ``saving``: ratio -> rollouts for a live
+        group by a random choice over those by the prediction, with its 95% bootstrap interval over prompts.
+    """
+    if len(ppl_Q) < MIN_PROMPTS:
+        return None
+    rank_Q = pd.Series(ppl_Q).rank(pct=True).to_numpy()
+    generator = make_generator(seed, "choosing by perplexity")
+    fold_Q = generator.permutation(len(ppl_Q)) % NUM_FOLDS
+
+    def predicted(of: IntArray) -> FloatArray:
+        rank, live, fold, chance = rank_Q[of], live_Q[of], fold_Q[of], np.empty(len(of))
+        for each in range(NUM_FOLDS):
+            fit = np.polyfit(rank[fold != each], live[fold != each], DEGREE)
+            chance[fold == each] = np.polyval(fit, rank[fold == each])
+        return chance
+
+    def savings(of: IntArray) -> list[float]:
+        best_first = live_Q[of][np.argsort(-predicted(of), kind="stable")]
+        chosen = [best_first[: -(-len(of) // ratio)].mean() for ratio in RATIOS]
+        return [float(each / best_first.mean()) if best_first.any() else np.nan for each in chosen]
+
+    everything = np.arange(len(ppl_Q))
+    resampled = [savings(generator.integers(0, len(ppl_Q), len(ppl_Q))) for _ in range(NUM_RESAMPLES)]
+    ends = [percentile_interval(values) for values in np.array(resampled).T]
+    saving = {
+        str(ratio): {"times": times, "low": low, "high": high}
+        for ratio, times, (low, high) in zip(RATIOS, savings(everything), ends, strict=True)
+    }
+    return {"predictability": spearman(predicted(everything), live_Q), "saving": saving}
+
+
+def _premise(found: Mapping[str, Any]) -> str:
+    """What the rank correlation says of a perplexity schedule, in plain words."""
     rho, low, high = (found["rho"][name] for name in ("rho", "low", "high"))
     rates = ", ".join(f"{part['pass_rate']['mean']:.2f}" for part in found["parts"])
     counts = f"{found['num_prompts']:,} prompts x {found['num_samples']} samples"
+    if not isfinite(low):
+        return (
+            f"Whether a perplexity schedule suits these data is unknown ({counts}). Spearman's rho is undefined: all"
+            f" perplexities or all pass rates are equal, or there are too few prompts."
+        )
     if high < 0:
         holds = "holds clearly" if rho <= -CLEAR_RHO else "holds weakly"
         why = "the lower a prompt's perplexity, the higher its pass rate. A window that moves up goes from easy to hard"
     elif low > 0:
-        holds, why = (
-            "is reversed",
-            "prompts of higher perplexity are easier. A window that moves up begins with hard ones",
-        )
+        holds = "is reversed"
+        why = "prompts of higher perplexity are easier. A window that moves up begins with hard ones"
     else:
         holds, why = "is not seen", "the interval includes 0. A window would not order the prompts by difficulty"
-    text = (
+    return (
         f"The schedule's premise {holds} on these data (rho = {rho:.3f}, 95% interval {low:.3f} to {high:.3f},"
         f" {counts}): {why}. Pass rates by fifths of perplexity, lowest first: {rates}."
     )
-    if not isfinite(low):
-        text = (
-            f"Whether a perplexity schedule suits these data is unknown ({counts}). Spearman's rho is undefined: all"
-            f" perplexities or all pass rates are equal, or there are too few prompts."
-        )
-    return (
-        f"{text} {found['live_frac']:.0%} of the prompts are live (some samples correct, some incorrect),"
+
+
+def _groups(found: Mapping[str, Any]) -> str:
+    """Which groups would teach, and what choosing their prompts would save."""
+    text = (
+        f"{found['live_frac']:.0%} of the prompts are live (some samples correct, some incorrect),"
         f" {found['all_right_frac']:.0%} all correct, {found['all_wrong_frac']:.0%} all incorrect;"
         f" {found['signal_frac']['mean']:.0%} of groups of {found['group_size']} rollouts drawn from these prompts"
-        f" would have a learning signal."
+        f" would have a learning signal, {found['right_groups_frac']:.0%} would be all correct and"
+        f" {found['wrong_groups_frac']:.0%} all incorrect."
+    )
+    if found["choosing"] is None:
+        return f"{text} What choosing would save needs {MIN_PROMPTS} prompts or more."
+    saving = found["choosing"]["saving"]
+    times = "; ".join(f"the best of {ratio}: {interval_text(saving[ratio], '.2f')}" for ratio in saving)
+    chance = (
+        "" if any(each["low"] > 1 for each in saving.values()) else " The intervals include 1: it may save nothing."
+    )
+    return (
+        f"{text} A prediction of live groups from perplexity, cross-validated, has a rank correlation of"
+        f" {found['choosing']['predictability']:.2f} with what was sampled. Chosen by it, live groups would need this"
+        f" many times fewer rollouts than chosen at random ({times}).{chance} This holds at the start of training only:"
+        f" the model changes, and methods such as mopps_ppl and forecast also learn from their own rollouts."
     )
 
 
@@ -164,21 +240,10 @@ def report(found_by_set: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def draw(ppl_Q: FloatArray, rate_Q: FloatArray, found: Mapping[str, Any], title: str) -> bytes:
-    """PNG: every prompt as a grey point, and the mean of each fifth with its interval."""
+    """PNG: a point for each prompt."""
+    rho = interval_text(found["rho"]) if isfinite(found["rho"]["rho"]) else "undefined"
+    points = pd.DataFrame({"x": ppl_Q, "mean": rate_Q})
+    y_label = f"share of {found['num_samples']} samples that are correct"
     with look():
-        drawn, (axes,) = figure(height_in=3.8)
-        alpha = 0.8 if len(ppl_Q) < 100 else 0.35
-        axes.scatter(ppl_Q, rate_Q, s=18, color="#777777", alpha=alpha, linewidth=0, label="a prompt")
-        x = np.array([part["ppl_median"] for part in found["parts"]])
-        y, low, high = np.array([list(part["pass_rate"].values())[:3] for part in found["parts"]]).T
-        line(axes, x, y, 1, "mean of a fifth, with its 95% interval")
-        spread = np.nan_to_num([y - low, high - y])
-        axes.errorbar(x, y, yerr=spread, fmt="none", ecolor="#000000", elinewidth=1.0, capsize=3, zorder=3)
-        if np.max(ppl_Q) >= 8 * np.min(ppl_Q):
-            axes.set_xscale("log")
-            label_powers(axes.xaxis)
-        axes.set(ylim=(-0.04, 1.04), xlabel="prompt perplexity", ylabel=f"pass rate of {found['num_samples']} samples")
-        rho = interval_text(found["rho"]) if isfinite(found["rho"]["rho"]) else "undefined"
-        axes.set_title(f"{label(title)}\nSpearman's rho {rho}", loc="left")
-        legend(drawn, axes)
-        return to_png(drawn)
+        plot = Plot(y_label, f"{title}\nSpearman's rho {rho}", [Line(0, "a prompt", points)])
+        return to_png(paint(Chart([plot], "prompt perplexity", "", "points")))

@@ -138,7 +138,7 @@ def mean_interval(*sets: ArrayLike, shares: bool = False, num_resamples: int = 2
             values_Q[generator.integers(0, len(values_Q), (num_resamples, len(values_Q)))].mean(axis=1)
             for values_Q, generator in zip(values_by_set, generators, strict=True)
         ]
-        low, high = _ends(np.mean(means_SB, axis=0))
+        low, high = percentile_interval(np.mean(means_SB, axis=0))
     return Estimate(mean, low, high, sum(sizes))
 
 
@@ -151,8 +151,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
     >>> spearman([1, 2, 3, 4], [10, 9, 7, 8])
     -0.8
     """
-    levels = _levels(x, y)
-    return _weighted_rho(levels, np.ones(len(levels[0])))
+    return spearman_interval(x, y, range(np.size(x)), num_resamples=0).rho
 
 
 def spearman_interval(
@@ -166,31 +165,20 @@ def spearman_interval(
     Raises:
         ValueError: as :func:`spearman`.
     """
-    levels = _levels(x, y)
-    cluster_of_pair, labels = pd.factorize(pd.Series(list(clusters), dtype=object))
-    num_clusters, generator = len(labels), np.random.default_rng(seed)
-
-    rho = _weighted_rho(levels, np.ones(len(cluster_of_pair)))
-    low = high = nan
-    if np.isfinite(rho):
-        counts = (
-            np.bincount(generator.integers(0, num_clusters, num_clusters), minlength=num_clusters)
-            for _ in range(num_resamples)
+    sides = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or not np.isfinite(sides).all():
+        raise ValueError(
+            f"shapes {sides[0].shape} and {sides[1].shape}: give two lists of one length, of finite numbers"
         )
-        low, high = _ends([_weighted_rho(levels, count[cluster_of_pair].astype(np.float64)) for count in counts])
-    return RankCorrelation(rho, low, high, len(cluster_of_pair), num_clusters)
-
-
-def interval_text(found: Mapping[str, float], form: str = ".3f", scale: float = 1) -> str:
-    """An estimate, as a dictionary, and its interval if it has one: "0.250 (0.000 to 0.500)"."""
-    mean, low, high, *_ = (f"{scale * number:{form}}" for number in found.values())
-    return f"{mean} ({low} to {high})" if np.isfinite(found["low"]) else mean
-
-
-def _ends(resampled_B: Sequence[float] | FloatArray) -> tuple[float, float]:
-    """Percentile interval of a statistic's resampled values, without undefined ones."""
-    low, high = np.nanquantile(resampled_B, _TAILS)
-    return float(low), float(high)
+    levels = [np.unique(side, return_inverse=True)[1].reshape(-1) for side in sides]
+    cluster_of_pair, labels = pd.factorize(pd.Series(list(clusters), dtype=object))
+    num_pairs, num_clusters, generator = len(levels[0]), len(labels), np.random.default_rng(seed)
+    rho, low, high = _weighted_rho(levels, np.ones(num_pairs)), nan, nan
+    if num_resamples and np.isfinite(rho):
+        picks = (generator.integers(0, num_clusters, num_clusters) for _ in range(num_resamples))
+        counts = (np.bincount(picked, minlength=num_clusters)[cluster_of_pair].astype(np.float64) for picked in picks)
+        low, high = percentile_interval([_weighted_rho(levels, count) for count in counts])
+    return RankCorrelation(rho, low, high, num_pairs, num_clusters)
 
 
 def _weighted_rho(levels: Sequence[IntArray], count: FloatArray) -> float:
@@ -207,8 +195,14 @@ def _weighted_rho(levels: Sequence[IntArray], count: FloatArray) -> float:
     return float((count * x_rank * y_rank).sum() / scale) if scale > 0 else nan
 
 
-def _levels(*sides: ArrayLike) -> list[IntArray]:
-    x, y = (np.asarray(side, dtype=np.float64) for side in sides)
-    if x.shape != y.shape or x.ndim != 1 or not np.isfinite([x, y]).all():
-        raise ValueError(f"x has shape {x.shape} and y {y.shape}: give two lists of one length, of finite numbers")
-    return [np.unique(values, return_inverse=True)[1].reshape(-1) for values in (x, y)]
+def percentile_interval(resampled_B: Sequence[float] | FloatArray) -> tuple[float, float]:
+    """The ends of the 95% interval of a statistic's resampled values, without undefined ones; NaN if all are."""
+    defined = np.asarray(resampled_B)[~np.isnan(resampled_B)]
+    low, high = np.quantile(defined, _TAILS) if len(defined) else (nan, nan)
+    return float(low), float(high)
+
+
+def interval_text(found: Mapping[str, float], form: str = ".3f", scale: float = 1) -> str:
+    """An estimate, as a dictionary, and its interval if it has one: "0.250 (0.000 to 0.500)"."""
+    mean, low, high, *_ = (f"{scale * number:{form}}" for number in found.values())
+    return f"{mean} ({low} to {high})" if np.isfinite(found["low"]) else mean

@@ -37,24 +37,8 @@ SAMPLING = ("temperature", "top_p", "top_k", "max_tokens")
 NO_PROMPT_LIMIT = 1 << 40
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 SCORING_BATCH_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class Question:
-    """One row: the chat messages, and what the reward function needs."""
-
-    set: str
-    prompt_id: str
-    messages: list[dict[str, str]]
-    data_source: str
-    ground_truth: Any
-    extra_info: dict[str, Any]
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """What a reward function reads, in verl's columns."""
-        gold = {"ground_truth": self.ground_truth}
-        return {"data_source": self.data_source, "reward_model": gold, "extra_info": self.extra_info}
+Row = dict[str, Any]  # verl's columns
+Rows = dict[str, Row]  # by prompt_id
 
 
 @dataclass(frozen=True)
@@ -75,19 +59,76 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
     """
     check_verl_version()
     sets = load_sets(options.data, max_questions=options.prompts, seed=options.seed)
-    questions = [question for one in sets.values() for question in one]
-    reward = find_reward(options, questions[0])
+    rows = {prompt_id: row for one in sets.values() for prompt_id, row in one.items()}
+    reward = find_reward(options, next(iter(rows.values())))
     model = find_model(options.model)
     # vLLM, verl and their subprocesses read these when they are imported.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.update(cpu_environment() if options.device == CPU else {})
     from verl.utils import hf_tokenizer
 
-    from recipe.prepo.trainer.prompt_scoring import PromptTokenizer
-
     config = json.loads((model.folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = hf_tokenizer(str(model.folder))
     tokenizer.chat_template = options.chat_template or tokenizer.chat_template
+    tokens = tokenize(rows, tokenizer, config, options)
+    check_lengths(tokens, config, options)
+    # Not the number of samples: more can be added later.
+    names = (*SAMPLING, "seed", "chat_template", "chat_template_kwargs", "device", "dtype")
+    settings = {
+        "model": {"path": options.model, "fingerprint": model.fingerprint},
+        "data": {
+            p.stem: {"path": str(p.absolute()), "sha256": file_sha256(p), "num_questions": len(sets[p.stem])}
+            for p in options.data
+        },
+        "sampling": {name: getattr(options, name) for name in names},
+        "reward": reward,
+    }
+    with open_store(options.out, settings) as (samples, prompts):
+        seconds = _fill(options, model, sets, tokens, tokenizer, samples, prompts if scores_prompts else None)
+    groups = {
+        name: [[samples[q, number] for number in range(options.samples)] for q in one] for name, one in sets.items()
+    }
+    scored = {name: [prompts[q] for q in one if scores_prompts] for name, one in sets.items()}
+    return Collected(settings, seconds, groups, scored)
+
+
+def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: int = 0) -> dict[str, Rows]:
+    """Read and check the files; each is one set, named after the file. ``max_questions`` of each are drawn by the seed.
+
+    In a file without any ``extra_info.prompt_id``, rows get ``<file name>/<row number>``.
+
+    Raises:
+        DataError: a file is missing or breaks the data contract (:mod:`recipe.prepo.rows`), two files have one name,
+            or two questions have one prompt_id.
+    """
+    sets: dict[str, Rows] = {}
+    owners: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in sets:
+            raise DataError(f"--data: two files are called {path.stem}, which names their results. Rename one of them.")
+        table = open_parquet(path).read()
+        rows = table.to_pylist()
+        if not any("prompt_id" in (row.get("extra_info") or {}) for row in rows):
+            for number, row in enumerate(rows):
+                row["extra_info"] = {**(row.get("extra_info") or {}), "prompt_id": f"{path.stem}/{number}"}
+            table = pa.Table.from_pylist(rows) if rows else table
+        validate_rows(table, name=str(path))
+        for row in rows:
+            prompt_id = row["extra_info"]["prompt_id"]
+            if (owner := owners.setdefault(prompt_id, path)) != path:
+                raise DataError(
+                    f"extra_info.prompt_id {prompt_id!r} is in {owner} and in {path}; samples are stored under it."
+                    f" Leave one of the files out of --data."
+                )
+        drawn = make_generator(seed, f"questions of {path.stem}").permutation(len(rows))[:max_questions]
+        sets[path.stem] = {rows[i]["extra_info"]["prompt_id"]: rows[i] for i in sorted(drawn)}
+    return sets
+
+
+def tokenize(rows: Rows, tokenizer: Any, config: dict[str, Any], options: argparse.Namespace) -> dict[str, list[int]]:
+    """Each prompt's tokens, as in training."""
+    from recipe.prepo.trainer.prompt_scoring import PromptTokenizer
+
     if not tokenizer.chat_template:
         raise ConfigError(
             f"--model {options.model} has no chat template, so chat messages cannot become its prompt. Give one as a"
@@ -100,86 +141,17 @@ def collect(options: argparse.Namespace, *, scores_prompts: bool = False) -> Col
         max_prompt_tokens=NO_PROMPT_LIMIT,
     )
     tokens = {}
-    for question in questions:
+    for prompt_id, row in rows.items():
         try:
-            tokens[question.prompt_id] = encode(question.messages)
+            tokens[prompt_id] = encode(
+                [{key: message[key] for key in ("role", "content")} for message in row["prompt"]]
+            )
         except Exception as error:  # templates raise many kinds of error
             raise DataError(
-                f"the chat template fails for question {question.prompt_id!r}: {type(error).__name__}: {error}."
+                f"the chat template fails for question {prompt_id!r}: {type(error).__name__}: {error}."
                 f" Correct the question's roles, or give another template with --chat-template."
             ) from error
-    check_lengths(tokens, config, options)
-    names = (
-        *SAMPLING,
-        "seed",
-        "chat_template",
-        "chat_template_kwargs",
-        "device",
-        "dtype",
-    )  # not the number: more can be added later
-    settings = {
-        "model": {"path": options.model, "fingerprint": model.fingerprint},
-        "data": {
-            p.stem: {"path": str(p.absolute()), "sha256": file_sha256(p), "num_questions": len(sets[p.stem])}
-            for p in options.data
-        },
-        "sampling": {name: getattr(options, name) for name in names},
-        "reward": reward,
-    }
-    with open_store(options.out, settings) as (samples, prompts):
-        seconds = _fill(options, model, questions, tokens, tokenizer, samples, prompts if scores_prompts else None)
-    groups, scored = {}, {}
-    for name, one in sets.items():
-        groups[name] = [[samples[q.prompt_id, number] for number in range(options.samples)] for q in one]
-        scored[name] = [prompts[q.prompt_id] for q in one if scores_prompts]
-    return Collected(settings, seconds, groups, scored)
-
-
-def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: int = 0) -> dict[str, list[Question]]:
-    """Read and check the files; each is one set, named after the file. ``max_questions`` of each are drawn by the seed.
-
-    In a file without any ``extra_info.prompt_id``, rows get ``<file name>/<row number>``.
-
-    Raises:
-        DataError: a file is missing or breaks the data contract (:mod:`recipe.prepo.rows`), two files have one name,
-            or two questions have one prompt_id.
-    """
-    sets: dict[str, list[Question]] = {}
-    owners: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in sets:
-            raise DataError(f"--data: two files are called {path.stem}, which names their results. Rename one of them.")
-        questions = sets[path.stem] = _load(path)
-        for question in questions:
-            if (owner := owners.setdefault(question.prompt_id, path)) != path:
-                raise DataError(
-                    f"extra_info.prompt_id {question.prompt_id!r} is in {owner} and in {path}; samples are stored under"
-                    f" it. Leave one of the files out of --data."
-                )
-        drawn = make_generator(seed, f"questions of {path.stem}").permutation(len(questions))[:max_questions]
-        sets[path.stem] = [questions[i] for i in sorted(drawn)]
-    return sets
-
-
-def _load(path: Path) -> list[Question]:
-    table = open_parquet(path).read()
-    rows = table.to_pylist()
-    if not any("prompt_id" in (row.get("extra_info") or {}) for row in rows):
-        for number, row in enumerate(rows):
-            row["extra_info"] = {**(row.get("extra_info") or {}), "prompt_id": f"{path.stem}/{number}"}
-        table = pa.Table.from_pylist(rows) if rows else table
-    validate_rows(table, name=str(path))
-    return [
-        Question(
-            set=path.stem,
-            prompt_id=row["extra_info"]["prompt_id"],
-            messages=[{"role": message["role"], "content": message["content"]} for message in row["prompt"]],
-            data_source=row["data_source"],
-            ground_truth=row["reward_model"]["ground_truth"],
-            extra_info=row["extra_info"],
-        )
-        for row in rows
-    ]
+    return tokens
 
 
 def check_lengths(tokens: dict[str, list[int]], config: dict[str, Any], options: argparse.Namespace) -> None:
@@ -204,7 +176,7 @@ def check_lengths(tokens: dict[str, list[int]], config: dict[str, Any], options:
 def _fill(
     options: argparse.Namespace,
     model: Model,
-    questions: Sequence[Question],
+    sets: Mapping[str, Rows],
     tokens: Mapping[str, list[int]],
     tokenizer: Any,
     samples: Records,
@@ -213,13 +185,14 @@ def _fill(
     """Store each missing sample as soon as it is graded; returns the seconds of it, without the start of vLLM."""
     # A sample's seed does not depend on what else is sampled, or in which order.
     missing = [
-        (q, number, rollout_seed(options.seed, 0, q.prompt_id, number))
-        for q in questions
+        (name, row, number, rollout_seed(options.seed, 0, prompt_id, number))
+        for name, rows in sets.items()
+        for prompt_id, row in rows.items()
         for number in range(options.samples)
-        if (q.prompt_id, number) not in samples
+        if (prompt_id, number) not in samples
     ]
-    total = len(questions) * options.samples
-    unscored = [] if prompts is None else [q.prompt_id for q in questions if q.prompt_id not in prompts]
+    total = len(tokens) * options.samples
+    unscored = [] if prompts is None else [prompt_id for prompt_id in tokens if prompt_id not in prompts]
     print(f"{total - len(missing):,} of {total:,} samples exist, {len(missing):,} to make", flush=True)
     if not missing and not unscored:
         return 0.0
@@ -237,7 +210,8 @@ def _fill(
                 log_probs = np.array([entry[token].logprob for token, entry in scored])
                 prompts.add(ScoredPrompt(unscored[request], mean_nll_nats(log_probs), len(log_probs)))
         sampling = {name: getattr(options, name) for name in SAMPLING}
-        requests = [(tokens[q.prompt_id], {**sampling, "seed": seed}) for q, _, seed in missing]
+        ids = [row["extra_info"]["prompt_id"] for _, row, _, _ in missing]
+        requests = [(tokens[q], {**sampling, "seed": each[-1]}) for q, each in zip(ids, missing, strict=True)]
         for request, output in _run(engine, requests, "samples"):
             (done,) = output.outputs
             text = tokenizer.decode(list(done.token_ids), skip_special_tokens=True)  # as in training
@@ -287,17 +261,17 @@ def _run(engine: Any, requests: Sequence[tuple[list[int], dict[str, Any]]], unit
                     bar.update()
 
 
-def find_reward(options: argparse.Namespace, question: Question) -> dict[str, Any] | None:
+def find_reward(options: argparse.Namespace, row: Row) -> dict[str, Any] | None:
     """Load and try ``--reward``; returns what identifies it, or None for this recipe's own grader.
 
     Raises:
-        PrepoError: it does not load, or fails for ``question``.
+        PrepoError: it does not load, or fails for ``row``.
     """
     try:
         function = own.load_reward(options.reward)
     except ConfigError as error:
         raise ConfigError(f"--reward {options.reward['path']}:{options.reward['name']}: {error}") from error
-    own.grade_rows(options.reward, [question.row])
+    own.grade_rows(options.reward, [row])
     if options.reward == OWN_GRADER:
         return None
     source = inspect.getsourcefile(inspect.unwrap(function))
@@ -306,7 +280,8 @@ def find_reward(options: argparse.Namespace, question: Question) -> dict[str, An
 
 
 def graded(
-    question: Question,
+    set_name: str,
+    row: Row,
     number: int,
     seed: int,
     response: dict[str, Any],
@@ -314,18 +289,18 @@ def graded(
     correct_above: float | None = None,
 ) -> Sample:
     """The sample with its reward, and the answer that was judged: a reward's ``pred``, else the marked one."""
-    scores = own.grade_row(reward, question.row, response["text"])
+    scores = own.grade_row(reward, row, response["text"])
     acc = scores.get("acc") if correct_above is None else None
     judged = np.array([acc if isinstance(acc, int | float) else np.nan], dtype=np.float64)
     is_correct = correctness(np.array([float(scores["score"])]), judged, correct_above=correct_above)[0] == 1.0
     return Sample(
-        set=question.set,
-        prompt_id=question.prompt_id,
+        set=set_name,
+        prompt_id=row["extra_info"]["prompt_id"],
         sample=number,
         seed=seed,
         **response,
         reward=float(scores["score"]),
-        answer=str(scores["pred"]) if "pred" in scores else final_answer(question.data_source, response["text"]),
+        answer=str(scores["pred"]) if "pred" in scores else final_answer(row["data_source"], response["text"]),
         timed_out=bool(scores.get("timed_out")),
         correct=bool(is_correct),
     )
