@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, write_parquet
+from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, write_parquet
 from data_prep.dapo_math import WRAPPINGS
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import DataError
@@ -61,15 +61,19 @@ def dapo_row(question: str, gold: str, index: Any, form: str) -> Row:
     }
 
 
-def test_gsm8k_folder_gives_both_splits(tmp_path: Path) -> None:
+def test_a_folder_gives_both_splits_and_a_file_the_split_that_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_jsonl(tmp_path / "in/train.jsonl", [{"question": "Q?", "answer": "1000 + 200 = 1200\n#### 1,200"}])
     write_jsonl(tmp_path / "in/test.jsonl", [{"question": "R?", "answer": "#### -3"}])
-    rows, _ = prepared("gsm8k", tmp_path / "in", tmp_path, split="train")
-    assert golds(rows) == ["1200"]
-    assert rows[0]["prompt"] == [{"role": "user", "content": f"Q?\n{DEFAULT_INSTRUCTION}"}]
-    assert rows[0]["data_source"] == "gsm8k"
-    assert rows[0]["extra_info"]["split"] == "train"
+    (row,), _ = prepared("gsm8k", tmp_path / "in", tmp_path, split="train")
+    assert (golds([row]), row["data_source"], row["extra_info"]["split"]) == (["1200"], "gsm8k", "train")
+    assert row["prompt"] == [{"role": "user", "content": f"Q?\n{DEFAULT_INSTRUCTION}"}]
     assert golds(pq.read_table(tmp_path / "gsm8k_test.parquet").to_pylist()) == ["-3"]
+    source = write_jsonl(tmp_path / "my_test_part.json", [{"question": "Q", "answer": "#### 1"}])
+    prepared("gsm8k", source, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").glob("*.parquet")] == ["gsm8k_test.parquet"]
+    assert "read 1, kept 1" in capsys.readouterr().out
 
 
 def test_instruction_and_system_message_are_options_and_leave_ids_alone(tmp_path: Path) -> None:
@@ -81,64 +85,46 @@ def test_instruction_and_system_message_are_options_and_leave_ids_alone(tmp_path
     assert ids(bare) == ids(styled)
 
 
-@pytest.mark.parametrize(
-    ("solution", "gold"),
-    [
-        (r"so \boxed{1}, no: \boxed{\frac{1}{\sqrt{2}}}.", r"\frac{1}{\sqrt{2}}"),
-        (r"is $\boxed 3$.", "3"),
-        (r"is \fbox{7}", "7"),
-        (r"$\boxed{10,\!080}$", r"10,\!080"),
-    ],
-)
-def test_math_gold_is_the_last_box_of_the_solution(solution: str, gold: str, tmp_path: Path) -> None:
-    row = {"problem": "P", "level": "Level 5", "type": "Algebra", "solution": solution}
-    rows, _ = prepared("math", write_jsonl(tmp_path / "train.jsonl", [row]), tmp_path, split="train")
-    assert golds(rows) == [gold]
-    assert (rows[0]["extra_info"]["level"], rows[0]["extra_info"]["subject"]) == ("Level 5", "Algebra")
-
-
 @pytest.mark.parametrize("form", ["greso", "original"])
 def test_dapo_instructions_are_stripped(form: str, tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(pa.Table.from_pylist([dapo_row("Find $x$.", "34", 7, form)] * 100), path)
     rows, summary = prepared("dapo_math", path, tmp_path / "out", "--instruction", "", split="train")
-    assert [row["prompt"][0]["content"] for row in rows] == ["Find $x$."]
-    assert ids(rows) == ["dapo_math/7"]
-    assert summary["rows_read"] == 100
-    assert summary["dropped"]["exact_duplicate"]["count"] == 99
-    assert summary["dropped"]["exact_duplicate"]["first"][0] == "row 1: same question and gold as row 0"
-    assert len(summary["dropped"]["exact_duplicate"]["first"]) == NUM_LISTED
+    assert [row["prompt"][0]["content"] for row in rows] == ["Find $x$."] and ids(rows) == ["dapo_math/7"]
+    repeats = summary["dropped"]["exact_duplicate"]
+    assert (summary["rows_read"], repeats["count"], len(repeats["first"])) == (100, 99, NUM_LISTED)
+    assert repeats["first"][0] == "row 1: same question and gold as row 0"
 
 
-def test_processed_dapo_has_the_bare_question(tmp_path: Path) -> None:
-    row = {**dapo_row("", "5", "9a-uuid", "greso"), "prompt": "Find $y$."}
-    rows, _ = prepared("dapo_math", write_jsonl(tmp_path / "t.jsonl", [row]), tmp_path, split="train")
-    assert rows[0]["prompt"][0]["content"].startswith("Find $y$.\n")
-    assert ids(rows) == ["dapo_math/9a-uuid"]
+MATH_ROW = {"problem": "P", "level": "Level 5", "type": "Algebra"}
+FORMS: list[tuple[str, Row, str, str]] = [
+    ("math", MATH_ROW | {"solution": r"so \boxed{1}, no: \boxed{\frac{1}{\sqrt{2}}}."}, r"\frac{1}{\sqrt{2}}", "5c62e"),
+    ("math", MATH_ROW | {"solution": r"is $\boxed 3$."}, "3", "5c62e"),
+    ("math", MATH_ROW | {"solution": r"is \fbox{7}"}, "7", "5c62e"),
+    ("dapo_math", {**dapo_row("", "5", "9a-uuid", "greso"), "prompt": "P"}, "5", "9a-uuid"),
+    ("amc23", {"id": 0, "problem": "P", "answer": 27.0}, "27", "0"),
+    ("amc23", {"id": 1, "question": "P", "answer": "27.5"}, "27.5", "1"),
+    ("aime24", {"id": 60, "problem": "P", "answer": "025", "url": "u", "year": "2024"}, "025", "60"),
+    ("aime24", {"ID": "2024-I-4", "Problem": "P", "Answer": 116, "Solution": "s"}, "116", "2024-I-4"),
+    ("aime24", {"id": 0, "problem": "P", "solution": r"\boxed{204}"}, "204", "0"),
+    ("aime25", {"question": "P", "answer": "70"}, "70", "5c62e091b8c0565f"),
+    ("math500", {"problem": "P", "solution": "s", "answer": r"\frac{1}{2}", "unique_id": "a/1"}, r"\frac{1}{2}", "a/1"),
+]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "row", "gold", "prompt_id"),
-    [
-        ("amc23", {"id": 0, "problem": "P", "answer": 27.0}, "27", "amc23/0"),
-        ("amc23", {"id": 1, "question": "P", "answer": "27.5"}, "27.5", "amc23/1"),
-        ("aime24", {"id": 60, "problem": "P", "answer": "025", "url": "u", "year": "2024"}, "025", "aime24/60"),
-        ("aime24", {"ID": "2024-I-4", "Problem": "P", "Answer": 116, "Solution": "s"}, "116", "aime24/2024-I-4"),
-        ("aime24", {"id": 0, "problem": "P", "solution": r"\boxed{204}"}, "204", "aime24/0"),
-        ("aime25", {"question": "P", "answer": "70"}, "70", "aime25/5c62e091b8c0565f"),
-        (
-            "math500",
-            {"problem": "P", "solution": "s", "answer": r"\frac{1}{2}", "level": 2, "unique_id": "test/a/1.json"},
-            r"\frac{1}{2}",
-            "math500/test/a/1.json",
-        ),
-    ],
-)
-def test_evaluation_sets(dataset: str, row: Row, gold: str, prompt_id: str, tmp_path: Path) -> None:
-    rows, summary = prepared(dataset, write_jsonl(tmp_path / "some.jsonl", [row]), tmp_path)
-    assert golds(rows) == [gold]
-    assert ids(rows) == [prompt_id]
+@pytest.mark.parametrize(("dataset", "row", "gold", "own_id"), FORMS)
+def test_rows_of_every_data_set(dataset: str, row: Row, gold: str, own_id: str, tmp_path: Path) -> None:
+    split = "train" if "train" in DATASETS[dataset].splits else "test"
+    source = write_jsonl(tmp_path / f"{split}.jsonl", [row])
+    rows, summary = prepared(dataset, source, tmp_path / "out", split=split)
+    assert golds(rows) == [gold] and rows[0]["prompt"][0]["content"].startswith("P\n")
+    assert ids(rows)[0].startswith(f"{dataset}/{own_id}")
     assert (summary["rows_read"], summary["rows_kept"], summary["dropped"]) == (1, 1, {})
+    if dataset == "math":
+        assert (rows[0]["extra_info"]["level"], rows[0]["extra_info"]["subject"]) == ("Level 5", "Algebra")
+    one_schema, _ = prepared("gsm8k", write_jsonl(tmp_path / "g/test.jsonl", [{"question": "Q", "answer": "#### 1"}]),
+                             tmp_path / "g")  # fmt: skip
+    assert list(one_schema[0]["extra_info"]) == list(rows[0]["extra_info"]), "files can be concatenated"
 
 
 def test_olympiadbench_keeps_what_the_reward_needs_and_drops_prose(tmp_path: Path) -> None:
@@ -195,13 +181,6 @@ def test_repeats_conflicts_and_empty_golds_are_dropped_and_listed(tmp_path: Path
     assert summary["dropped"]["conflicting_gold"]["first"] == [f"line 2: {conflict}", f"line 4: {conflict}"]
 
 
-def test_gold_that_no_grader_can_read_is_dropped(tmp_path: Path) -> None:
-    rows = [{"problem": p, "solution": rf"\boxed{{{g}}}"} for p, g in (("a", r"\frac{1}{2}"), ("b", r"\text{ }"))]
-    kept, summary = prepared("math", write_jsonl(tmp_path / "train.jsonl", rows), tmp_path, split="train")
-    assert golds(kept) == [r"\frac{1}{2}"]
-    assert dropped(summary) == {"unverifiable_gold": 1}
-
-
 def test_gold_check_is_repeated_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[str | None] = [None, "math", None, None, None]  # None: the time limit was reached
 
@@ -227,58 +206,25 @@ def test_making_again_gives_the_same_bytes_and_shuffling_the_same_ids(tmp_path: 
     assert ids(shuffled) == ids(first)[::-1]
 
 
-def test_all_data_sets_share_one_schema_so_that_files_can_be_concatenated(tmp_path: Path) -> None:
-    sources: dict[str, Row] = {
-        "gsm8k": {"question": "Q", "answer": "#### 1"},
-        "math": {"problem": "Q", "solution": r"\boxed{1}", "level": "Level 1", "type": "Algebra"},
-        "olympiadbench": {"id": 1, "question": "Q", "final_answer": ["1"], "is_multiple_answer": False},
-        "aime25": {"question": "Q", "answer": "1"},
-        "dapo_math": dapo_row("Q", "1", 1, "greso"),
-    }
-    schemas = []
-    for dataset, row in sources.items():
-        split = "train" if "train" in DATASETS[dataset].splits else "test"
-        prepared(dataset, write_jsonl(tmp_path / f"{dataset}_{split}.jsonl", [row]), tmp_path / "out", split=split)
-        schemas.append(pq.read_schema(tmp_path / f"out/{dataset}_{split}.parquet"))
-    assert all(schema == schemas[0] for schema in schemas)
+AIME = '{"id": 1, "problem": "Q", "answer": "1"}\n{"id": 1, "problem": "R", "answer": "1"}'
+UNUSABLE = [
+    ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n{"question":\n', "train.jsonl, line 2: not valid"),
+    ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
+    ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
+    ("gsm8k", "data.jsonl", "{}", "neither train nor test"),
+    ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
+    ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
+    ("math", "train.json", r'[{"problem": "Q", "solution": "\\boxed{\\text{ }}"}]', "dropped 1, unverifiable_gold"),
+    ("aime24", "a.jsonl", '{"id": 1, "problem": "Q", "answer": ""}', "none of its 1 rows can be used"),
+    ("dapo_math", "a.jsonl", '{"prompt": [], "reward_model": {"ground_truth": "1"}}', "0 user messages"),
+    ("dapo_math", "a.jsonl", '{"prompt": [{"role": "user", "content": "Hi"}], "reward_model": {"ground_truth": "1"}}',
+     "none of the known instructions .*'Hi'"),
+    ("olympiadbench", "a.jsonl", '{"id": 1, "question": "Q", "final_answer": ["1", "2"]}', "answer has 2 entries"),
+    ("aime24", "a.jsonl", AIME, "line 1 and line 2 have the same id '1' but different questions"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("dataset", "name", "text", "message"),
-    [
-        (
-            "gsm8k",
-            "train.jsonl",
-            '{"question": "Q", "answer": "#### 1"}\n{"question":\n',
-            "train.jsonl, line 2: not valid",
-        ),
-        ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
-        ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
-        ("gsm8k", "data.jsonl", "{}", "neither train nor test"),
-        ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
-        ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
-        ("aime24", "a.jsonl", '{"id": 1, "problem": "Q", "answer": ""}', "none of its 1 rows can be used"),
-        ("dapo_math", "a.jsonl", json.dumps({"prompt": [], "reward_model": {"ground_truth": "1"}}), "0 user messages"),
-        (
-            "dapo_math",
-            "a.jsonl",
-            json.dumps({"prompt": [{"role": "user", "content": "Hi"}], "reward_model": {"ground_truth": "1"}}),
-            "none of the known instructions .*'Hi'",
-        ),
-        (
-            "olympiadbench",
-            "a.jsonl",
-            json.dumps({"id": 1, "question": "Q", "final_answer": ["1", "2"]}),
-            "final_answer has 2 entries",
-        ),
-        (
-            "aime24",
-            "a.jsonl",
-            '{"id": 1, "problem": "Q", "answer": "1"}\n{"id": 1, "problem": "R", "answer": "1"}',
-            "line 1 and line 2 have the same id '1' but different questions",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "name", "text", "message"), UNUSABLE)
 def test_unusable_sources_are_one_clear_error(
     dataset: str, name: str, text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,13 +250,6 @@ def test_missing_files_and_splits_are_one_clear_error(tmp_path: Path, capsys: py
     assert "several files match the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
 
 
-def test_only_the_split_that_a_file_holds_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = write_jsonl(tmp_path / "in/my_test_part.json", [{"question": "Q", "answer": "#### 1"}])
-    prepared("gsm8k", source, tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").glob("*.parquet")] == ["gsm8k_test.parquet"]
-    assert "read 1, kept 1" in capsys.readouterr().out
-
-
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     row = build_row(data_source="d", question="Q", ground_truth="1", prompt_id="d/1", split="train", index=0)
     path = tmp_path / "f.parquet"
@@ -320,13 +259,6 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_parquet([row, row], path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_summary_lists_the_first_rows_and_counts_all() -> None:
-    listing = Listing()
-    for i in range(NUM_LISTED + 5):
-        listing.add(f"row {i}", "why")
-    assert (listing.count, len(listing.first), listing.first[0]) == (NUM_LISTED + 5, NUM_LISTED, "row 0: why")
 
 
 def test_mini_math_is_generated(tmp_path: Path) -> None:

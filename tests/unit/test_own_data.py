@@ -111,21 +111,9 @@ def test_options_name_columns_and_say_what_surrounds_the_question(
 ) -> None:
     chat = [{"role": "system", "content": "Old."}, *ASK, REPLY, {"role": "user", "content": "And 2+2?"}]
     source = write(tmp_path / "x.jsonl", {"a": {"q": chat}, "b": [{"c": "4"}], "n": 7, "tests": [1, 2], "why": "5"})
-    options = [
-        "--question",
-        "a.q",
-        "--answer",
-        "why",
-        "--id",
-        "N",
-        "--keep",
-        "tests",
-        "--name",
-        "z",
-        "--instruction",
-        "Go.",
-    ]
-    status, (row,) = own(source, tmp_path / "out", *options, "--system", "New.", "--model", "assets/mini-math-qwen2")
+    options = "--question a.q --answer why --id N --keep tests --name z --instruction Go. --system New."
+    options += " --model assets/mini-math-qwen2"
+    status, (row,) = own(source, tmp_path / "out", *options.split())
     assert (status, row["prompt"][0], row["prompt"][-1]["content"]) == (
         0,
         {"role": "system", "content": "New."},
@@ -206,33 +194,29 @@ def test_splits_come_from_the_names_and_a_test_file_can_be_held_out(tmp_path: Pa
     assert held[0] == held[1]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "options", "message"),
-    [
-        ("x.csv", "Frage,Antwort\n1,2\n", "", "known as the question and answer: Frage, Antwort. Give --question KEY"),
-        (
-            "x.csv",
-            "Frage,Antwort\n1,2\n",
-            "--question Frag",
-            r"no such column. Did you mean Frage\? Its columns: Frage, Ant",
-        ),
-        ("x.jsonl", '{"question": "a", "foo": 1}\n', "", "known as the answer: question, foo"),
-        ("x.jsonl", "", "", "it has no rows"),
-        ("x.csv", "", "", "cannot be read as CSV"),
-        ("x.jsonl", '{"question": "a",\n', "", "line 1: not valid JSON"),
-        ("x.txt", "a", "", r"suffix is '\.txt', but must be one of \.jsonl"),
-        ("x.jsonl", '{"question": "a", "answer": " "}\n', "", "none of its 1 rows can be used"),
-        ("x.jsonl", '{"question": "a", "answer": 1}\n', "--hold-out 1", "only 1, with --hold-out 1, of its 1 rows"),
-        ("x.jsonl", '{"question": "a", "answer": 1}\n', "--split train test", "is one file"),
-        ("x.jsonl", '{"question": "a", "answer": 1}\n', "--model no/such/model", "cannot show the rows"),
-        (
-            "x.jsonl",
-            '{"i": 1, "question": "a", "answer": 1}\n{"i": 1, "question": "b", "answer": 1}\n',
-            "--id i",
-            "same id '1'",
-        ),
-    ],
-)
+ONE = '{"question": "a", "answer": 1}\n'
+TWICE = '{"i": 1, "question": "a", "answer": 1}\n{"i": 1, "question": "b", "answer": 1}\n'
+CANNOT_WORK = [
+    ("x.csv", "Frage,Antwort\n1,2\n", "", "known as the question and answer: Frage, Antwort. Give --question KEY"),
+    (
+        "x.csv",
+        "Frage,Antwort\n1,2\n",
+        "--question Frag",
+        r"no such column. Did you mean Frage\? Its columns: Fr",
+    ),
+    ("x.jsonl", '{"question": "a", "foo": 1}\n', "", "known as the answer: question, foo"),
+    ("x.jsonl", "", "", "it has no rows"),
+    ("x.csv", "", "", "cannot be read as CSV"),
+    ("x.txt", "a", "", r"suffix is '\.txt', but must be one of \.jsonl"),
+    ("x.jsonl", '{"question": "a", "answer": " "}\n', "", "none of its 1 rows can be used"),
+    ("x.jsonl", ONE, "--hold-out 1", "only 1, with --hold-out 1, of its 1 rows"),
+    ("x.jsonl", ONE, "--split train test", "is one file"),
+    ("x.jsonl", ONE, "--model no/such/model", "cannot show the rows"),
+    ("x.jsonl", TWICE, "--id i", "same id '1'"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "options", "message"), CANNOT_WORK)
 def test_what_cannot_work_is_one_line_with_the_files_own_columns(
     name: str, text: str, options: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

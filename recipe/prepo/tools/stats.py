@@ -167,9 +167,7 @@ def spearman_interval(
     """
     sides = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or not np.isfinite(sides).all():
-        raise ValueError(
-            f"shapes {sides[0].shape} and {sides[1].shape}: give two lists of one length, of finite numbers"
-        )
+        raise ValueError("x and y: give two lists of one length, of finite numbers")
     levels = [np.unique(side, return_inverse=True)[1].reshape(-1) for side in sides]
     cluster_of_pair, labels = pd.factorize(pd.Series(list(clusters), dtype=object))
     num_pairs, num_clusters, generator = len(levels[0]), len(labels), np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The report of one finished run and of several: numbers on the page, pictures, the command's answers."""
+"""The report of one finished run and of several: numbers on the page, pictures, samples, the command's answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.report import main
 from recipe.prepo.rules.registry import SELECTION
-from recipe.prepo.tools.report import write_report
+from recipe.prepo.tools.report import style, write_report
 from recipe.prepo.tools.report.charts import (
     PANELS,
     NoData,
@@ -26,9 +27,9 @@ from recipe.prepo.tools.report.charts import (
     perplexities_and_rewards,
     phase_seconds,
 )
-from recipe.prepo.tools.report.compare import Method, group_methods
-from recipe.prepo.tools.report.load import SECONDS, load_run
-from recipe.prepo.tools.report.page import make_page
+from recipe.prepo.tools.report.compare import Method
+from recipe.prepo.tools.report.load import SECONDS, Run, load_run
+from recipe.prepo.tools.report.page import find_samples, make_page, shorten
 from recipe.prepo.tools.report.targets import Verdict
 from recipe.prepo.types import Panel
 
@@ -40,6 +41,16 @@ OWN = {"step_time"}
 EMPTY = {"staleness", "skipped", "rollouts", "perplexity_pass_rate"}
 MakeRun = Callable[..., Path]
 ReadPage = Callable[[str], Any]
+HOSTILE = {
+    "script": "<script>alert(1)</script>",
+    "attribute": '"><img src=x onerror=alert(1)>',
+    "null": "a\x00b\x1b[31m",
+    "override": "safe \u202egnp.exe\u202c",
+    "surrogate": "half \ud83d of one",
+    "marks": "Z" + "\u0301" * 500,
+    "long": "x" * 1_000_000,
+    "wide": "\U0001f4a5" * 1_000_000,
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,53 +63,44 @@ def page(report_dir: Path, read_page: ReadPage) -> Any:
     return read_page((report_dir / "index.html").read_text(encoding="utf-8"))
 
 
+def page_of(run: Run) -> str:
+    return make_page([Method(run.name, (run,))], [], [(run, "", [])], None, Verdict("", ""))
+
+
 def test_page_holds_every_figure_inside_and_beside(report_dir: Path, page: Any) -> None:
     assert set(page.figures) - set(page.images) == EMPTY, "named in the list of figures without data"
     assert set(page.images) == SHARED | OWN
     for name, data in page.images.items():
-        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+        assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
         assert data == (report_dir / f"{name}.png").read_bytes()
         width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-        assert width > 500
-        assert height > 300
-        assert data.endswith(b"IEND\xaeB`\x82")
-        assert len(page.alts[name]) > 20
+        assert width > 500 and height > 300 and len(page.alts[name]) > 20
 
 
 def test_page_fetches_nothing_and_runs_one_script(page: Any) -> None:
     assert not page.tags & {"link", "iframe", "object", "a", "form"}
     (script,) = re.findall(r"<script>(.*?)</script>", page.html, flags=re.S)
     named = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{named}'" in page.html
-    assert "https://" not in page.html
+    assert f"script-src 'sha256-{named}'" in page.html and "default-src 'none'" in page.html
+    assert "https://" not in page.html and "<details open" not in page.html
     assert re.findall('http://[^ "]+', page.html) == ["http://www.w3.org/2000/svg"], "a name space"
-    assert "default-src 'none'" in page.html
 
 
-def test_summary_and_settings_hold_the_numbers_of_the_run(page: Any) -> None:
+def test_tables_hold_the_numbers_of_the_run(finished_run: Path, page: Any) -> None:
     rows = page.cells("summary")
     expected = {
         "selection": "ppl_schedule", "weighting": "relative_entropy", "shaping": "none", "steps": "6 of 6",
         "final held-out score": "0.5500", "gain": "+0.3000", "rollouts": "96", "response tokens": "1,920",
         "seconds in steps": "54.0", "seconds in validation": "18.0", "zero-advantage share": "0.4930",
+        "final math500/acc/mean@2": "0.5500", "final openai/gsm8k/acc/mean@2": "0.5500",
     }  # fmt: skip
     assert {name: rows[name] for name in expected} == {name: [value] for name, value in expected.items()}
-    settings = page.cells("settings")
-    assert settings["model"] == ["some/model"]
-    assert settings["training data"] == ["['train.parquet']"]
-
-
-def test_summary_holds_the_score_of_each_set_and_their_mean(page: Any) -> None:
-    rows = page.cells("summary")
-    assert rows["final math500/acc/mean@2"] == rows["final openai/gsm8k/acc/mean@2"] == ["0.5500"]
     assert "plain mean over math500/acc/mean@2, openai/gsm8k/acc/mean@2." in page.text
-
-
-def test_last_values_list_every_metric(finished_run: Path, page: Any) -> None:
+    settings, metrics = page.cells("settings"), page.cells("metrics")
+    assert (settings["model"], settings["training data"]) == (["some/model"], ["['train.parquet']"])
     logged = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
-    rows = page.cells("metrics")
-    assert set(rows) == {"metric", SECONDS} | {name for line in logged for name in line["data"]}
-    assert rows["prepo/rollouts_total/max"] == ["96", "6"]
+    assert set(metrics) == {"metric", SECONDS} | {name for line in logged for name in line["data"]}
+    assert metrics["prepo/rollouts_total/max"] == ["96", "6"]
 
 
 def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(finished_run: Path) -> None:
@@ -108,88 +110,60 @@ def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(fini
     assert seconds["rest"].iloc[0] == pytest.approx(9.0 - 8.0)
     run.metrics.loc[2, "timing_s/gen"] = 40.0
     assert phase_seconds(run)["rest"].min() == 0, "phases that overlap"
-
-
-def test_scoring_beside_the_update_counts_as_the_wait_for_it(finished_run: Path) -> None:
-    run = load_run(finished_run)
     trained = run.metrics["timing_s/step"].notna()
     run.metrics.loc[trained, ["timing_s/prompt_scoring", "timing_s/dispatch_wait"]] = (20.0, 0.5)
     seconds = phase_seconds(run)
-    assert "prompt_scoring" not in seconds
+    assert "prompt_scoring" not in seconds, "beside the update, it counts as the wait for it"
     assert seconds["dispatch_wait"].tolist() == [0.5] * 6
 
 
 def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
     first = make_run(tmp_path / "first", sets=("gsm8k", "math500"))
     second = make_run(tmp_path / "second", steps=4, rule="uniform", sets=("math500",), lift=0.01, seed=1)
-    index = write_report([first, second], tmp_path / "out")
-    assert index == tmp_path / "out" / "index.html"
-    page = read_page(index.read_text(encoding="utf-8"))
+    page = read_page(write_report([first, second], tmp_path / "out").read_text(encoding="utf-8"))
     assert set(page.images) == SHARED | {f"{name}_{index}" for name in OWN for index in (1, 2)}
+    expected = {
+        "method": ["first", "second"], "selection": ["ppl_schedule", "uniform"], "gain": ["+0.3000", "+0.0400"],
+        "final held-out score": ["0.5500", "0.2900"], "rollouts": ["96", "64"], "response tokens": ["1,920", "1,280"],
+        "seconds in steps": ["54.0", "36.0"], "zero-advantage share": ["0.4930", "0.4950"],
+    }  # fmt: skip
     rows = page.cells("summary")
-    assert rows["method"] == ["first", "second"]
-    assert rows["selection"] == ["ppl_schedule", "uniform"]
-    assert rows["final held-out score"] == ["0.5500", "0.2900"]
-    assert rows["gain"] == ["+0.3000", "+0.0400"]
-    assert rows["rollouts"] == ["96", "64"]
-    assert rows["response tokens"] == ["1,920", "1,280"]
-    assert rows["seconds in steps"] == ["54.0", "36.0"]
-    assert rows["zero-advantage share"] == ["0.4930", "0.4950"]
+    assert {name: rows[name] for name in expected} == expected
     assert "plain mean over math500/acc/mean@2." in page.text, "only the sets that both runs have are compared"
     assert "second: 4 of 6 steps are logged" in page.text
     assert not (first / "report").exists()
     assert page.text.index("first needed 4.0x fewer rollouts than second, 1 seed each.") < page.text.index("Warnings")
 
 
-def test_comparison_of_runs_without_a_shared_score_says_so(
-    tmp_path: Path, make_run: MakeRun, read_page: ReadPage
+def test_comparison_of_runs_of_one_name_without_a_shared_score(
+    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [load_run(make_run(tmp_path / name, sets=(name,), rule=name)) for name in ("a", "b")]
-    page = read_page(make_page(group_methods(runs), [], [], None, Verdict("", "")))
+    runs = [make_run(tmp_path / name / "run", steps=0, sets=(name,), rule=name) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    index = write_report(runs)
+    assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
+    page = read_page(index.read_text(encoding="utf-8"))
+    assert page.cells("summary")["method"] == ["a/run", "b/run"]
     assert page.cells("summary")["gain"] == ["n/a", "n/a"]
     assert "The runs share no held-out score" in page.text
 
 
-def test_comparison_goes_to_outputs_and_tells_runs_of_one_name_apart(
-    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = [make_run(tmp_path / folder / "run", steps=0, rule=f"rule_{folder}") for folder in ("a", "b")]
-    monkeypatch.chdir(tmp_path)
-    index = write_report(runs)
-    assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
-    assert read_page(index.read_text(encoding="utf-8")).cells("summary")["method"] == ["a/run", "b/run"]
-
-
-def test_no_run_directory_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "absent", tmp_path / "empty"):
-        with pytest.raises(DataError, match="is not a run directory"):
-            write_report([path])
-        assert main([str(path)]) == 2
-        message = capsys.readouterr().err
-        assert message.startswith(f"error: {path} is not a run directory")
-        assert message.count("\n") == 1
-        assert not (path / "report").exists()
-    with pytest.raises(DataError, match="no run directory: pass one or more"):
-        write_report([])
-
-
-def test_command_prints_the_path_of_the_page(
+def test_command_prints_the_path_of_the_page_or_one_clear_error(
     tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = make_run(tmp_path / "run", steps=1)
-    assert main([str(run_dir)]) == 0
-    assert capsys.readouterr().out.strip() == str(run_dir / "report" / "index.html")
-    assert main([str(run_dir), "--out", str(tmp_path / "here")]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "here" / "index.html")
-    assert (tmp_path / "here" / "accuracy_rollouts.png").stat().st_size > 1000
-
-
-def test_details_are_closed_until_opened(finished_run: Path) -> None:
-    run = load_run(finished_run)
-    html = make_page([Method("run", (run,))], [], [(run, "", [])], None, Verdict("", ""))
-    assert html.count("<details>") == 2
-    assert "<details open" not in html
+    for options, folder in (([], run_dir / "report"), (["--out", str(tmp_path / "here")], tmp_path / "here")):
+        assert main([str(run_dir), *options]) == 0
+        assert capsys.readouterr().out.strip() == str(folder / "index.html")
+        assert (folder / "accuracy_rollouts.png").stat().st_size > 1000
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "absent", tmp_path / "empty"):
+        assert main([str(path)]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"error: {path} is not a run directory") and message.count("\n") == 1
+        assert not (path / "report").exists()
+    with pytest.raises(DataError, match="no run directory: pass one or more"):
+        write_report([])
 
 
 def test_importing_the_summary_loads_neither_matplotlib_nor_the_trainer() -> None:
@@ -199,13 +173,15 @@ def test_importing_the_summary_loads_neither_matplotlib_nor_the_trainer() -> Non
     assert found.stdout.strip() == "[]"
 
 
-def test_a_metric_that_never_changes_takes_no_room(finished_run: Path) -> None:
+def test_figures_of_what_never_changes_or_is_not_logged_take_no_room(finished_run: Path) -> None:
     run = load_run(finished_run)
     methods = [Method("one", (run,)), Method("two", (run, run))]
     assert over_steps("temperature", PANELS["temperature"], methods[:1])
     run.metrics["prepo/temperature/mean"] = 1.0
     with pytest.raises(NoData, match="The same at every step"):
         over_steps("temperature", PANELS["temperature"], methods)
+    with pytest.raises(NoData, match="not logged"):
+        over_steps("staleness", PANELS["staleness"], methods)
 
 
 def test_a_rule_adds_its_own_panels_and_unknown_rules_none(
@@ -215,41 +191,29 @@ def test_a_rule_adds_its_own_panels_and_unknown_rules_none(
         panels = (Panel("Toy share", "What the toy did.", {"prepo/toy/mean": "toy", "absent": "absent"}, "share"),)
 
     monkeypatch.setitem(SELECTION, "toy", Toy)
-    runs = [make_run(tmp_path / name, steps=2, rule=name) for name in ("toy", "of_another_release")]
-    for run_dir in runs:
+    monkeypatch.setitem(style.SETTINGS, "figure.dpi", 40)
+    pages = []
+    for name in ("toy", "of_another_release"):
+        run_dir = make_run(tmp_path / name, steps=2, rule=name)
         with (run_dir / "metrics.jsonl").open("a") as metrics:
             metrics.write('{"step": 1, "data": {"prepo/toy/mean": 0.5}}\n')
-    page = read_page(write_report(runs[:1], tmp_path / "one").read_text(encoding="utf-8"))
-    assert "What the toy did." in page.figures["rule_toy_share"]
-    assert "rule_toy_share" in page.images
-    page = read_page(write_report(runs[1:], tmp_path / "two").read_text(encoding="utf-8"))
-    assert "rule_toy_share" not in page.figures
+        pages.append(read_page(write_report([run_dir]).read_text(encoding="utf-8")))
+    assert "What the toy did." in pages[0].figures["rule_toy_share"] and "rule_toy_share" in pages[0].images
+    assert "rule_toy_share" not in pages[1].figures
 
 
-def test_staleness_is_drawn_only_where_rollouts_lag(finished_run: Path) -> None:
-    run, panel = load_run(finished_run), PANELS["staleness"]
-    methods = [Method("run", (run,))]
-    with pytest.raises(NoData, match="not logged"):
-        over_steps("staleness", panel, methods)
-    run.metrics[list(panel.series)] = 0.0
-    with pytest.raises(NoData):
-        over_steps("staleness", panel, methods)
-    run.metrics[next(iter(panel.series))] = run.metrics.index + 0.5
-    assert "0 is on-policy" in over_steps("staleness", panel, methods).caption
-
-
-def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(make_run: MakeRun, tmp_path: Path) -> None:
+def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(
+    make_run: MakeRun, write_lines: Callable[..., None], tmp_path: Path
+) -> None:
     run_dir = make_run(tmp_path / "audited")
-    (run_dir / "audit").mkdir()
     choices = {1: [("a", 2.0), ("b", 4.0)], 2: [("a", 3.0), ("c", None)]}
     rewards = [(1, "a", 1.0), (1, "a", 0.0), (2, "b", 1.0), (2, "a", 1.0), (2, "c", 0.0)]  # b trains a step late
-    with open(run_dir / "audit" / "selection.jsonl", "w", encoding="utf-8") as file:
-        for step, prompts in choices.items():
-            candidates = [{"prompt_id": prompt, "ppl": ppl} for prompt, ppl in prompts]
-            file.write(json.dumps({"step": step, "candidates": candidates}) + "\n")
-    with open(run_dir / "audit" / "rollouts.jsonl", "w", encoding="utf-8") as file:
-        for step, prompt, reward in rewards:
-            file.write(json.dumps({"step": step, "prompt_id": prompt, "reward": reward}) + "\n")
+    lines = [
+        {"step": step, "candidates": [{"prompt_id": p, "ppl": ppl} for p, ppl in choices[step]]} for step in (1, 2)
+    ]
+    write_lines(run_dir / "audit" / "selection.jsonl", lines)
+    lines = [{"step": step, "prompt_id": prompt, "reward": reward} for step, prompt, reward in rewards]
+    write_lines(run_dir / "audit" / "rollouts.jsonl", lines)
     run = load_run(run_dir)
     found = perplexities_and_rewards(run).sort_values(["step", "prompt"])
     assert found.values.tolist() == [[1, "a", 0.5, 2.0], [2, "a", 1.0, 3.0], [2, "b", 1.0, 4.0]]
@@ -257,3 +221,61 @@ def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(make_run: 
     (run_dir / "audit" / "rollouts.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(NoData, match="damaged"):
         pass_rate(run)
+
+
+def entry(output: str, score: float = 1.0, prompt: str = "How many?") -> dict:
+    return {"input": prompt, "output": output, "gts": "14", "score": score}
+
+
+def test_samples_are_correct_and_incorrect_ones_of_the_first_and_last_step(
+    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None]
+) -> None:
+    run_dir = make_run(tmp_path / "run", steps=1)
+    html = page_of(load_run(run_dir))
+    assert "trainer.rollout_data_dir=RUN_DIR/rollouts" in html and "prepo.val_generations=20" in html
+    for step in (1, 2, 10):
+        lines = [entry(f"out {step} {index}", index % 2, f"question {index // 4}") for index in range(12)]
+        write_lines(run_dir / "rollouts" / f"{step}.jsonl", lines)
+    (run_dir / "rollouts" / "x.jsonl").write_text("{}")
+    html = page_of(load_run(run_dir))
+    assert [f"out {step} " in html for step in (1, 2, 10)] == [True, False, True]
+    assert html.count(", correct</b>") == html.count(", incorrect</b>") == 4
+    assert html.count("question 0") == html.count("question 1") == 1, "those of one prompt stand together"
+    write_lines(tmp_path / "elsewhere" / "3.jsonl", [entry("kept elsewhere")])
+    config = yaml.safe_load((run_dir / "config.yaml").read_text())
+    config["trainer"]["validation_data_dir"] = str(tmp_path / "elsewhere")
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+    headings = [heading for heading, _ in find_samples(load_run(run_dir))]
+    assert headings == ["Validation generations", "Training rollouts"]
+
+
+def test_damaged_dumps_are_passed_over(tmp_path: Path, make_run: MakeRun) -> None:
+    run_dir = make_run(tmp_path / "run", steps=1)
+    (run_dir / "rollouts").mkdir()
+    good = json.dumps(entry("the good one"))
+    bad = ["not json", "[1]", "[" * 100_000, '{"score": NaN, "output": "nan"}', '{"output": "no score"}', ""]
+    (run_dir / "rollouts" / "1.jsonl").write_text("\n".join([*bad, good, good[:-20]]))
+    (run_dir / "rollouts" / "2.jsonl").write_bytes(b"\xff\xfe\x00\x00")
+    html = page_of(load_run(run_dir))
+    assert html.count("<article") == 1 and "the good one" in html
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_texts_are_shown_as_text(
+    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None], read_page: ReadPage, kind: str
+) -> None:
+    text = HOSTILE[kind]
+    run_dir = make_run(tmp_path / "run", steps=1)
+    write_lines(run_dir / "rollouts" / "1.jsonl", [entry(text, prompt=text) | {"gts": text}])
+    html = page_of(load_run(run_dir))
+    page = read_page(html)
+    assert len(html.encode()) < 70_000, "a long text was not cut"
+    assert not page.tags & {"iframe", "link", "object"} and html.count("<script>") == 1
+    assert "<img " not in html, "a text became a picture"
+    assert not any(char in html for char in "\x00\x1b\u202e\u202c\u2066")
+    assert page.text.count(shorten(text[:40], 40)) >= 3, "prompt, output and gold answer"
+
+
+def test_text_is_cut_in_the_middle_and_other_scripts_stay() -> None:
+    assert len(shorten("<" * 10**6, 900)) < 1000 and shorten("ab" * 10**6, 30).endswith("ab")
+    assert shorten("e\u0301 \u0639 \u4f60", 9) == "e\u0301 \u0639 \u4f60"

@@ -14,7 +14,7 @@ from recipe.prepo.tools.report.compare import common_held_out, find_baseline, gr
 from recipe.prepo.tools.report.load import load_run
 from recipe.prepo.tools.report.page import make_page
 from recipe.prepo.tools.report.style import look
-from recipe.prepo.tools.report.targets import find_verdict, target_table
+from recipe.prepo.tools.report.targets import judge
 
 COMPARISON_DIR = Path("outputs/report")
 
@@ -55,9 +55,9 @@ def write_report(
     methods = group_methods(runs)
     base = find_baseline(methods, baseline) if len(methods) > 1 or baseline else None
     names = common_held_out(runs)
-    costs, verdict = target_table(methods, names, target, base), find_verdict(methods, names, target, base)
+    costs, verdict = judge(methods, names, target, base)
     with look():
-        shared = shared_drawings(methods, costs.level if costs else None, base)
+        shared = shared_drawings(methods, costs.level if costs else None)
         own = []
         for index, method in enumerate(methods, start=1):
             suffix = f"_{index}" if len(runs) > 1 else ""

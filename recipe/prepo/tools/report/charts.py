@@ -17,7 +17,6 @@ from recipe.prepo.tools.report.compare import (
     all_runs,
     common_held_out,
     curve,
-    paired_curve,
     rule_panels,
 )
 from recipe.prepo.tools.report.load import DAMAGE, SECONDS, Run
@@ -96,7 +95,7 @@ def drawing(name: str, title: str, draw: Callable[..., Chart], *arguments: Any) 
     return Drawing(name, title, chart.caption, to_png(paint(chart)), numbers_of(chart))
 
 
-def shared_drawings(methods: Sequence[Method], target: float | None, baseline: Method | None = None) -> list[Drawing]:
+def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Drawing]:
     """The figures that lay methods over each other; `target` is a held-out score to mark."""
     slugs = {re.sub(r"[^a-z0-9]+", "_", panel.title.lower()).strip("_"): panel for panel in rule_panels(methods)}
     panels = PANELS | {f"rule_{slug}": panel for slug, panel in slugs.items()}
@@ -105,9 +104,6 @@ def shared_drawings(methods: Sequence[Method], target: float | None, baseline: M
         drawing(f"accuracy_{name}", f"{title} {unit}", accuracy, methods, counter, unit, target)
         for name, counter, unit in COSTS
     ]
-    if baseline and len(methods) > 1:
-        title = f"Held-out score minus that of {baseline.name}, seed by seed"
-        drawings.insert(1, drawing("paired", title, paired, methods, baseline))
     return drawings + [drawing(name, panel.title, over_steps, name, panel, methods) for name, panel in panels.items()]
 
 
@@ -164,21 +160,6 @@ def accuracy(methods: Sequence[Method], counter: str, unit: str, target: float |
     caption = "The point at 0 is the validation before training."
     caption += " Validation time is not included." if counter == SECONDS else ""
     return Chart(plots, f"cumulative {unit}", caption, level=target if scores else None)
-
-
-def paired(methods: Sequence[Method], baseline: Method) -> Chart:
-    """The difference in held-out score to the baseline's run of the same seed, over training steps."""
-    names = common_held_out(all_runs(methods))
-    curves = [
-        Line(look, method.label, paired_curve(method, baseline, names))
-        for look, method in enumerate(methods)
-        if method is not baseline
-    ]
-    lines = [line for line in curves if len(line.found)]
-    if not lines:
-        raise NoData("No run has the seed of one of the baseline's runs, and a held-out score at the same step.")
-    caption = "Above 0: better than the baseline after as many steps. Several seeds: the mean, and all differences."
-    return Chart([Plot("difference in score", "", lines)], "training step", caption, level=0.0)
 
 
 def phase_seconds(run: Run) -> pd.DataFrame:

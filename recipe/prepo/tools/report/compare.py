@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from recipe.prepo.errors import DataError
-from recipe.prepo.rules.base import Rule, SkippingRule
+from recipe.prepo.rules import neutral
+from recipe.prepo.rules.base import Rule
 from recipe.prepo.rules.registry import REGISTRIES
 from recipe.prepo.run.metric_names import ROLLOUTS, TOKENS
 from recipe.prepo.tools.report.load import SECONDS, Run
@@ -102,17 +103,6 @@ def rule_panels(methods: Sequence[Method]) -> list[Panel]:
     return [panel for index, panel in enumerate(panels) if panel not in panels[:index]]
 
 
-def is_neutral(rule: type[Rule] | None) -> bool:
-    """Whether a rule leaves plain GRPO as it is: it neither reads scores or entropies, nor learns, nor skips."""
-    if rule is None:
-        return False
-    for trait in ("is_identity", "is_constant"):
-        if hasattr(rule, trait):
-            return bool(getattr(rule, trait))
-    reads = rule.needs_entropy or getattr(rule, "needs_scores", False)
-    return not reads and rule.observe is Rule.observe and not issubclass(rule, SkippingRule)
-
-
 def find_baseline(methods: Sequence[Method], wanted: str | None) -> Method | None:
     """The method called `wanted`: its name, one of its runs, or a run directory.
 
@@ -129,14 +119,14 @@ def find_baseline(methods: Sequence[Method], wanted: str | None) -> Method | Non
                 return method
         known = ", ".join(method.name for method in methods)
         raise DataError(f"--baseline {wanted}: no such method; the methods are {known}. Name one, or a run directory.")
-    ranks = {}
-    for index, method in enumerate(methods):
+    ranks: dict[tuple[int, bool], list[Method]] = {}
+    for method in methods:
         rules = rules_of(method.runs[0])
-        if is_neutral(rules["selection"]):
-            switched_on = sum(not is_neutral(rule) for rule in rules.values())
-            ranks[index] = (switched_on, not getattr(rules["selection"], "uses_candidates", True))
-    best = [index for index, rank in ranks.items() if rank == min(ranks.values())]
-    return methods[best[0]] if len(best) == 1 else None
+        switched_on = [group for group, rule in rules.items() if not rule or rule.__module__ != neutral.__name__]
+        if "selection" not in switched_on:
+            ranks.setdefault((len(switched_on), rules["selection"] is neutral.All), []).append(method)
+    best = ranks[min(ranks)] if ranks else []
+    return best[0] if len(best) == 1 else None
 
 
 def common_held_out(runs: Sequence[Run]) -> list[str]:
@@ -165,32 +155,13 @@ def common_steps(series: Sequence[pd.Series]) -> pd.DataFrame:
 def curve(method: Method, names: Sequence[str], counter: str | None = None) -> pd.DataFrame:
     """The mean of the metrics `names` over a method's runs, at the steps that all of them logged.
 
-    Columns x (mean cost by `counter`, else the step), mean, low, high (over the runs) and num_runs, indexed by step.
+    Columns x (mean cost by `counter`, else the step), mean, low and high (over the runs), indexed by step.
     """
     table = common_steps([mean_of(run, names) for run in method.runs])
     x = table.index.to_series().astype(float)
     if counter is not None and len(table):
         costs = [cumulative(method.runs[at], counter).reindex(table.index) for at in table]
         x = pd.concat(costs, axis=1).mean(axis=1, skipna=False)
-    found = summarise_runs(table).assign(x=x)
+    over_runs = {"mean": table.mean(axis=1), "low": table.min(axis=1), "high": table.max(axis=1)}
+    found = pd.DataFrame({"x": x, **over_runs})
     return found[np.isfinite(found["x"])]
-
-
-def summarise_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """Columns x (the step), mean, low, high and num_runs of a table with a column for each run."""
-    return pd.DataFrame({
-        "x": table.index.to_series().astype(float), "mean": table.mean(axis=1), "low": table.min(axis=1),
-        "high": table.max(axis=1), "num_runs": len(table.columns),
-    })  # fmt: skip
-
-
-def seed_pairs(method: Method, baseline: Method) -> list[tuple[Run, Run]]:
-    """(run, the baseline's run of the same seed), for the seeds that each side has once."""
-    own, base = ({run.seed: run for run in each.runs if each.seeds.count(run.seed) == 1} for each in (method, baseline))
-    return [(own[seed], base[seed]) for seed in own if seed is not None and seed in base]
-
-
-def paired_curve(method: Method, baseline: Method, names: Sequence[str]) -> pd.DataFrame:
-    """Means of the metrics `names` minus those of the baseline's run of the same seed, as `curve` has them."""
-    pairs = [(mean_of(own, names) - mean_of(base, names)).dropna() for own, base in seed_pairs(method, baseline)]
-    return summarise_runs(common_steps(pairs))

@@ -7,7 +7,7 @@ number can be checked in `metrics.jsonl`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ import pandas as pd
 
 from recipe.prepo.run.metric_names import ROLLOUTS
 from recipe.prepo.tools.report.compare import COSTS, Method, all_runs, common_steps, cumulative, mean_of
-from recipe.prepo.tools.stats import mean_interval
+from recipe.prepo.tools.stats import CONFIDENCE, mean_interval
 from recipe.prepo.types import FloatArray
 
 MISSING, STEP = "n/a", "step"
 NUM_RESAMPLES = 10_000
-CONFIDENCE = 0.95
 # Scores are means of many numbers: rounding may put one that equals the target just below it.
 SLACK = 1e-9
+Ratio = tuple[float, float, float]  # an estimate and the ends of its interval
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,7 @@ def evaluations(method: Method, names: Sequence[str]) -> Evaluations | None:
     return Evaluations(table.to_numpy().T, {STEP: steps, **cost}, tuple(run.seed for run in runs))
 
 
-def ratio(
-    baseline: Evaluations, method: Evaluations, target: float | None, counter: str, *, seed: int = 0
-) -> tuple[float, float, float]:
+def ratio(baseline: Evaluations, method: Evaluations, target: float | None, counter: str, *, seed: int = 0) -> Ratio:
     """Baseline's cost to the target divided by the method's, and the ends of its bootstrap interval over the seeds.
 
     Seeds are drawn in pairs when both methods have the same seeds, else in each method by itself (Efron & Tibshirani
@@ -131,98 +129,7 @@ def ratio_text(value: float, low: float, high: float) -> str:
     return text if np.isnan(low) else f"{text} [{', '.join(ends)}]"
 
 
-def target_table(
-    methods: Sequence[Method], names: Sequence[str], target: float | None, baseline: Method | None
-) -> TargetTable | None:
-    """The costs to the target and, with a baseline, the factors saved; None with neither a target nor a baseline.
-
-    `names` are the held-out scores that all runs have. Without a target, the baseline's final score is the target.
-    """
-    found = {method.name: evaluations(method, names) for method in methods}
-    base = found[baseline.name] if baseline else None
-    if target is not None:
-        level, title = target, f"Cost to reach a held-out score of {target:g}, as given"
-    elif baseline is None:
-        return None
-    elif base is None:
-        return TargetTable("Cost to reach a target: the baseline has no held-out score")
-    else:
-        level = float(base.score.mean(axis=0)[-1])
-        title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
-    lines: dict[str, dict[str, str]] = {}
-    for name, own in found.items():
-        cells = lines[name] = {"reached at step": "not evaluated"}
-        if own is None:
-            continue
-        for _, counter, unit in (("", STEP, "reached at step"), *COSTS):
-            cost = own.cost_to(level, counter)[0]
-            cells[unit] = MISSING if np.isnan(cost) else "never" if np.isinf(cost) else f"{cost:,.0f}"
-            if base is not None and len(methods) > 1 and counter != STEP:
-                text = "baseline" if own is base else ratio_text(*ratio(base, own, target, counter))
-                cells[f"{unit}, baseline / method"] = text
-        if cells["reached at step"] == "never":
-            cells["reached at step"] += f" in {own.cost[STEP][0, -1]:g} steps (best {own.score.mean(axis=0).max():.4f})"
-        if base is not None and len(methods) > 1:
-            cells["final score, difference"] = "baseline" if own is base else difference_text(base, own)
-    return TargetTable(title, level, pd.DataFrame.from_dict(lines, orient="index").rename_axis("method"))
-
-
-def find_verdict(
-    methods: Sequence[Method], names: Sequence[str], target: float | None, baseline: Method | None
-) -> Verdict:
-    """The best method against the baseline; without one, what was reached, and what a comparison needs."""
-    found = {method.name: each for method in methods if (each := evaluations(method, names)) is not None}
-    base = found.pop(baseline.name, None) if baseline else None
-    if base is not None and found:
-        return _against(baseline.name, base, found, target)  # type: ignore[union-attr]
-    if baseline:
-        found |= {baseline.name: base} if base is not None else {}
-    if not found:
-        return Verdict("No held-out score is logged, so nothing can be said about what was learned.", "")
-    name, best = max(found.items(), key=lambda each: each[1].score[:, -1].mean())
-    first, final = best.score.mean(axis=0)[[0, -1]]
-    cost, steps = best.cost[ROLLOUTS][:, -1].mean(), best.cost[STEP][0, -1]
-    spent = f" with {cost:,.0f} rollouts" if np.isfinite(cost) else ""
-    seeds = f", the mean of {len(best.seeds)} seeds" if len(best.seeds) > 1 else ""
-    sentence = f"Held-out score {first:.3f} to {final:.3f} ({final - first:+.3f}){spent} in {steps:g} steps{seeds}."
-    if len(methods) == 1:
-        one = "One run says" if len(all_runs(methods)) == 1 else "One method says"
-        return Verdict(sentence, f"{one} nothing about what a method saves: compare it with others, with paired seeds.")
-    sentence = f"{name} ended highest. {sentence}"
-    doubt = "" if len(best.seeds) > 1 else " A single seed: the difference may be chance."
-    return Verdict(sentence, f"There is no baseline to compare the costs with: --baseline METHOD names one.{doubt}")
-
-
-def _against(base_name: str, base: Evaluations, found: dict[str, Evaluations], target: float | None) -> Verdict:
-    ratios = {name: ratio(base, own, target, ROLLOUTS) for name, own in found.items()}
-    name = max(ratios, key=lambda name: np.nan_to_num(ratios[name][0], nan=-1.0, posinf=np.inf))
-    own, best = found[name], ratios[name]
-    what = f"{name}, the best of {len(found)} methods," if len(found) > 1 else name
-    goal = f"{base_name}'s final score" if target is None else f"a held-out score of {target:g}"
-    if np.isnan(best[0]):
-        return Verdict(f"Costs cannot be compared: {goal} was never reached, or before training.", "")
-    if best[0] == 0:
-        return Verdict(f"No method reached {goal}." if len(found) > 1 else f"{name} never reached {goal}.", "")
-    if np.isinf(best[0]):
-        return Verdict(f"{what} reached {goal}. {base_name} never did.", "")
-    num_own, num_base = len(own.seeds), len(base.seeds)
-    seeds = f"{num_own} and {num_base} seeds, not paired"
-    if is_paired(base, own) or num_own == num_base == 1:
-        seeds = f"{num_own} paired seeds" if num_own > 1 else "1 seed each"
-    others = [
-        factor_text(each, unit)
-        for _, counter, unit in COSTS[1:]
-        if np.isfinite(each := ratio(base, own, target, counter))[0] and each[0] > 0
-    ]
-    details = f"To reach {goal}." + (f" Also {' and '.join(others)}." if others else "")
-    if np.isnan(best[1]):
-        details += " A single seed gives no interval: the difference may be chance."
-    elif best[1] <= 1 <= best[2]:
-        details += " The interval includes 1: the difference may be chance."
-    return Verdict(f"{what} needed {factor_text(best, 'rollouts', base_name)}, {seeds}.", details)
-
-
-def factor_text(found: tuple[float, float, float], unit: str, than: str = "") -> str:
+def factor_text(found: Ratio, unit: str, than: str = "") -> str:
     """A ratio with its interval, in words.
 
     >>> factor_text((1.94, 1.4, np.inf), "rollouts", "random"), factor_text((0.5, np.nan, np.nan), "tokens")
@@ -235,3 +142,101 @@ def factor_text(found: tuple[float, float, float], unit: str, than: str = "") ->
     value, low, high = (f"{each:.1f}".replace("inf", "∞") for each in found)
     text = f"{value}x {word} {unit}" + (f" than {than}" if than else "")
     return text if np.isnan(found[1]) else f"{text} [{low}, {high}]"
+
+
+def judge(
+    methods: Sequence[Method], names: Sequence[str], target: float | None, baseline: Method | None
+) -> tuple[TargetTable | None, Verdict]:
+    """The costs to the target with the factors saved against a baseline (None with neither), and the verdict.
+
+    `names` are the held-out scores that all runs have. Without a target, the baseline's final score is the target.
+    """
+    found = {method.name: own for method in methods if (own := evaluations(method, names)) is not None}
+    base = found.get(baseline.name) if baseline else None
+    others = {name: own for name, own in found.items() if own is not base} if base else {}
+    ratios = {
+        name: {counter: ratio(base, own, target, counter) for _, counter, _ in COSTS} for name, own in others.items()
+    }
+    if base and others:
+        goal = f"{baseline.name}'s final score" if target is None else f"a held-out score of {target:g}"  # type: ignore[union-attr]
+        verdict = _against(baseline.name, base, others, ratios, goal)  # type: ignore[union-attr]
+    else:
+        verdict = _alone(methods, found)
+    if target is not None:
+        level, title = target, f"Cost to reach a held-out score of {target:g}, as given"
+    elif baseline is None:
+        return None, verdict
+    elif base is None:
+        return TargetTable("Cost to reach a target: the baseline has no held-out score"), verdict
+    else:
+        level = float(base.score.mean(axis=0)[-1])
+        title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
+    lines = {method.name: {"reached at step": "not evaluated"} for method in methods}
+    for name, own in found.items():
+        lines[name] = _cells(own, level)
+        for _, counter, unit in COSTS if base and len(methods) > 1 else ():
+            saved = "baseline" if own is base else ratio_text(*ratios[name][counter])
+            lines[name][f"{unit}, baseline / method"] = saved
+        if base and len(methods) > 1:
+            lines[name]["final score, difference"] = "baseline" if own is base else difference_text(base, own)
+    return TargetTable(title, level, pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")), verdict
+
+
+def _cells(own: Evaluations, level: float) -> dict[str, str]:
+    """When a method reached a score, and what it had spent by then."""
+    cells = {}
+    for _, counter, unit in (("", STEP, "reached at step"), *COSTS):
+        cost = own.cost_to(level, counter)[0]
+        cells[unit] = MISSING if np.isnan(cost) else "never" if np.isinf(cost) else f"{cost:,.0f}"
+    if cells["reached at step"] == "never":
+        cells["reached at step"] += f" in {own.cost[STEP][0, -1]:g} steps (best {own.score.mean(axis=0).max():.4f})"
+    return cells
+
+
+def _alone(methods: Sequence[Method], found: Mapping[str, Evaluations]) -> Verdict:
+    """What was reached, and what a comparison needs."""
+    if not found:
+        return Verdict("No held-out score is logged, so nothing can be said about what was learned.", "")
+    name, best = max(found.items(), key=lambda each: each[1].score[:, -1].mean())
+    first, final = best.score.mean(axis=0)[[0, -1]]
+    cost, steps = best.cost[ROLLOUTS][:, -1].mean(), best.cost[STEP][0, -1]
+    spent = f" with {cost:,.0f} rollouts" if np.isfinite(cost) else ""
+    seeds = f", the mean of {len(best.seeds)} seeds" if len(best.seeds) > 1 else ""
+    sentence = f"Held-out score {first:.3f} to {final:.3f} ({final - first:+.3f}){spent} in {steps:g} steps{seeds}."
+    if len(methods) == 1:
+        one = "One run says" if len(all_runs(methods)) == 1 else "One method says"
+        return Verdict(sentence, f"{one} nothing about what a method saves: compare it with others, with paired seeds.")
+    doubt = "" if len(best.seeds) > 1 else " A single seed: the difference may be chance."
+    need = f"There is no baseline to compare the costs with: --baseline METHOD names one.{doubt}"
+    return Verdict(f"{name} ended highest. {sentence}", need)
+
+
+def _against(
+    base_name: str,
+    base: Evaluations,
+    others: Mapping[str, Evaluations],
+    ratios: Mapping[str, Mapping[str, Ratio]],
+    goal: str,
+) -> Verdict:
+    """The method that saved most rollouts, and how sure that is."""
+    name = max(ratios, key=lambda name: np.nan_to_num(ratios[name][ROLLOUTS][0], nan=-1.0, posinf=np.inf))
+    own, best = others[name], ratios[name][ROLLOUTS]
+    what = f"{name}, the best of {len(others)} methods," if len(others) > 1 else name
+    if np.isnan(best[0]):
+        return Verdict(f"Costs cannot be compared: {goal} was never reached, or before training.", "")
+    if best[0] == 0:
+        return Verdict(f"No method reached {goal}." if len(others) > 1 else f"{name} never reached {goal}.", "")
+    if np.isinf(best[0]):
+        return Verdict(f"{what} reached {goal}. {base_name} never did.", "")
+    num_own, num_base = len(own.seeds), len(base.seeds)
+    seeds = f"{num_own} and {num_base} seeds, not paired"
+    if is_paired(base, own) or num_own == num_base == 1:
+        seeds = f"{num_own} paired seeds" if num_own > 1 else "1 seed each"
+    more = [(ratios[name][counter], unit) for _, counter, unit in COSTS[1:]]
+    also = [factor_text(each, unit) for each, unit in more if 0 < each[0] < np.inf]
+    details = f"To reach {goal}." + (f" Also {' and '.join(also)}." if also else "")
+    if np.isnan(best[1]):
+        details += " A single seed gives no interval: the difference may be chance."
+    elif best[1] <= 1 <= best[2]:
+        details += " The interval includes 1: the difference may be chance."
+    return Verdict(f"{what} needed {factor_text(best, 'rollouts', base_name)}, {seeds}.", details)
