@@ -13,11 +13,6 @@ from recipe.prepo.errors import PrepoError
 from recipe.prepo.tools.report import COMPARISON_DIR, write_report
 
 REFRESH_S = 20
-BASELINE_HELP = (
-    "method to compare with: its name, one of its runs, or a run directory (default: the method with the fewest rules"
-    " switched on)"
-)
-LIVE_HELP = f"while a run is unfinished, let the browser reload the page every {REFRESH_S} s; draw at lowest priority"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,10 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="prepo report", description=__doc__)
     parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", type=Path, help="directory that a training run wrote")
     parser.add_argument("--target", metavar="SCORE", type=float, help="held-out score to reach (default: baseline's)")
-    parser.add_argument("--baseline", metavar="METHOD", help=BASELINE_HELP)
+    baseline_help = "method, run or run directory to compare with (default: the method with the fewest rules)"
+    parser.add_argument("--baseline", metavar="METHOD", help=baseline_help)
     out_help = f"where the page goes (default: RUN_DIR/report; {COMPARISON_DIR} for several runs)"
     parser.add_argument("--out", metavar="DIR", type=Path, help=out_help)
-    parser.add_argument("--live", action="store_true", help=LIVE_HELP)
+    live_help = f"draw at lowest priority; while a run is unfinished, the page reloads every {REFRESH_S} s"
+    parser.add_argument("--live", action="store_true", help=live_help)
     options = parser.parse_args(arguments)
     if options.target is not None and not math.isfinite(options.target):
         parser.error(f"--target {options.target} is not a finite number: pass a held-out score, such as 0.5")

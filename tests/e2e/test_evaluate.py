@@ -44,6 +44,12 @@ def start(module: str, out: Path, *flags: str) -> subprocess.Popen[str]:
     )
 
 
+def output_of(process: subprocess.Popen[str], status: int = 0) -> str:
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == status, output[-4000:]
+    return output
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON-lines file, which may be being written."""
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n") if path.exists() else ("", "", "")
@@ -53,43 +59,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def analyzed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("analyze") / "out"
-    process = start("analyze", out)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output[-4000:]
+    output_of(start("analyze", out))
     return out
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """An evaluation that got the signal of a time limit while it generated; the folder, and what it had kept."""
-    out = tmp_path_factory.mktemp("evaluate") / "out"
-    process = start("evaluate", out)
-    deadline = time.monotonic() + TIMEOUT_S
-    while len(lines(out / "generations.jsonl")) < 200 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130, output[-4000:]
-    assert "the same call continues" in output
-    return out, (out / "generations.jsonl").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def resumed(interrupted: tuple[Path, bytes]) -> tuple[Path, str]:
-    out, _ = interrupted
-    process = start("evaluate", out)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output[-4000:]
-    return out, output
 
 
 def test_low_perplexity_goes_with_high_pass_rate(analyzed: Path) -> None:
     found = json.loads((analyzed / "analysis.json").read_text())["sets"]["mini_math_test"]
     assert found["num_prompts"] >= 300 and found["num_samples"] >= 16
-    assert found["rho"]["rho"] < -0.3
-    assert found["rho"]["high"] < 0
-    assert "premise holds" in found["conclusion"]
+    assert found["rho"]["rho"] < -0.3 and found["rho"]["high"] < 0 and "premise holds" in found["conclusion"]
     assert found["all_right_frac"] + found["all_wrong_frac"] + found["live_frac"] == pytest.approx(1)
+    assert found["signal_frac"]["mean"] + found["right_groups_frac"] + found["wrong_groups_frac"] == pytest.approx(1)
+    assert set(found["choosing"]["saving"]) == {"5", "20"}
     assert (analyzed / "perplexity_pass_rate.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -111,44 +91,31 @@ def test_perplexities_are_those_of_the_model(analyzed: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_kept_before_the_interruption_is_not_made_again(
-    interrupted: tuple[Path, bytes], resumed: tuple[Path, str]
-) -> None:
-    _, before = interrupted
-    out, output = resumed
-    after = (out / "generations.jsonl").read_bytes()
+def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(analyzed: Path, tmp_path: Path) -> None:
+    """The seed is of the sample, whatever is sampled beside it. (Sums of floats in another order may turn a choice
+    between two tokens.) A finished folder needs no vLLM, and refuses another setting."""
+    out, deadline = tmp_path / "out", time.monotonic() + TIMEOUT_S
+    process = start("evaluate", out)
+    while len(lines(out / "generations.jsonl")) < 200 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # as at a time limit
+    assert "the same call continues" in output_of(process, 130)
+    before = (out / "generations.jsonl").read_bytes()
     num_before = before.count(b"\n")
     assert 0 < num_before < NUM_PROMPTS * NUM_SAMPLES
-    assert after.startswith(before[: before.rfind(b"\n") + 1])
-    assert after.count(b"\n") == NUM_PROMPTS * NUM_SAMPLES
-    assert f"{num_before:,} of 4,800 samples exist" in output
-
-
-@pytest.mark.slow
-def test_an_interrupted_call_ends_with_the_samples_of_an_uninterrupted_one(
-    analyzed: Path, resumed: tuple[Path, str]
-) -> None:
-    """Sample by sample: the seed is of the sample, whatever is sampled beside it. (Sums of floats in another order
-    may turn a choice between two tokens.)"""
+    assert f"{num_before:,} of 4,800 samples exist" in output_of(start("evaluate", out))
+    after = (out / "generations.jsonl").read_bytes()
+    assert after.startswith(before[: before.rfind(b"\n") + 1]) and after.count(b"\n") == NUM_PROMPTS * NUM_SAMPLES
     straight, again = (
         {(line["prompt_id"], line["sample"]): line for line in lines(folder / "generations.jsonl")}
-        for folder in (analyzed, resumed[0])
+        for folder in (analyzed, out)
     )
     assert straight.keys() == again.keys() and len(straight) == NUM_PROMPTS * NUM_SAMPLES
     assert all(line["seed"] == rollout_seed(0, 0, *key) for key, line in straight.items())
-    same = np.mean([straight[key]["text"] == again[key]["text"] for key in straight])
-    assert same > 0.99
-
-
-@pytest.mark.slow
-def test_a_finished_folder_needs_no_vllm_and_another_setting_is_refused(resumed: tuple[Path, str]) -> None:
-    out, _ = resumed
-    again = start("evaluate", out, "--k", "2,16")
-    output, _ = again.communicate(timeout=TIMEOUT_S)
-    assert again.returncode == 0 and "starting vLLM" not in output and "pass@2 %" in output
-    other = start("evaluate", out, "--temperature", "0.6")
-    output, _ = other.communicate(timeout=TIMEOUT_S)
-    assert other.returncode == 2
+    assert np.mean([straight[key]["text"] == again[key]["text"] for key in straight]) > 0.99
+    output = output_of(start("evaluate", out, "--k", "2,16"))
+    assert "starting vLLM" not in output and "pass@2 %" in output
+    output = output_of(start("evaluate", out, "--temperature", "0.6"), 2)
     assert "another sampling.temperature: 1.0 there, 0.6 now" in output and "Traceback" not in output
 
 

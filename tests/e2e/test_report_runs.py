@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from real_stack import ROOT, SMALL, Run, launch
-
-from recipe.prepo.run.console import describe_step
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -29,37 +28,16 @@ def uniform_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return launch(directory, overrides)
 
 
-@pytest.fixture(scope="module")
-def html(straight_run: Run, uniform_run: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("report")
+def test_the_page_has_the_figures_the_numbers_and_the_generations_of_both(
+    straight_run: Run, uniform_run: Run, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "recipe.prepo.report", straight_run.directory, uniform_run.directory]
-    subprocess.run([*command, "--out", out], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    pictures = {path.stem for path in out.glob("*.png")}
-    assert pictures >= PICTURES
-    text = (out / "index.html").read_text(encoding="utf-8")
-    assert set(re.findall(r'<figure id="(\w+)"><h3>[^<]*</h3><img ', text)) == pictures
-    return text
-
-
-def cells(html: str, table: str) -> dict[str, list[str]]:
-    """Rows of a table by their first cell."""
-    (body,) = re.findall(rf'<table id="{table}".*?</table>', html, re.DOTALL)
+    subprocess.run([*command, "--out", tmp_path], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert {path.stem for path in tmp_path.glob("*.png")} >= PICTURES
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Training rollouts" in html and "Validation generations" in html
+    assert html.count("<article") >= 8 and "Step 4, " in html
+    (body,) = re.findall(r'<table id="summary".*?</table>', html, re.DOTALL)
     rows = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
-    return {row[0]: row[1:] for row in rows}
-
-
-def test_generations_that_verl_keeps_are_shown(html: str, uniform_run: Run) -> None:
-    assert "Training rollouts" in html
-    assert "Validation generations" in html
-    assert html.count("<article") >= 8
-    dumped = (uniform_run.directory / "rollouts" / "4.jsonl").read_text(encoding="utf-8")
-    assert dumped.count("\n") == 32
-    assert "Step 4, " in html
-
-
-def test_page_names_the_rules_and_what_was_measured(html: str, straight_run: Run) -> None:
-    rows = cells(html, "summary")
-    assert rows["selection"] == ["ppl_schedule", "uniform"]
-    assert rows["steps"] == ["4 of 4", "4 of 4"]
-    assert "rollouts 128" in describe_step(straight_run.steps[4])
-    assert rows["rollouts"] == ["128", "128"]
+    columns = dict(zip(rows[0], zip(*rows[1:], strict=True), strict=True))
+    assert columns["selection"] == ("ppl_schedule", "uniform") and columns["rollouts"] == ("128", "128")

@@ -89,7 +89,7 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
         ("--gpu-memory 90", "--gpu-memory: 90"),
         ("--chat-template-kwargs [1]", "must be a JSON object"),
         ("--reward rewards.py", "FILE.py:NAME"),
-        ("--chat-template absent.jinja", "no readable file, and no Jinja text"),
+        ("--chat-template absent.jinja", "it must be a file, or Jinja text"),
         ("--k 1,32", "--samples 16"),
         ("--k a", "whole numbers of at least 1"),
     ],
@@ -181,7 +181,6 @@ def test_a_hub_model_is_identified_by_its_commit(tmp_path: Path, monkeypatch: py
         ("math", "1/2", r"first \boxed{3}, no: \boxed{\frac{1}{2}}", 1.0, r"\frac{1}{2}"),
         ("gsm8k", "18", "… #### 17\nThat is it.", 0.0, "17"),
         ("mini_math", "7", "3 +4=7 #### 7", 1.0, "7"),
-        ("mini_math", "7", r"\boxed{7}", 0.0, None),
         ("math", "7", r"\boxed{}", 0.0, None),
     ],
 )

@@ -5,8 +5,10 @@ Answers may be hostile, so every function takes time linear in the length of the
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 
 _WRAPPERS = (
     "text|textbf|textit|textrm|textsf|textnormal|textsc|texttt|emph|mbox|math(?:rm|bf|sf|it|tt)|operatorname|boxed"
@@ -144,11 +146,8 @@ def brackets(text: str) -> tuple[str, str, str] | None:
     inside = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text.strip(), re.DOTALL)
     if not inside or (inside[1] == "\\{") != (inside[3] == "\\}"):
         return None
-    depth = 0
-    for char in inside[2]:
-        depth += (char in "([{") - (char in ")]}")
-        if depth < 0:  # "(1,2), (3,4)": the first bracket closes before the end
-            return None
+    if min(_depths(inside[2]), default=0) < 0:  # "(1,2), (3,4)": the first bracket closes before the end
+        return None
     return inside[1], inside[2].strip(), inside[3]
 
 
@@ -165,16 +164,9 @@ def split_list(text: str) -> list[str]:
 
 def split_commas(text: str) -> list[str]:
     """The parts at commas outside all brackets, also of a number with thousands commas; empty parts are left out."""
-    parts, depth, start = [], 0, 0
-    for position, char in enumerate(text):
-        if char in "([{":
-            depth += 1
-        elif char in ")]}":
-            depth -= 1
-        elif char == "," and depth == 0:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+    commas = [at for at, (char, depth) in enumerate(zip(text, _depths(text), strict=True)) if char == "," and not depth]
+    ends = zip([-1, *commas], [*commas, len(text)], strict=True)
+    return [part for start, end in ends if (part := text[start + 1 : end].strip())]
 
 
 def nesting_depth(text: str) -> int:
@@ -183,8 +175,9 @@ def nesting_depth(text: str) -> int:
     >>> nesting_depth("f(g[1])"), nesting_depth("((((")
     (2, 4)
     """
-    depth = deepest = 0
-    for char in text:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    return deepest
+    return max(_depths(text), default=0)
+
+
+def _depths(text: str) -> Iterator[int]:
+    """Behind each character, how many more brackets have opened than closed."""
+    return itertools.accumulate((char in "([{") - (char in ")]}") for char in text)

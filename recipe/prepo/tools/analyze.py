@@ -17,7 +17,7 @@ from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.tools.evaluation.options import COUNT, make_parser, run_command
 from recipe.prepo.tools.evaluation.session import collect
 from recipe.prepo.tools.evaluation.store import write_json
-from recipe.prepo.tools.report.style import Chart, Line, Plot, look, paint, to_png
+from recipe.prepo.tools.report.style import Chart, Line, Plot, picture
 from recipe.prepo.tools.stats import (
     interval_text,
     mean_interval,
@@ -37,7 +37,7 @@ FIGURE = "perplexity_pass_rate.png"
 DEFAULT_GROUP = 8  # rollouts of a group, as in conf/recipe_defaults.yaml
 NUM_PARTS = 5
 CLEAR_RHO = 0.3
-RATIOS = (5, 20)  # candidates for each chosen prompt: the default, and many, as from a whole pool
+RATIOS = (5, 20)  # candidates for each chosen prompt: the default, and about as many as candidate_ratio=all is worth
 NUM_FOLDS, NUM_RESAMPLES = 5, 1000
 DEGREE = 4  # a hump with unequal sides: the easiest and the hardest prompts are seldom live
 MIN_PROMPTS = 40  # fewer do not show what the best twentieth is worth
@@ -112,7 +112,6 @@ def analyse(
         {
             "ppl_low": float(ppl_Q[part].min()),
             "ppl_high": float(ppl_Q[part].max()),
-            "ppl_median": float(np.median(ppl_Q[part])),
             "pass_rate": interval(rate_Q[part]),
         }
         for part in np.array_split(np.argsort(ppl_Q, kind="stable"), min(NUM_PARTS, len(ppl_Q)))
@@ -244,6 +243,5 @@ def draw(ppl_Q: FloatArray, rate_Q: FloatArray, found: Mapping[str, Any], title:
     rho = interval_text(found["rho"]) if isfinite(found["rho"]["rho"]) else "undefined"
     points = pd.DataFrame({"x": ppl_Q, "mean": rate_Q})
     y_label = f"share of {found['num_samples']} samples that are correct"
-    with look():
-        plot = Plot(y_label, f"{title}\nSpearman's rho {rho}", [Line(0, "a prompt", points)])
-        return to_png(paint(Chart([plot], "prompt perplexity", "", "points")))
+    plot = Plot(y_label, f"{title}\nSpearman's rho {rho}", [Line(0, "a prompt", points)])
+    return picture(Chart([plot], "prompt perplexity", "", "points"))

@@ -88,29 +88,23 @@ def majority_at_k(
     num_samples = num_correct + sum(incorrect_counts) + num_abstained
     favourable = np.zeros(num_samples + 1)  # subsets in which the correct answer wins, by size
     for votes in range(1, num_correct + 1):
-        ways = _ways_below(incorrect_counts, votes, num_abstained, num_samples - votes)
-        share = ways / np.arange(1, ways.shape[1] + 1)  # divided by the number of answers that tie
-        favourable[votes:] += comb(num_correct, votes) * share.sum(axis=1)
+        # With t other answers of as many votes, it wins once in t + 1 times. That is the integral of y^t over [0, 1],
+        # for which Gauss' rule is exact. So each count of ties becomes a power of y, and subsets are polynomials.
+        num_ties = sum(count >= votes for count in incorrect_counts)
+        nodes, weights = np.polynomial.legendre.leggauss(num_ties // 2 + 1)
+        for y, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            ways = _ways(num_abstained, num_abstained)
+            for count in incorrect_counts:
+                of_answer = _ways(count, min(count, votes))
+                of_answer[votes:] *= y
+                ways = np.convolve(ways, of_answer)
+            favourable[votes : votes + len(ways)] += weight * comb(num_correct, votes) * ways
     return np.array([favourable[k] / comb(num_samples, k) for k in ks])
 
 
-def _ways_below(counts: Sequence[int], most: int, num_free: int, max_size: int) -> FloatArray:
-    """Number of subsets in which no answer has more than ``most`` votes, by size and by number of answers that have it.
-
-    ``num_free`` further samples may be taken freely. Shape [max_size + 1, max_size // most + 1].
-    """
-    ways = np.zeros((max_size + 1, max_size // most + 1))
-    ways[: num_free + 1, 0] = [comb(num_free, taken) for taken in range(min(num_free, max_size) + 1)]
-    for count in counts:
-        grown = np.zeros_like(ways)
-        for taken in range(min(count, most, max_size) + 1):
-            part = comb(count, taken) * ways[: max_size + 1 - taken]
-            if taken == most:
-                grown[taken:, 1:] += part[:, :-1]
-            else:
-                grown[taken:] += part
-        ways = grown
-    return ways
+def _ways(count: int, most: int) -> FloatArray:
+    """Ways to take 0 to ``most`` of ``count`` samples."""
+    return np.array([comb(count, taken) for taken in range(most + 1)], dtype=np.float64)
 
 
 def mean_interval(*sets: ArrayLike, shares: bool = False, num_resamples: int = 2000, seed: int = 0) -> Estimate:

@@ -33,12 +33,13 @@ ReadPage = Callable[[str], Any]
 def run_dirs(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> dict[str, list[Path]]:
     """Two methods, three seeds each: the scores of a method differ by seed, and one method gains twice as fast."""
     root = tmp_path_factory.mktemp("seeds")
-    found: dict[str, list[Path]] = {"prepo": [], "random": []}
-    for name, rule, lift in (("prepo", "ppl_schedule", 0.04), ("random", "uniform", 0.02)):
-        for seed in range(3):
-            path = root / f"{name}-seed{seed}"
-            found[name].append(make_run(path, rule=rule, lift=lift + 0.005 * seed, seed=seed, seconds=9.0 + seed))
-    return found
+    return {
+        name: [
+            make_run(root / f"{name}-seed{seed}", rule=rule, lift=lift + 0.005 * seed, seed=seed, seconds=9.0 + seed)
+            for seed in range(3)
+        ]
+        for name, rule, lift in (("prepo", "ppl_schedule", 0.04), ("random", "uniform", 0.02))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,6 @@ def by_hand(paths: list[Path], target: float, cost: str) -> float | None:
         if len(scores[step]) == len(paths) and math.fsum(scores[step]) / len(paths) >= target - 1e-9:
             return math.fsum(costs[step]) / len(paths)
     return None
-
-
-def test_runs_that_differ_only_in_their_seed_are_one_method(methods: list[Method]) -> None:
-    assert [method.name for method in methods] == ["prepo", "random"]
-    assert [method.seeds for method in methods] == [(0, 1, 2), (0, 1, 2)]
 
 
 def changed(run_dir: Path, settings: dict[str, object]) -> Path:
@@ -107,30 +103,24 @@ def test_what_makes_another_method(
 
 
 def test_curve_is_the_mean_with_the_lowest_and_the_highest_seed(methods: list[Method]) -> None:
+    assert [(method.name, method.seeds) for method in methods] == [("prepo", (0, 1, 2)), ("random", (0, 1, 2))]
     found = curve(methods[0], [NAME], SECONDS)
-    assert found.index.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    end = found.iloc[-1]
-    assert end["mean"] == pytest.approx(0.25 + 6 * 0.045)
-    assert (end["low"], end["high"]) == pytest.approx((0.25 + 6 * 0.04, 0.25 + 6 * 0.05))
-    assert found["x"].tolist() == pytest.approx([10.0 * step for step in range(7)])
-
-
-def test_curve_keeps_the_steps_that_all_seeds_logged(methods: list[Method]) -> None:
-    runs = [replace(run, metrics=run.metrics.copy()) for run in methods[0].runs]
-    runs[1].metrics.loc[4] = math.nan
-    method = Method("cut", tuple(runs))
-    assert curve(method, [ROLLOUTS]).index.tolist() == [1, 2, 3, 5, 6]
-    runs[2].metrics.loc[:] = math.nan
-    assert curve(method, [ROLLOUTS]).index.tolist() == [1, 2, 3, 5, 6], "a run without it is left out"
-
-
-def test_spread_is_drawn(methods: list[Method]) -> None:
+    assert found["x"].to_dict() == pytest.approx({step: 10.0 * step for step in range(7)})
+    end = [0.25 + 6 * lift for lift in (0.045, 0.04, 0.05)]
+    assert found.iloc[-1][["mean", "low", "high"]].tolist() == pytest.approx(end)
     single = [Method(method.name, method.runs[:1]) for method in methods]
     for draw in (
         lambda of: over_steps("entropy", PANELS["entropy"], of),
         lambda of: accuracy(of, ROLLOUTS, "rollouts", None),
     ):
-        assert paint(draw(methods)).axes[0].collections and not paint(draw(single)).axes[0].collections
+        assert paint(draw(methods)).axes[0].collections and not paint(draw(single)).axes[0].collections, "a band"
+
+
+def test_curve_keeps_the_steps_that_all_seeds_logged(methods: list[Method]) -> None:
+    runs = [replace(run, metrics=run.metrics.copy()) for run in methods[0].runs]
+    runs[1].metrics.loc[4] = math.nan
+    runs[2].metrics.loc[:] = math.nan  # a run without it is left out
+    assert curve(Method("cut", tuple(runs)), [ROLLOUTS]).index.tolist() == [1, 2, 3, 5, 6]
 
 
 @pytest.mark.parametrize("cost", [ROLLOUTS, TOKENS, SECONDS])
@@ -260,18 +250,14 @@ def test_page_of_seeds_has_methods_spread_and_each_seed(
 ) -> None:
     paths = [path for pair in zip(*run_dirs.values(), strict=True) for path in pair]
     page = read_page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
-    rows = page.cells("summary")
-    assert rows["method"] == ["prepo", "random"]
-    assert "seed 0, 1, 2, steps 6 of 6." in page.text, "what is the same for all has no column"
+    rows, target = page.cells("summary"), page.cells("target")
+    assert (rows["method"], target["method"]) == (["prepo", "random"], ["prepo", "random"])
     assert rows["final held-out score"][0] == "0.5200 [0.4900, 0.5500]"
     assert rows["seconds in steps"][0] == "60.0 [54.0, 66.0]"
     assert set(page.cells("seeds")["method"]) == {path.name for path in paths}
-    target = page.cells("target")
-    assert target["method"] == ["prepo", "random"]
-    assert target["reached at step"] == ["4", "6"]
-    assert target["rollouts"] == ["64", "96"]
-    assert "2 methods, 6 runs" in page.text
-    assert "prepo-seed0, by itself" in page.text
+    assert (target["reached at step"], target["rollouts"]) == (["4", "6"], ["64", "96"])
+    for text in ("seed 0, 1, 2, steps 6 of 6.", "2 methods, 6 runs", "prepo-seed0, by itself"):
+        assert text in page.text
 
 
 def test_baseline_by_name_by_run_and_by_directory(
@@ -316,14 +302,12 @@ def test_the_baseline_is_the_method_with_the_fewest_rules(
 def test_target_flag_on_a_single_run(
     run_dirs: dict[str, list[Path]], tmp_path: Path, read_page: ReadPage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_dir = run_dirs["prepo"][0]
-    assert main([str(run_dir), "--target", "0.4", "--out", str(tmp_path)]) == 0
-    page = read_page((tmp_path / "index.html").read_text(encoding="utf-8"))
-    assert page.cells("target")["reached at step"] == ["4"]
-    assert page.cells("target")["rollouts"] == [f"{by_hand([run_dir], 0.4, ROLLOUTS):.0f}"]
-    with pytest.raises(SystemExit) as stopped:
-        main([str(run_dir), "--target", "nan"])
-    assert stopped.value.code == 2
+    run_dir = str(run_dirs["prepo"][0])
+    assert main([run_dir, "--target", "0.4", "--out", str(tmp_path)]) == 0
+    target = read_page((tmp_path / "index.html").read_text(encoding="utf-8")).cells("target")
+    assert (target["reached at step"], target["rollouts"]) == (["4"], ["64"])
+    with pytest.raises(SystemExit, match="2"):
+        main([run_dir, "--target", "nan"])
     assert "nan is not a finite number" in capsys.readouterr().err
 
 

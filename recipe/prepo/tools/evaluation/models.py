@@ -66,13 +66,13 @@ def _from_hub(hub_id: str) -> Model:
             folder = Path(snapshot_download(hub_id, allow_patterns=[*_SMALL_FILES, weights]))
             if (folder / "config.json").is_file() and _files(folder, _WEIGHTS):
                 return Model(folder, fingerprint=f"{hub_id}@{folder.name}")
+        reason = f"the repository lacks config.json or weights ({', '.join(_WEIGHTS)})"
     except OSError as error:  # every error of the hub is one
-        first = str(error).strip().partition("\n")[0]
-        raise ConfigError(
-            f"--model {hub_id} is no local folder, and the hub did not provide it: {first} Correct --model, or log in"
-            f" with hf auth login if the model asks for it."
-        ) from error
-    raise ConfigError(f"--model {hub_id}: this hub repository lacks config.json or weights ({', '.join(_WEIGHTS)}).")
+        reason = str(error).strip().partition("\n")[0]
+    raise ConfigError(
+        f"--model {hub_id} is no local folder, and the hub did not provide it: {reason} Correct --model, or log in"
+        f" with hf auth login if the model asks for it."
+    )
 
 
 def _shards(given: str, actor: Path) -> list[Path]:

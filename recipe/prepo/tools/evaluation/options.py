@@ -26,7 +26,7 @@ def value(kind: Callable[[str], Any], holds: Callable[[Any], bool], must_be: str
     """An argparse type: ``kind`` reads the text and ``holds`` checks the result; ``must_be`` completes the message."""
 
     def read(text: str) -> Any:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):
             if holds(found := kind(text)):
                 return found
         raise argparse.ArgumentTypeError(f"{text}: it must be {must_be}")
@@ -60,19 +60,17 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
         "FILE.py:NAME of a reward function, as verl takes them",
     )
     number = value(float, math.isfinite, "a finite number")
+    template = value(
+        lambda text: text if "{" in text else Path(text).read_text(encoding="utf-8"), bool, "a file, or Jinja text"
+    )
     add = parser.add_argument
     add("--model", required=True, help="model folder, verl checkpoint (global_step_N) or hub id")
     add("--data", required=True, nargs="+", type=Path, metavar="PARQUET", help="files, one set of questions each")
     add("--out", required=True, type=Path, metavar="DIR", help="samples and results; an existing folder is continued")
     add("--samples", type=samples, default=16, metavar="N", help="samples of each question (default %(default)s)")
     add("--prompts", type=COUNT, metavar="N", help="draw N questions of each set, by the seed (default: all)")
-    add(
-        "--reward",
-        type=function,
-        default=OWN_GRADER,
-        metavar="PATH:NAME",
-        help="your reward function (default: this recipe's grader)",
-    )
+    about = "your reward function (default: this recipe's grader)"
+    add("--reward", type=function, default=OWN_GRADER, metavar="PATH:NAME", help=about)
     add("--correct-above", type=number, metavar="X", help="a reward above X is correct (default: its acc, else 0.5)")
     add("--temperature", type=temperature, default=1.0, help="0 decodes greedily (default %(default)s)")
     add("--top-p", type=SHARE, default=1.0, help="default %(default)s: the whole distribution")
@@ -87,16 +85,6 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     add("--tensor-parallel", type=COUNT, default=1, metavar="GPUS", help="GPUs that share the model")
     add("--gpu-memory", type=SHARE, default=0.9, metavar="FRAC", help="vLLM's share of a GPU's memory")
     return parser
-
-
-def template(given: str) -> str:
-    """An argparse type: a chat template, or the file that has it."""
-    if "{" in given:
-        return given
-    try:
-        return Path(given).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{given}: it is no readable file, and no Jinja text ({error})") from error
 
 
 def run_command(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], None]) -> int:

@@ -25,8 +25,7 @@ from recipe.prepo.maths.perplexity import mean_nll_nats
 from recipe.prepo.maths.rng import make_generator, rollout_seed
 from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward import own
-from recipe.prepo.reward.extract import after_hashes
-from recipe.prepo.reward.score import marked_answer
+from recipe.prepo.reward.extract import marked_answer
 from recipe.prepo.rows import open_parquet, validate_rows
 from recipe.prepo.run.files import file_sha256
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
@@ -300,18 +299,7 @@ def graded(
         seed=seed,
         **response,
         reward=float(scores["score"]),
-        answer=str(scores["pred"]) if "pred" in scores else final_answer(row["data_source"], response["text"]),
+        answer=str(scores["pred"]) if "pred" in scores else marked_answer(response["text"]) or None,
         timed_out=bool(scores.get("timed_out")),
         correct=bool(is_correct),
     )
-
-
-def final_answer(data_source: str, response: str) -> str | None:
-    r"""What the reward function judges: the last ``\boxed{…}``, else the rest of the line after the last ``####``.
-
-    >>> final_answer("math", r"so \boxed{\frac12}."), final_answer("gsm8k", "#### 18\nyes"), final_answer("math", "18")
-    ('\\frac12', '18', None)
-    """
-    if data_source.startswith("mini_math"):  # a box marks nothing there
-        return (after_hashes(response) or "").partition("\n")[0].strip() or None
-    return marked_answer(response) or None

@@ -13,7 +13,6 @@ from recipe.prepo.tools.report.charts import run_drawings, shared_drawings
 from recipe.prepo.tools.report.compare import common_held_out, find_baseline, group_methods
 from recipe.prepo.tools.report.load import load_run
 from recipe.prepo.tools.report.page import make_page
-from recipe.prepo.tools.report.style import look
 from recipe.prepo.tools.report.targets import judge
 
 COMPARISON_DIR = Path("outputs/report")
@@ -56,12 +55,10 @@ def write_report(
     base = find_baseline(methods, baseline) if len(methods) > 1 or baseline else None
     names = common_held_out(runs)
     costs, verdict = judge(methods, names, target, base)
-    with look():
-        shared = shared_drawings(methods, costs.level if costs else None)
-        own = []
-        for index, method in enumerate(methods, start=1):
-            suffix = f"_{index}" if len(runs) > 1 else ""
-            own.append((method.runs[0], suffix, run_drawings(method.runs[0], suffix)))
+    shared, own = shared_drawings(methods, costs.level if costs else None), []
+    for index, method in enumerate(methods, start=1):
+        suffix = f"_{index}" if len(runs) > 1 else ""
+        own.append((method.runs[0], suffix, run_drawings(method.runs[0], suffix)))
     refresh_s = refresh_s if any(run.is_unfinished for run in runs) else None
     html = make_page(methods, shared, own, costs, verdict, refresh_s=refresh_s)
     folder = out_dir or (COMPARISON_DIR if len(runs) > 1 else run_dirs[0] / "report")

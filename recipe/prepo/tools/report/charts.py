@@ -20,7 +20,7 @@ from recipe.prepo.tools.report.compare import (
     rule_panels,
 )
 from recipe.prepo.tools.report.load import DAMAGE, SECONDS, Run
-from recipe.prepo.tools.report.style import Chart, Line, Plot, numbers_of, paint, to_png
+from recipe.prepo.tools.report.style import Chart, Line, Plot, numbers_of, picture
 from recipe.prepo.tools.stats import interval_text, spearman_interval
 from recipe.prepo.types import Panel
 
@@ -92,7 +92,7 @@ def drawing(name: str, title: str, draw: Callable[..., Chart], *arguments: Any) 
         chart = draw(*arguments)
     except NoData as reason:
         return Drawing(name, title, str(reason))
-    return Drawing(name, title, chart.caption, to_png(paint(chart)), numbers_of(chart))
+    return Drawing(name, title, chart.caption, picture(chart), numbers_of(chart))
 
 
 def shared_drawings(methods: Sequence[Method], target: float | None) -> list[Drawing]:
@@ -186,17 +186,12 @@ def step_time(run: Run) -> Chart:
     share = seconds.sum() / (seconds.to_numpy().sum() or 1.0)
     x = seconds.index.to_series().groupby(at).mean()
     lines = [
-        Line(look, f"{phase} {share[phase]:.1%}", table_of(x, seconds[phase].groupby(at).mean()))
+        Line(look, f"{phase} {share[phase]:.1%}", pd.DataFrame({"x": x, "mean": seconds[phase].groupby(at).mean()}))
         for look, phase in enumerate(seconds)
     ]
     caption = "Shares are of all steps together. Checkpoint and validation come on top of the step's own time."
     caption += f" Each bar is the mean of {block} steps." if block > 1 else ""
     return Chart([Plot("seconds per step", "", lines)], "training step", caption, "stack")
-
-
-def table_of(x: pd.Series, y: pd.Series) -> pd.DataFrame:
-    """The curve of a single run."""
-    return pd.DataFrame({"x": x, "mean": y, "low": y, "high": y})
 
 
 def perplexities_and_rewards(run: Run) -> pd.DataFrame:
@@ -230,6 +225,6 @@ def pass_rate(run: Run) -> Chart:
     )
     every = -(-len(pairs) // MAX_POINTS)
     caption += f" One group in {every} is drawn." if every > 1 else ""
-    points = table_of(pairs["ppl"], pairs["reward"])[::every]
+    points = pairs.rename(columns={"ppl": "x", "reward": "mean"})[::every]
     plot = Plot("mean reward of its rollouts", "", [Line(0, "a group", points)])
     return Chart([plot], "prompt perplexity when chosen", caption, "points")

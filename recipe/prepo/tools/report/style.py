@@ -6,7 +6,6 @@ matplotlib is used through its object interface: no window, no global state. `pa
 from __future__ import annotations
 
 import io
-from contextlib import AbstractContextManager
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ SETTINGS = {
 
 
 class Line(NamedTuple):
-    """A look, a legend entry, and a curve with columns x, mean, low and high (`compare.curve`)."""
+    """A look, a legend entry, and a curve with columns x and mean, and of "lines" low and high (`compare.curve`)."""
 
     look: int
     text: str
@@ -67,21 +66,11 @@ class Chart(NamedTuple):
     level: float | None = None
 
 
-def look() -> AbstractContextManager[None]:
-    """Settings for all figures."""
-    return matplotlib.rc_context(SETTINGS)
-
-
-def figure(rows: int = 1, height_in: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` axes, one above the other, that share the x-axis."""
-    drawn = Figure(figsize=(WIDTH_IN, height_in))
-    return drawn, list(drawn.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
-
-
-def to_png(drawn: Figure) -> bytes:
-    """The picture's bytes, through the canvas: `Figure.savefig` would draw everything twice."""
+def picture(chart: Chart) -> bytes:
+    """The chart as a PNG file, drawn through the canvas: `Figure.savefig` would draw everything twice."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(drawn).print_png(buffer)
+    with matplotlib.rc_context(SETTINGS):
+        FigureCanvasAgg(paint(chart)).print_png(buffer)
     return buffer.getvalue()
 
 
@@ -91,43 +80,10 @@ def label(text: str) -> str:
     return f" {clean}" if clean.startswith("_") else clean
 
 
-def smoothing_width(num_points: int) -> int:
-    """1 (none) up to 30 points, then an odd number near a twentieth of them."""
-    return 1 if num_points <= 30 else 2 * (num_points // 40) + 1
-
-
 def smoothed(values: FloatArray) -> FloatArray:
-    """Centred running mean, over fewer neighbours at the ends."""
-    return pd.Series(values).rolling(smoothing_width(len(values)), center=True, min_periods=1).mean().to_numpy()
-
-
-def line(axes: Axes, x: FloatArray, y: FloatArray, index: int, text: str, *, smooth: bool = False) -> None:
-    """Draw one line in look number `index`; with `smooth`, the running mean over the faint raw line."""
-    _, color, dashes, marker = LOOKS[index % NUM_LOOKS]
-    if smooth and smoothing_width(len(x)) > 1:
-        axes.plot(x, y, color=color, linewidth=0.6, alpha=0.3)
-        y = smoothed(y)
-    every = max(1, len(x) // 10)
-    axes.plot(
-        x, y, color=color, linestyle=(0, dashes or None), marker=marker, markersize=4, markevery=(index % every, every),
-        linewidth=1.5, label=label(text),
-    )  # fmt: skip
-
-
-def legend(drawn: Figure, axes: Axes) -> None:
-    """The entries of `axes` below the whole figure, which grows by them, in as many columns as fit."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        longest = max(map(len, labels))
-        columns = 3 if longest <= 14 else 2 if longest <= 28 else 1
-        drawn.set_figheight(drawn.get_figheight() + LEGEND_LINE_IN * (-(-len(labels) // columns) - 1))
-        drawn.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
-
-
-def plain_numbers(axes: Axes) -> None:
-    """Whole numbers on the x-axis, as 12,000 rather than 1.2e4."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    """Centred running mean of an odd number near a twentieth of the values, fewer at the ends; none up to 30 values."""
+    width = 1 if len(values) <= 30 else 2 * (len(values) // 40) + 1
+    return pd.Series(values).rolling(width, center=True, min_periods=1).mean().to_numpy()
 
 
 def label_powers(axis: Axis) -> None:
@@ -138,9 +94,10 @@ def label_powers(axis: Axis) -> None:
 
 
 def paint(chart: Chart) -> Figure:
-    """The chart as a picture."""
+    """The chart as a figure, which grows by its legend."""
     num = len(chart.plots)
-    drawn, axes = figure(num, 1.8 + 1.7 * num if chart.kind == "lines" else 4.1)
+    drawn = Figure(figsize=(WIDTH_IN, 1.8 + 1.7 * num if chart.kind == "lines" else 4.1))
+    axes = drawn.subplots(num, 1, sharex=True, squeeze=False)[:, 0]
     draw = {"lines": _lines, "points": _points, "stack": _stack}[chart.kind]
     for each, plot in zip(axes, chart.plots, strict=True):
         draw(each, plot)
@@ -158,19 +115,32 @@ def paint(chart: Chart) -> Figure:
     if chart.kind == "points":
         axes[-1].set_xscale("log")
         label_powers(axes[-1].xaxis)
-    else:
-        plain_numbers(axes[-1])
-    legend(drawn, axes[0])
+    else:  # whole numbers, as 12,000 rather than 1.2e4
+        axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes[-1].xaxis.set_major_formatter("{x:,.0f}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:  # below the whole figure, in as many columns as fit
+        longest = max(map(len, labels))
+        columns = 3 if longest <= 14 else 2 if longest <= 28 else 1
+        drawn.set_figheight(drawn.get_figheight() + LEGEND_LINE_IN * (-(-len(labels) // columns) - 1))
+        drawn.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
     return drawn
 
 
 def _lines(axes: Axes, plot: Plot) -> None:
-    """Each line's mean, over a band from its lowest to its highest run."""
+    """Each line's running mean over its faint values, and over a band from its lowest to its highest run."""
     for look, text, found in plot.lines:
+        _, color, dashes, marker = LOOKS[look % NUM_LOOKS]
         x, mean, low, high = (found[name].to_numpy(float) for name in ("x", "mean", "low", "high"))
         if (high > low).any():
-            axes.fill_between(x, smoothed(low), smoothed(high), color=LOOKS[look % NUM_LOOKS][1], alpha=0.15)
-        line(axes, x, mean, look, text, smooth=True)
+            axes.fill_between(x, smoothed(low), smoothed(high), color=color, alpha=0.15)
+        if len(x) >= 40:
+            axes.plot(x, mean, color=color, linewidth=0.6, alpha=0.3)
+        every = max(1, len(x) // 10)
+        axes.plot(
+            x, smoothed(mean), color=color, linestyle=(0, dashes or None), marker=marker, markersize=4,
+            markevery=(look % every, every), linewidth=1.5, label=label(text),
+        )  # fmt: skip
 
 
 def _points(axes: Axes, plot: Plot) -> None:
@@ -202,7 +172,7 @@ def numbers_of(chart: Chart) -> dict[str, Any]:
     for plot in chart.plots:
         lines = []
         for look, text, found in plot.lines:
-            band = ("low", "high") if (found["high"] > found["low"]).any() else ()
+            band = ("low", "high") if "low" in found and (found["high"] > found["low"]).any() else ()
             values = {name: column(found[name]) for name in ("x", "mean", *band)}
             lines.append({"look": look % NUM_LOOKS, "text": label(text), **values})
         plots.append({"y": plot.y_label, "heading": label(plot.heading), "lines": lines})
