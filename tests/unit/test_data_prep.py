@@ -13,8 +13,7 @@ import pytest
 
 from data_prep.__main__ import main
 from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, write_parquet
-from data_prep.dapo_math import WRAPPINGS
-from data_prep.registry import DATASETS
+from data_prep.registry import DAPO_WRAPPINGS, DATASETS
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.grading_process import GradingStopped
 from recipe.prepo.rows import build_row, validate_files
@@ -53,7 +52,7 @@ def dropped(summary: Row) -> dict[str, int]:
 
 
 def dapo_row(question: str, gold: str, index: Any, form: str) -> Row:
-    prefix, suffix = WRAPPINGS[form]
+    prefix, suffix = DAPO_WRAPPINGS[form]
     return {
         "prompt": [{"role": "user", "content": f"{prefix}{question}{suffix}"}],
         "reward_model": {"ground_truth": gold, "style": "rule"},
