@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from data_prep.common import Summary
 from data_prep.prepare import PromptStyle, prepare_split
-from data_prep.sources import SUFFIXES, Located, hub_splits, looks_local, read_file, read_hub
+from data_prep.sources import SPLITS, Located, hub_splits, local_files, looks_local, read_files, read_hub
 from data_prep.spec import DatasetSpec, Problem, RowDropped
 from recipe.prepo.config import did_you_mean
 from recipe.prepo.errors import DataError
@@ -30,8 +30,6 @@ from recipe.prepo.rows import ANSWER_COLUMNS, MEDIA_KEYS, QUESTION_COLUMNS, gues
 
 PROMPT_ID_COLUMNS = ("extra_info.prompt_id", "prompt_id")
 ID_COLUMNS = (*PROMPT_ID_COLUMNS, "unique_id", "id", "uuid", "question_id", "problem_id")
-SPLITS = {"train": "train", "training": "train", "test": "test", "eval": "test"}
-SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 NUM_NAMED = 100  # rows whose fields are taken for the columns of a file
 NUM_SHOWN, MAX_SHOWN_CHARS = 3, 2000
@@ -110,43 +108,21 @@ def _find(source: str, config: str | None, splits: Sequence[str] | None) -> dict
     if not looks_local(source) and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         names = splits or hub_splits(source, config)
         return {name: (f"{source}, split {name}", read_hub(source, config, name)) for name in names}
-    path = Path(source).expanduser()
-    kinds = ", ".join(SUFFIXES)
-    if path.is_file():
-        if path.suffix not in SUFFIXES:
-            raise DataError(f"--source {source}: its suffix is {path.suffix!r}, but must be one of {kinds}.")
+    files = local_files(source)
+    if len(files) == 1 and Path(source).expanduser().is_file():
         if splits and len(splits) > 1:
             raise DataError(f"--split {' '.join(splits)}: {source} is one file. Name one, or use --hold-out ROWS.")
-        return {splits[0] if splits else _split_of(path): (str(path), read_file(path))}
-    if not path.is_dir():
-        raise DataError(f"--source {source}: no such file or folder. Give a {kinds} file, a folder or a hub id.")
-    candidates = sorted(p for folder in (path, path / "data") for p in folder.glob("*") if p.suffix in SUFFIXES)
-    files: dict[str, list[Path]] = {}
-    for file in (each for each in candidates if not each.name.endswith(".summary.json")):
-        files.setdefault(_split_of(file), []).append(file)
+        files = {splits[0]: next(iter(files.values()))} if splits else files
+    if "" in files:
+        files = {"train": [*files.pop("train", []), *files.pop("")], **files}
     if missing := [split for split in splits or () if split not in files]:
-        raise DataError(f"--split {' '.join(missing)}: {source} has {', '.join(files) or f'no file of {kinds}'}.")
-    if not files:
-        raise DataError(f"--source {source}: the folder has no file of {kinds}.")
-    return {split: (str(path), _rows_of(files[split])) for split in splits or files}
-
-
-def _rows_of(files: Sequence[Path]) -> Iterable[Located]:
-    for file in files:
-        yield from ((f"{file.name} {where}" if len(files) > 1 else where, row) for where, row in read_file(file))
-
-
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^A-Za-z0-9]+", name) if word]
-
-
-def _split_of(path: Path) -> str:
-    return next((SPLITS[word.lower()] for word in _words(path.stem) if word.lower() in SPLITS), "train")
+        raise DataError(f"--split {' '.join(missing)}: {source} has {', '.join(files)}.")
+    return {split: (source, read_files(files[split])) for split in splits or files}
 
 
 def _name_of(source: str) -> str:
-    words = [word for word in _words(Path(source).stem) if word.lower() not in SPLITS]
-    return "_".join(words).lower() or "own"
+    words = [word for word in re.split(r"[^a-z0-9]+", Path(source).stem.lower()) if word and word not in SPLITS]
+    return "_".join(words) or "own"
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------

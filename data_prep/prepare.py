@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.common import DEFAULT_INSTRUCTION, Summary, write_parquet
-from data_prep.sources import Located, find_local_file, looks_local, read_file, read_hub
+from data_prep.sources import Located, local_files, looks_local, read_files, read_hub
 from data_prep.spec import DatasetSpec, Problem, RowDropped
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.extract import is_prose
@@ -85,17 +85,23 @@ def prepare(
     """
     source = source or spec.hub_id
     found: dict[str, tuple[str, Iterable[Located]]] = {}  # the rows are read lazily
+    files = local_files(source) if looks_local(source) else {}
+    if len(spec.splits) == sum(map(len, files.values())) == 1:  # whatever it is called
+        files = dict(zip(spec.splits, files.values(), strict=True))
     for split in splits or list(spec.splits):
-        if not looks_local(source):
+        if not files:
             hub_split = spec.splits[split]
             config = spec.hub_config if source == spec.hub_id else None
             found[split] = (f"{source}, split {hub_split}", read_hub(source, config, hub_split))
-        elif path := find_local_file(source, split, tuple(spec.splits)):
-            found[split] = (str(path), read_file(path))
+        elif split in files:
+            found[split] = (", ".join(map(str, files[split])), read_files(files[split]))
         elif splits:
             raise DataError(f"--source {source} has no {split} split of {spec.name}.")
     if not found:
-        raise DataError(f"--source {source} has none of the splits {', '.join(spec.splits)} of {spec.name}.")
+        wanted = ", ".join(spec.splits)
+        raise DataError(
+            f"--source {source}: no file's name has one of the words {wanted}. Rename the files of {spec.name}."
+        )
     return [
         summary
         for split, (name, rows) in found.items()

@@ -103,7 +103,7 @@ def from_olympiadbench(row: Mapping[str, Any]) -> Problem:
 
 
 BOTH, TEST = {"train": "train", "test": "test"}, {"test": "test"}
-OLYMPIAD = {"hub_config": "OE_TO_maths_en_COMP"}
+OLYMPIAD = "OE_TO_maths_en_COMP"
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
@@ -114,6 +114,6 @@ DATASETS: dict[str, DatasetSpec] = {
         DatasetSpec("aime24", "HuggingFaceH4/aime_2024", {"test": "train"}, from_contest),
         DatasetSpec("aime25", "math-ai/aime25", TEST, from_contest),
         DatasetSpec("amc23", "math-ai/amc23", TEST, from_contest),
-        DatasetSpec("olympiadbench", "Hothan/OlympiadBench", {"test": "train"}, from_olympiadbench, **OLYMPIAD),
+        DatasetSpec("olympiadbench", "Hothan/OlympiadBench", {"test": "train"}, from_olympiadbench, OLYMPIAD),
     )
 }

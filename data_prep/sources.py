@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from recipe.prepo.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 LISTS = ("data", "rows", "examples", "train", "test", "instances", "questions", "problems")  # in a JSON document
+SPLITS = {"train": "train", "training": "train", "test": "test", "eval": "test"}  # word in a file's name -> split
+SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 Located = tuple[str, Mapping[str, Any]]  # the row's place ("line 17", "row 16"), and the row
 
 
@@ -25,41 +28,41 @@ def looks_local(source: str) -> bool:
     return Path(source).expanduser().exists() or source.endswith(SUFFIXES) or source.startswith(("/", ".", "~"))
 
 
-def find_local_file(source: str, split: str, all_splits: tuple[str, ...]) -> Path | None:
-    """The file of ``split``; None if the source has only another split.
+def split_of(path: Path) -> str:
+    """The split that a file's name tells; "" for none.
 
-    A file belongs to the split in its name ("train" or "test"), or to the only split of the data set. In a folder, it
-    is the file whose name starts with the split, else the only data file.
+    >>> split_of(Path("my_dev_set.jsonl")), split_of(Path("train-00000-of-00001.parquet")), split_of(Path("data.csv"))
+    ('validation', 'train', '')
+    """
+    return next((SPLITS[word] for word in re.split(r"[^a-z0-9]+", path.stem.lower()) if word in SPLITS), "")
+
+
+def local_files(source: str) -> dict[str, list[Path]]:
+    """The data files of a file or folder (or of the folder ``data`` in it), by :func:`split_of`.
 
     Raises:
-        DataError: there is no such file, or several match.
+        DataError: there is none.
     """
-    path = Path(source).expanduser()
+    path, kinds = Path(source).expanduser(), ", ".join(SUFFIXES)
     if path.is_file():
-        named = [name for name in ("train", "test") if name in path.stem]
-        if len(all_splits) == 1 or named == [split]:
-            return path
-        if len(named) == 1:
-            return None
-        raise DataError(
-            f"{path}: its name has neither train nor test; rename it, or give a folder with train and test files."
-        )
+        if path.suffix not in SUFFIXES:
+            raise DataError(f"--source {source}: its suffix is {path.suffix!r}, but must be one of {kinds}.")
+        return {split_of(path): [path]}
     if not path.is_dir():
-        raise DataError(
-            f"--source {source}: no such file or folder. Give a {', '.join(SUFFIXES)} file, a folder or a hub id."
-        )
-    files = sorted(p for folder in (path, path / "data") for p in folder.glob("*") if p.suffix in SUFFIXES)
-    matching = [p for p in files if p.name.startswith(split)]
-    if not matching and len(files) == 1 and len(all_splits) == 1:
-        matching = files
-    if len(matching) == 1:
-        return matching[0]
-    if len(matching) > 1:
-        names = ", ".join(p.name for p in matching)
-        raise DataError(f"{path}: several files match the {split} split ({names}). Give the file itself as --source.")
-    if files and len(all_splits) > 1:
-        return None
-    raise DataError(f"{path}: has no {split} file ({split}.jsonl, {split}.json or {split}*.parquet).")
+        raise DataError(f"--source {source}: no such file or folder. Give a {kinds} file, a folder or a hub id.")
+    candidates = sorted(p for folder in (path, path / "data") for p in folder.glob("*") if p.suffix in SUFFIXES)
+    files: dict[str, list[Path]] = {}
+    for file in (each for each in candidates if not each.name.endswith(".summary.json")):
+        files.setdefault(split_of(file), []).append(file)
+    if not files:
+        raise DataError(f"--source {source}: the folder has no file of {kinds}.")
+    return files
+
+
+def read_files(files: Sequence[Path]) -> Iterator[Located]:
+    """Rows of one split's files, one after another."""
+    for file in files:
+        yield from ((f"{file.name} {where}" if len(files) > 1 else where, row) for where, row in read_file(file))
 
 
 def read_file(path: Path) -> Iterator[Located]:

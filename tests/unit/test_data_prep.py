@@ -210,7 +210,7 @@ UNUSABLE = [
     ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n{"question":\n', "train.jsonl, line 2: not valid"),
     ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
     ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
-    ("gsm8k", "data.jsonl", "{}", "neither train nor test"),
+    ("gsm8k", "data.jsonl", "{}", "no file's name has one of the words train, test"),
     ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
     ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
     ("math", "train.json", r'[{"problem": "Q", "solution": "\\boxed{\\text{ }}"}]', "dropped 1, unverifiable_gold"),
@@ -238,15 +238,12 @@ def test_missing_files_and_splits_are_one_clear_error(tmp_path: Path, capsys: py
     (tmp_path / "empty").mkdir()
     for source, options, message in (
         (tmp_path / "absent.jsonl", [], "no such file or folder"),
-        (tmp_path / "empty", [], "has no train file"),
+        (tmp_path / "empty", [], "the folder has no file of"),
         (train, ["--split", "test"], "has no test split of gsm8k"),
         (tmp_path / "in", ["--split", "train", "test"], "has no test split of gsm8k"),
     ):
         assert run("gsm8k", source, tmp_path / "out", *options) == 2
         assert message in capsys.readouterr().err
-    write_jsonl(tmp_path / "in/train-2.jsonl", [])
-    assert run("gsm8k", tmp_path / "in", tmp_path / "out") == 2
-    assert "several files match the train split (train-2.jsonl, train.jsonl)" in capsys.readouterr().err
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -70,21 +70,21 @@ def summarise(
         ``ks``, ``confidence``, ``sets`` (name -> metrics and counts) and ``average`` (metric -> estimate; None for a
         single set). ``num_timed_out`` answers reached the grader's time limit; they count as incorrect.
     """
-    values = {name: pd.DataFrame([_values(group, ks) for group in groups]) for name, groups in groups_by_set.items()}
-    sets, average = {}, None
-    for name, groups in groups_by_set.items():
-        metrics = {
-            metric: mean_interval(values_Q, shares=metric != MEAN_TOKENS, seed=seed)._asdict()
-            for metric, values_Q in values[name].items()
+
+    def estimates(*frames: pd.DataFrame) -> dict[str, dict[str, float]]:
+        return {
+            metric: mean_interval(*(each[metric] for each in frames), shares=metric != MEAN_TOKENS, seed=seed)._asdict()
+            for metric in frames[0]
         }
+
+    values = {name: pd.DataFrame([_values(group, ks) for group in groups]) for name, groups in groups_by_set.items()}
+    sets = {}
+    for name, groups in groups_by_set.items():
         samples = [sample for group in groups for sample in group]
         counts = {"num_questions": len(groups), "num_samples": len(samples)}
-        sets[name] = {"metrics": metrics, **counts, "num_timed_out": sum(sample.timed_out for sample in samples)}
-    if len(sets) > 1:
-        average = {
-            metric: mean_interval(*(frame[metric] for frame in values.values()), seed=seed)._asdict()
-            for metric in metrics
-        }
+        counts["num_timed_out"] = sum(sample.timed_out for sample in samples)
+        sets[name] = {"metrics": estimates(values[name]), **counts}
+    average = estimates(*values.values()) if len(sets) > 1 else None
     return {"ks": list(ks), "confidence": CONFIDENCE, "sets": sets, "average": average}
 
 

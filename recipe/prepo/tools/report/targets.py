@@ -154,14 +154,13 @@ def judge(
     found = {method.name: own for method in methods if (own := evaluations(method, names)) is not None}
     base = found.get(baseline.name) if baseline else None
     others = {name: own for name, own in found.items() if own is not base} if base else {}
-    ratios = {
-        name: {counter: ratio(base, own, target, counter) for _, counter, _ in COSTS} for name, own in others.items()
-    }
-    if base and others:
-        goal = f"{baseline.name}'s final score" if target is None else f"a held-out score of {target:g}"  # type: ignore[union-attr]
-        verdict = _against(baseline.name, base, others, ratios, goal)  # type: ignore[union-attr]
-    else:
-        verdict = _alone(methods, found)
+    ratios: dict[str, dict[str, Ratio]] = {}
+    verdict = _alone(methods, found)
+    if baseline is not None and base is not None and others:
+        for name, own in others.items():
+            ratios[name] = {counter: ratio(base, own, target, counter) for _, counter, _ in COSTS}
+        goal = f"{baseline.name}'s final score" if target is None else f"a held-out score of {target:g}"
+        verdict = _against(baseline.name, base, others, ratios, goal)
     if target is not None:
         level, title = target, f"Cost to reach a held-out score of {target:g}, as given"
     elif baseline is None:
