@@ -129,7 +129,6 @@ def analyse(
         "right_groups_frac": float(1 - pass_at_k(num_samples, num_samples - correct_Q, group_size).mean()),
         "wrong_groups_frac": float(1 - pass_at_k(num_samples, correct_Q, group_size).mean()),
         "parts": parts,
-        "mean_prompt_tokens": float(lengths_Q.mean()),
         "rho_length_perplexity": spearman(lengths_Q, ppl_Q),
         "choosing": choosing(ppl_Q, live_Q, seed=seed),
     }

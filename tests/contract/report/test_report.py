@@ -8,12 +8,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from report_pages import Page, make_run, write_lines
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.report import main
@@ -39,8 +39,6 @@ SHARED = {
 }  # fmt: skip
 OWN = {"step_time"}
 EMPTY = {"staleness", "skipped", "rollouts", "perplexity_pass_rate"}
-MakeRun = Callable[..., Path]
-ReadPage = Callable[[str], Any]
 HOSTILE = {
     "script": "<script>alert(1)</script>",
     "attribute": '"><img src=x onerror=alert(1)>',
@@ -59,8 +57,8 @@ def report_dir(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def page(report_dir: Path, read_page: ReadPage) -> Any:
-    return read_page((report_dir / "index.html").read_text(encoding="utf-8"))
+def page(report_dir: Path) -> Any:
+    return Page((report_dir / "index.html").read_text(encoding="utf-8"))
 
 
 def page_of(run: Run) -> str:
@@ -117,10 +115,10 @@ def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(fini
     assert seconds["dispatch_wait"].tolist() == [0.5] * 6
 
 
-def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, read_page: ReadPage) -> None:
+def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first", sets=("gsm8k", "math500"))
     second = make_run(tmp_path / "second", steps=4, rule="uniform", sets=("math500",), lift=0.01, seed=1)
-    page = read_page(write_report([first, second], tmp_path / "out").read_text(encoding="utf-8"))
+    page = Page(write_report([first, second], tmp_path / "out").read_text(encoding="utf-8"))
     assert set(page.images) == SHARED | {f"{name}_{index}" for name in OWN for index in (1, 2)}
     expected = {
         "method": ["first", "second"], "selection": ["ppl_schedule", "uniform"], "gain": ["+0.3000", "+0.0400"],
@@ -135,21 +133,19 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path, make_run: MakeRun, re
     assert page.text.index("first needed 4.0x fewer rollouts than second, 1 seed each.") < page.text.index("Warnings")
 
 
-def test_comparison_of_runs_of_one_name_without_a_shared_score(
-    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparison_of_runs_of_one_name_without_a_shared_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [make_run(tmp_path / name / "run", steps=0, sets=(name,), rule=name) for name in ("a", "b")]
     monkeypatch.chdir(tmp_path)
     index = write_report(runs)
     assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
-    page = read_page(index.read_text(encoding="utf-8"))
+    page = Page(index.read_text(encoding="utf-8"))
     assert page.cells("summary")["method"] == ["a/run", "b/run"]
     assert page.cells("summary")["gain"] == ["n/a", "n/a"]
     assert "The runs share no held-out score" in page.text
 
 
 def test_command_prints_the_path_of_the_page_or_one_clear_error(
-    tmp_path: Path, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = make_run(tmp_path / "run", steps=1)
     for options, folder in (([], run_dir / "report"), (["--out", str(tmp_path / "here")], tmp_path / "here")):
@@ -184,9 +180,7 @@ def test_figures_of_what_never_changes_or_is_not_logged_take_no_room(finished_ru
         over_steps("staleness", PANELS["staleness"], methods)
 
 
-def test_a_rule_adds_its_own_panels_and_unknown_rules_none(
-    tmp_path: Path, make_run: MakeRun, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rule_adds_its_own_panels_and_unknown_rules_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Toy(SELECTION["uniform"]):  # type: ignore[misc,name-defined]
         panels = (Panel("Toy share", "What the toy did.", {"prepo/toy/mean": "toy", "absent": "absent"}, "share"),)
 
@@ -197,14 +191,12 @@ def test_a_rule_adds_its_own_panels_and_unknown_rules_none(
         run_dir = make_run(tmp_path / name, steps=2, rule=name)
         with (run_dir / "metrics.jsonl").open("a") as metrics:
             metrics.write('{"step": 1, "data": {"prepo/toy/mean": 0.5}}\n')
-        pages.append(read_page(write_report([run_dir]).read_text(encoding="utf-8")))
+        pages.append(Page(write_report([run_dir]).read_text(encoding="utf-8")))
     assert "What the toy did." in pages[0].figures["rule_toy_share"] and "rule_toy_share" in pages[0].images
     assert "rule_toy_share" not in pages[1].figures
 
 
-def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(
-    make_run: MakeRun, write_lines: Callable[..., None], tmp_path: Path
-) -> None:
+def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "audited")
     choices = {1: [("a", 2.0), ("b", 4.0)], 2: [("a", 3.0), ("c", None)]}
     rewards = [(1, "a", 1.0), (1, "a", 0.0), (2, "b", 1.0), (2, "a", 1.0), (2, "c", 0.0)]  # b trains a step late
@@ -227,9 +219,7 @@ def entry(output: str, score: float = 1.0, prompt: str = "How many?") -> dict:
     return {"input": prompt, "output": output, "gts": "14", "score": score}
 
 
-def test_samples_are_correct_and_incorrect_ones_of_the_first_and_last_step(
-    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None]
-) -> None:
+def test_samples_are_correct_and_incorrect_ones_of_the_first_and_last_step(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", steps=1)
     html = page_of(load_run(run_dir))
     assert "trainer.rollout_data_dir=RUN_DIR/rollouts" in html and "prepo.val_generations=20" in html
@@ -249,7 +239,7 @@ def test_samples_are_correct_and_incorrect_ones_of_the_first_and_last_step(
     assert headings == ["Validation generations", "Training rollouts"]
 
 
-def test_damaged_dumps_are_passed_over(tmp_path: Path, make_run: MakeRun) -> None:
+def test_damaged_dumps_are_passed_over(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", steps=1)
     (run_dir / "rollouts").mkdir()
     good = json.dumps(entry("the good one"))
@@ -261,14 +251,12 @@ def test_damaged_dumps_are_passed_over(tmp_path: Path, make_run: MakeRun) -> Non
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_texts_are_shown_as_text(
-    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None], read_page: ReadPage, kind: str
-) -> None:
+def test_hostile_texts_are_shown_as_text(tmp_path: Path, kind: str) -> None:
     text = HOSTILE[kind]
     run_dir = make_run(tmp_path / "run", steps=1)
     write_lines(run_dir / "rollouts" / "1.jsonl", [entry(text, prompt=text) | {"gts": text}])
     html = page_of(load_run(run_dir))
-    page = read_page(html)
+    page = Page(html)
     assert len(html.encode()) < 70_000, "a long text was not cut"
     assert not page.tags & {"iframe", "link", "object"} and html.count("<script>") == 1
     assert "<img " not in html, "a text became a picture"

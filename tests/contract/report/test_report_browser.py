@@ -11,17 +11,17 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_pages import make_run, write_lines
 
 from recipe.prepo.tools.report import write_report
 
 pytestmark = pytest.mark.slow
 
-MakeRun = Callable[..., Path]
 PHONE, DESKTOP = (375, 800), (1280, 900)
 PATIENCE_S = 60.0
 FLAGS = [
@@ -114,7 +114,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun, write_lines: Callable) -> dict[str, Path]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of one run, with hostile and long texts in it, and that of two methods with two seeds each."""
     root = tmp_path_factory.mktemp("browser")
     single = make_run(root / "one", steps=12, planned=12, sets=("openai/gsm8k", LONG))
@@ -209,7 +209,7 @@ def test_tables_sort_by_a_column_and_figures_change_their_axis(browser: Browser,
     assert browser.value("document.querySelectorAll('#accuracy_tokens .chart path').length") > 6
 
 
-def test_live_page_loads_itself_again(browser: Browser, tmp_path: Path, make_run: MakeRun) -> None:
+def test_live_page_loads_itself_again(browser: Browser, tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", steps=2, planned=9)
     index = write_report([run_dir], refresh_s=1)
     browser.load(index, PHONE)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_pages import Page, make_run, write_lines
 
 from recipe.prepo.tools.report import charts, style, write_report
 from recipe.prepo.tools.report.compare import Method
@@ -19,7 +20,6 @@ FIGURES = {
     "accuracy_rollouts", "accuracy_tokens", "accuracy_seconds", "zero_advantage", "entropy", "step_time", "temperature",
     "window", "weights",
 }  # fmt: skip
-MakeRun = Callable[..., Path]
 PageOf = Callable[..., Any]
 SCORE = "val-core/openai/gsm8k/acc/mean@2"
 
@@ -29,10 +29,10 @@ def read_lines(path: Path) -> list[dict]:
 
 
 @pytest.fixture
-def page_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, read_page: Callable[[str], Any]) -> PageOf:
+def page_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PageOf:
     """The page of runs, in few pixels: these tests ask which pictures are drawn, not what is on them."""
     monkeypatch.setitem(style.SETTINGS, "figure.dpi", 40)
-    return lambda *runs, **options: read_page(write_report(runs, tmp_path / "out", **options).read_text("utf-8"))
+    return lambda *runs, **options: Page(write_report(runs, tmp_path / "out", **options).read_text("utf-8"))
 
 
 @pytest.fixture
@@ -56,9 +56,7 @@ def test_missing_files_are_named_and_earlier_pictures_removed(run_dir: Path, tmp
     assert (rows["steps"], rows["selection"], rows["rollouts"]) == (["6 of ?"], ["n/a"], ["96"])
 
 
-def test_metrics_that_are_nan_null_or_absent_are_reported(
-    run_dir: Path, page_of: PageOf, write_lines: Callable[..., None]
-) -> None:
+def test_metrics_that_are_nan_null_or_absent_are_reported(run_dir: Path, page_of: PageOf) -> None:
     lines = read_lines(run_dir / "metrics.jsonl")
     for line in lines:
         line["data"].pop("prepo/entropy_nats/mean", None)
@@ -102,7 +100,7 @@ def test_config_is_never_executed(run_dir: Path, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_short_and_odd_runs_are_drawn(tmp_path: Path, make_run: MakeRun, page_of: PageOf) -> None:
+def test_short_and_odd_runs_are_drawn(tmp_path: Path, page_of: PageOf) -> None:
     sets = ("$\\frac{$", "_hidden", "a\nb", "<b>&amp;", "x" * 500)
     page = page_of(make_run(tmp_path / "one step", steps=1, planned=1, sets=sets))
     assert set(page.images) == FIGURES - {"temperature", "weights"}, "nothing can have changed"
@@ -112,7 +110,7 @@ def test_short_and_odd_runs_are_drawn(tmp_path: Path, make_run: MakeRun, page_of
     assert not page.images and (rows["final held-out score"], rows["gain"]) == (["0.2500"], ["+0.0000"])
 
 
-def test_a_long_run_has_running_means(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_long_run_has_running_means(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "long", steps=80, planned=80))
     drawn = style.paint(charts.over_steps("", charts.PANELS["entropy"], [Method("l", (run,))]))
     raw, mean = (line.get_ydata() for line in drawn.axes[0].lines)
@@ -120,9 +118,7 @@ def test_a_long_run_has_running_means(tmp_path: Path, make_run: MakeRun) -> None
     assert mean[40] == pytest.approx(raw[38:43].mean())
 
 
-def test_comparison_of_damaged_runs_reports_what_is_missing_and_draws_the_rest(
-    tmp_path: Path, make_run: MakeRun, write_lines: Callable[..., None], page_of: PageOf
-) -> None:
+def test_comparison_of_damaged_runs_reports_what_is_missing_and_draws_the_rest(tmp_path: Path, page_of: PageOf) -> None:
     whole = make_run(tmp_path / "whole-seed0", rule="uniform")
     short = make_run(tmp_path / "whole-seed1", rule="uniform", seed=1, steps=3)
     bare, odd, empty = (make_run(tmp_path / name, rule=name) for name in ("mopps", "dapo", "greso"))

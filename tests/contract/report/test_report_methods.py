@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from report_pages import Page, make_run
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.report import main
@@ -25,12 +24,10 @@ from recipe.prepo.tools.report.style import paint
 from recipe.prepo.tools.report.targets import STEP, Evaluations, TargetTable, evaluations, judge, ratio
 
 NAME = "val-core/openai/gsm8k/acc/mean@2"
-MakeRun = Callable[..., Path]
-ReadPage = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def run_dirs(tmp_path_factory: pytest.TempPathFactory, make_run: MakeRun) -> dict[str, list[Path]]:
+def run_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Two methods, three seeds each: the scores of a method differ by seed, and one method gains twice as fast."""
     root = tmp_path_factory.mktemp("seeds")
     return {
@@ -91,9 +88,7 @@ def changed(run_dir: Path, settings: dict[str, object]) -> Path:
         ("prepo.audit", False, 1),
     ],
 )
-def test_what_makes_another_method(
-    tmp_path: Path, make_run: MakeRun, setting: str, value: object, num_methods: int
-) -> None:
+def test_what_makes_another_method(tmp_path: Path, setting: str, value: object, num_methods: int) -> None:
     paths = [make_run(tmp_path / f"r-seed{seed}", steps=0, seed=seed) for seed in (0, 1)]
     changed(paths[1], {setting: value})
     assert len(group_methods([load_run(path) for path in paths])) == num_methods
@@ -245,11 +240,9 @@ def test_ratio_without_repetitions_or_before_training_is_marked() -> None:
     assert ratio(never, slow, 0.3, ROLLOUTS)[0] == math.inf
 
 
-def test_page_of_seeds_has_methods_spread_and_each_seed(
-    run_dirs: dict[str, list[Path]], tmp_path: Path, read_page: ReadPage
-) -> None:
+def test_page_of_seeds_has_methods_spread_and_each_seed(run_dirs: dict[str, list[Path]], tmp_path: Path) -> None:
     paths = [path for pair in zip(*run_dirs.values(), strict=True) for path in pair]
-    page = read_page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
+    page = Page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
     rows, target = page.cells("summary"), page.cells("target")
     assert (rows["method"], target["method"]) == (["prepo", "random"], ["prepo", "random"])
     assert rows["final held-out score"][0] == "0.5200 [0.4900, 0.5500]"
@@ -261,7 +254,7 @@ def test_page_of_seeds_has_methods_spread_and_each_seed(
 
 
 def test_baseline_by_name_by_run_and_by_directory(
-    run_dirs: dict[str, list[Path]], methods: list[Method], tmp_path: Path, read_page: ReadPage
+    run_dirs: dict[str, list[Path]], methods: list[Method], tmp_path: Path
 ) -> None:
     assert find_baseline(methods, None) is methods[1], "the method with uniform selection"
     assert find_baseline(methods, "prepo") is methods[0]
@@ -272,7 +265,7 @@ def test_baseline_by_name_by_run_and_by_directory(
         find_baseline(methods, "nothing")
     arguments = [str(run_dirs["prepo"][0]), "--baseline", str(run_dirs["random"][0]), "--out", str(tmp_path / "o")]
     assert main(arguments) == 0
-    page = read_page((tmp_path / "o" / "index.html").read_text(encoding="utf-8"))
+    page = Page((tmp_path / "o" / "index.html").read_text(encoding="utf-8"))
     assert page.cells("target")["rollouts, baseline / method"][1] == "baseline"
 
 
@@ -289,7 +282,7 @@ def test_baseline_by_name_by_run_and_by_directory(
     ],
 )  # fmt: skip
 def test_the_baseline_is_the_method_with_the_fewest_rules(
-    tmp_path: Path, make_run: MakeRun, rules: dict[str, dict[str, str]], baseline: str | None
+    tmp_path: Path, rules: dict[str, dict[str, str]], baseline: str | None
 ) -> None:
     runs = []
     for name, switched in rules.items():
@@ -300,23 +293,21 @@ def test_the_baseline_is_the_method_with_the_fewest_rules(
 
 
 def test_target_flag_on_a_single_run(
-    run_dirs: dict[str, list[Path]], tmp_path: Path, read_page: ReadPage, capsys: pytest.CaptureFixture[str]
+    run_dirs: dict[str, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = str(run_dirs["prepo"][0])
     assert main([run_dir, "--target", "0.4", "--out", str(tmp_path)]) == 0
-    target = read_page((tmp_path / "index.html").read_text(encoding="utf-8")).cells("target")
+    target = Page((tmp_path / "index.html").read_text(encoding="utf-8")).cells("target")
     assert (target["reached at step"], target["rollouts"]) == (["4"], ["64"])
     with pytest.raises(SystemExit, match="2"):
         main([run_dir, "--target", "nan"])
     assert "nan is not a finite number" in capsys.readouterr().err
 
 
-def test_other_data_and_a_seed_used_twice_are_warned_about(
-    tmp_path: Path, make_run: MakeRun, read_page: ReadPage
-) -> None:
+def test_other_data_and_a_seed_used_twice_are_warned_about(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / name, steps=2, sets=("gsm8k",)) for name in ("a", "b", "c")]
     changed(paths[2], {"data.train_files": ["other.parquet"]})
-    page = read_page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
+    page = Page(write_report(paths, tmp_path / "out").read_text(encoding="utf-8"))
     assert "the methods differ in data.train_files" in page.text
     assert "a: several runs have the same seed (0, 0)" in page.text
     assert "differ in data.val_files" not in page.text
