@@ -132,11 +132,11 @@ def analyse(
         "rho_length_perplexity": spearman(lengths_Q, ppl_Q),
         "choosing": choosing(ppl_Q, live_Q, seed=seed),
     }
-    return {**found, "conclusion": f"{_premise(found)} {_groups(found)}"}
+    return {**found, "conclusion": f"{_premise(found)}\n\n{_groups(found)}"}
 
 
 def choosing(ppl_Q: FloatArray, live_Q: FloatArray, *, seed: int) -> dict[str, Any] | None:
-    """What choosing by perplexity would save before the first update; None for fewer than ``MIN_PROMPTS`` prompts.
+    """What choosing by perplexity would save before the first update.
 
     The chance of a live group is predicted by a polynomial over the ranks of perplexity, fitted to the other folds.
     Of ``ratio`` candidates the one with the highest prediction is chosen. Resamples keep each prompt in its fold, so
@@ -146,10 +146,11 @@ def choosing(ppl_Q: FloatArray, live_Q: FloatArray, *, seed: int) -> dict[str, A
         live_Q: each prompt's chance of a live group, unbiased.
 
     Returns:
-        ``predictability`` (Spearman's rho of prediction and ``live_Q``) and ``saving``: ratio -> rollouts for a live
-        group by a random choice over those by the prediction, with its 95% bootstrap interval over prompts.
+        None for fewer than ``MIN_PROMPTS`` perplexities, or equal chances. Else ``predictability`` (Spearman's rho of
+        the prediction and ``live_Q``) and ``saving``: ratio -> rollouts for a live group by a random choice over those
+        by the prediction, with its 95% bootstrap interval over prompts.
     """
-    if len(ppl_Q) < MIN_PROMPTS:
+    if len(np.unique(ppl_Q)) < MIN_PROMPTS or live_Q.min() == live_Q.max():
         return None
     rank_Q = pd.Series(ppl_Q).rank(pct=True).to_numpy()
     generator = make_generator(seed, "choosing by perplexity")
@@ -211,7 +212,7 @@ def _groups(found: Mapping[str, Any]) -> str:
         f" {found['wrong_groups_frac']:.0%} all incorrect."
     )
     if found["choosing"] is None:
-        return f"{text} What choosing would save needs {MIN_PROMPTS} prompts or more."
+        return f"{text} What choosing would save is unknown: that needs {MIN_PROMPTS} prompts or more, not all alike."
     saving = found["choosing"]["saving"]
     times = "; ".join(f"the best of {ratio}: {interval_text(saving[ratio], '.2f')}" for ratio in saving)
     chance = (
