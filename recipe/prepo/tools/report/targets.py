@@ -172,24 +172,18 @@ def judge(
         title = f'Cost to reach a held-out score of {level:.4f}, the final score of the baseline "{baseline.name}"'
     lines = {method.name: {"reached at step": "not evaluated"} for method in methods}
     for name, own in found.items():
-        lines[name] = _cells(own, level)
-        for _, counter, unit in COSTS if base and len(methods) > 1 else ():
-            saved = "baseline" if own is base else ratio_text(*ratios[name][counter])
-            lines[name][f"{unit}, baseline / method"] = saved
-        if base and len(methods) > 1:
-            lines[name]["final score, difference"] = "baseline" if own is base else difference_text(base, own)
+        lines[name] = cells = {}
+        for _, counter, unit in (("", STEP, "reached at step"), *COSTS):
+            cost = own.cost_to(level, counter)[0]
+            cells[unit] = MISSING if np.isnan(cost) else "never" if np.isinf(cost) else f"{cost:,.0f}"
+            if base is not None and len(methods) > 1 and counter != STEP:
+                saved = "baseline" if own is base else ratio_text(*ratios[name][counter])
+                cells[f"{unit}, baseline / method"] = saved
+        if cells["reached at step"] == "never":
+            cells["reached at step"] += f" in {own.cost[STEP][0, -1]:g} steps (best {own.score.mean(axis=0).max():.4f})"
+        if base is not None and len(methods) > 1:
+            cells["final score, difference"] = "baseline" if own is base else difference_text(base, own)
     return TargetTable(title, level, pd.DataFrame.from_dict(lines, orient="index").rename_axis("method")), verdict
-
-
-def _cells(own: Evaluations, level: float) -> dict[str, str]:
-    """When a method reached a score, and what it had spent by then."""
-    cells = {}
-    for _, counter, unit in (("", STEP, "reached at step"), *COSTS):
-        cost = own.cost_to(level, counter)[0]
-        cells[unit] = MISSING if np.isnan(cost) else "never" if np.isinf(cost) else f"{cost:,.0f}"
-    if cells["reached at step"] == "never":
-        cells["reached at step"] += f" in {own.cost[STEP][0, -1]:g} steps (best {own.score.mean(axis=0).max():.4f})"
-    return cells
 
 
 def _alone(methods: Sequence[Method], found: Mapping[str, Evaluations]) -> Verdict:
