@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.prepo.config import did_you_mean, read_config
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
-from recipe.prepo.preflight import check_all, has_gpu, refuse_old_names, set_paths
+from recipe.prepo.preflight import check_all, has_gpu, leaves, set_paths
 
 
 def compose_config(arguments: Sequence[str]) -> DictConfig:
@@ -36,7 +36,6 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--config-name", "-cn", default="prepo")
     own, overrides = parser.parse_known_args(arguments)
-    refuse_old_names(overrides)
     initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
     with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
@@ -47,17 +46,9 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
             hint = ""
             if unknown := re.match("Could not override '(.+)'", str(error)):
                 others = [override for override in overrides if not override.startswith(f"{unknown[1]}=")]
-                hint = did_you_mean(
-                    unknown[1], _paths(OmegaConf.to_container(compose(own.config_name, overrides=others)))
-                )
-            said = " ".join(str(error).split())
-            raise ConfigError(f"the overrides do not compose: {said}{hint}") from error
-
-
-def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items() if isinstance(node, Mapping) else ():
-        yield f"{prefix}{key}"
-        yield from _paths(value, f"{prefix}{key}.")
+                known = OmegaConf.to_container(compose(own.config_name, overrides=others))
+                hint = did_you_mean(unknown[1], [path[1:] for path, _ in leaves("", known)])
+            raise ConfigError(f"the overrides do not compose: {' '.join(str(error).split())}{hint}") from error
 
 
 def diagnose(overrides: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from simulated_run import NEUTRAL, every_combination
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.preflight import check_all, check_config, findings, remarks
+from recipe.prepo.preflight import check_all, check_config, findings
 from recipe.prepo.rules.registry import REGISTRIES
 
 PROJECT = Path(__file__).parents[2]
@@ -78,27 +78,6 @@ def test_methods_are_the_same_in_every_experiment() -> None:
     config = composed(GPU, "method=prepo_e3")
     assert read_config(config).rules == read_config(composed("experiment=comparison", *COMBINED)).rules
     assert config["trainer"]["default_local_dir"] == f"outputs/{GPU.removeprefix('experiment=')}-prepo_e3-seed0"
-
-
-@pytest.mark.parametrize(
-    ("method", "changes", "notes"),
-    [
-        ("prepo_e3", {}, 1),
-        ("prepo_e3", {"prepo.temperature.target_nats": 0.3}, 0),
-        ("prepo_e3", {"prepo/temperature": "constant"}, 0),
-        ("e3", {}, 0),
-        ("random", {"prepo/temperature": "entropy_target"}, 0),
-    ],
-)
-def test_a_target_measured_on_the_schedules_first_prompts_is_reported(
-    method: str, changes: dict[str, Any], notes: int
-) -> None:
-    config = composed("experiment=comparison", f"method={method}", "prepo.seed=7", changes=changes)
-    found = remarks(read_config(config))
-    assert len(found) == notes
-    for line in found:
-        assert "prepo/temperature=constant" in line
-        assert "prepo.temperature.target_nats" in line
 
 
 POOLS = {

@@ -73,7 +73,6 @@ def test_schedule_starts_and_ends_at_its_options() -> None:
     rule = selection("ppl_schedule", progress_start=0.25, progress_end=0.5)
     found = [chosen_ids(rule, num_selected=1, progress=progress) for progress in (0.0, 0.99, 1.0)]
     assert found == [["e"], ["e"], ["d"]]
-    assert rule.follows_progress
 
 
 @pytest.mark.parametrize("name", ["ppl_schedule", "low_ppl", "high_ppl"])

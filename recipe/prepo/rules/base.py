@@ -38,13 +38,13 @@ def number(interval: str, *, optional: bool = False, why: str = "") -> Any:
     return field(metadata={"fits": fits, "allowed": f"a number in {interval}{' or null' if optional else ''}{why}"})
 
 
-def count(*, optional: bool = False) -> Any:
+def count(*, least: int = 1, optional: bool = False) -> Any:
     """Declares an option that counts something; None fits too if ``optional``."""
 
     def fits(value: Any) -> bool:
-        return value >= 1 if type(value) is int else value is None and optional
+        return value >= least if type(value) is int else value is None and optional
 
-    return field(metadata={"fits": fits, "allowed": f"an integer of at least 1{' or null' if optional else ''}"})
+    return field(metadata={"fits": fits, "allowed": f"an integer of at least {least}{' or null' if optional else ''}"})
 
 
 def choice(*values: Any) -> Any:
@@ -155,11 +155,6 @@ class SelectionRule(Rule):
     takes_unscored: ClassVar[bool] = False  # whether it also takes candidates whose score is missing (NaN)
     uses_candidates: ClassVar[bool] = True  # False if it takes all that it is given: a step draws K prompts, not |B|
 
-    @property
-    def follows_progress(self) -> bool:
-        """Whether it prefers other prompts early in the run than late, so that the first steps are not typical."""
-        return False
-
     def first_round(self, num_selected: int) -> int:
         """Prompts that a step asks for first, for K = ``num_selected``: K, or more if groups are discarded."""
         return num_selected
@@ -238,11 +233,6 @@ class TemperatureRule(Rule):
     """Sets the sampling temperature of a step."""
 
     is_constant: ClassVar[bool] = False  # every rollout of the run has the configured temperature
-
-    @property
-    def measures_target(self) -> bool:
-        """Whether it holds a value that it measures in the run's first steps."""
-        return False
 
     @abstractmethod
     def temperature(self, base_temperature: float) -> float:

@@ -63,10 +63,6 @@ class PplSchedule(SelectionRule):
         super().__init__(config, seed=seed)
         self._starts: list[int] = []  # of the step's choices
 
-    @property
-    def follows_progress(self) -> bool:
-        return self.config.progress_start < self.config.progress_end
-
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         assert candidates.ppl_C is not None, "the rule needs scores"
         low, high = self.config.progress_start, self.config.progress_end

@@ -54,10 +54,6 @@ class SkipDead(SelectionRule):
         self._chooser = self.chooser(config, seed=seed)
         self._num_left_out = self._num_candidates = 0  # of the step's choices
 
-    @property
-    def follows_progress(self) -> bool:
-        return self._chooser.follows_progress
-
     def bind(self, run: RunFacts) -> None:
         self._history.bind(run)
 

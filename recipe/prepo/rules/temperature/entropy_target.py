@@ -68,10 +68,6 @@ class EntropyTarget(TemperatureRule):
         self._init_nats: list[float] = []
         self._target_nats = None if config.target_nats is None else float(config.target_nats)
 
-    @property
-    def measures_target(self) -> bool:
-        return self.config.target_nats is None
-
     def bind(self, run: RunFacts) -> None:
         self._depth = math.log(run.vocab_size) + math.log(math.log(run.vocab_size))
         self._total_steps = run.total_steps
@@ -91,7 +87,7 @@ class EntropyTarget(TemperatureRule):
         entropy_nats = token_mean_entropy_nats(trained.entropy_nats_R, trained.num_tokens_R)
         if entropy_nats is None or self._temperature is None:
             return
-        if self.measures_target and len(self._init_nats) < self.config.init_steps:
+        if self.config.target_nats is None and len(self._init_nats) < self.config.init_steps:
             self._init_nats.append(entropy_nats)
             self._target_nats = sum(self._init_nats) / len(self._init_nats)
             return

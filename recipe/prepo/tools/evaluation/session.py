@@ -27,7 +27,7 @@ from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward import own
 from recipe.prepo.reward.extract import after_hashes
 from recipe.prepo.reward.score import marked_answer
-from recipe.prepo.rows import open_parquet, validate_rows
+from recipe.prepo.rows import read_table, validate_rows
 from recipe.prepo.run.files import file_sha256
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
 from recipe.prepo.tools.evaluation.options import CPU, OWN_GRADER
@@ -162,7 +162,7 @@ def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: 
 
 
 def _load(path: Path) -> list[Question]:
-    table = open_parquet(path).read()
+    table = read_table(path)
     rows = table.to_pylist()
     if not any("prompt_id" in (row.get("extra_info") or {}) for row in rows):
         for number, row in enumerate(rows):
