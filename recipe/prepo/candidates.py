@@ -84,10 +84,7 @@ class ScoreStore(Stateful):
 class Pool(Stateful):
     """All prompts of the data as candidates of every choice, except for those whose rollouts are in flight.
 
-    Args:
-        prompt_ids: ids in row order.
-        shuffle_seed: the order of the candidates, in which they also get their first scores: shuffled by this seed, or
-            that of the data if None.
+    Their order, in which they also get their first scores, is shuffled by ``shuffle_seed``; None: that of the data.
     """
 
     saved = ("in_flight_F2",)

@@ -114,11 +114,7 @@ class Need(NamedTuple):
 
 
 def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
-    """Check the values that a run needs, in order.
-
-    Raises:
-        ConfigError: the first value that does not work, with the reason and the override that fixes it.
-    """
+    """Raise a ConfigError for the first value that does not work, with the reason and the override that fixes it."""
     for path, ok, why, wanted, otherwise in needs:
         if not ok:
             fix = f"{path}={'null' if wanted is None else wanted}" + (otherwise and f", or {otherwise}")
@@ -127,11 +123,7 @@ def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
 
 
 def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
-    """The value at a dotted path, or the default where it is missing or null.
-
-    Raises:
-        ConfigError: there is no value and no default, or the value is mandatory and not set.
-    """
+    """The value at a dotted path, or the default where it is missing or null; without a default, a ConfigError."""
     node: Any = config
     for key in path.split("."):
         if not isinstance(node, Mapping) or key not in node:
@@ -156,11 +148,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
-    """Read and check this recipe's part of the configuration, a resolved plain mapping.
-
-    Raises:
-        ConfigError: names the value, the reason, and the override that fixes it.
-    """
+    """Read and check this recipe's part of a resolved plain configuration; errors as :func:`check`."""
     prepo = value_at(config, "prepo")
     if not isinstance(prepo, Mapping):
         raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo_trainer.yaml.")
@@ -233,11 +221,7 @@ def is_integer(value: Any, least: int) -> bool:
 
 
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
-    """Refuse a training set that cannot fill one step.
-
-    Raises:
-        ConfigError: it has fewer rows than a step has candidates, or more than a step can choose from.
-    """
+    """Refuse a training set with fewer rows than a step has candidates, or more than a step can choose from."""
     if num_rows < prepo.min_prompts:
         what, smaller = f"draws |B| = {prepo.num_candidates} candidates", ", or of prepo.candidate_ratio"
         if prepo.skips_prompts:
@@ -256,11 +240,7 @@ def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
 
 
 def check_val_samples(samples: Mapping[str, int], data_sources: Iterable[str]) -> None:
-    """Refuse ``prepo.val_samples`` (data source -> samples) for a data source that the validation data lack.
-
-    Raises:
-        ConfigError: names the data sources that exist.
-    """
+    """Refuse ``prepo.val_samples`` for a data source that the validation data lack; names those that exist."""
     known = sorted(set(data_sources))
     if unknown := ", ".join(sorted(set(samples) - set(known))):
         raise ConfigError(

@@ -1,7 +1,6 @@
 """``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no GPU, starts no Ray.
 
-Exit status 0 when it would, 2 with one readable error when it would not. A missing GPU is only reported, because the
-run may be meant for another machine.
+Exit status 0, or 2 with one readable error. A missing GPU is only reported: the run may be for another machine.
 """
 
 from __future__ import annotations
@@ -24,12 +23,9 @@ from recipe.prepo.preflight import check_all, has_gpu, leaves, set_paths
 
 
 def compose_config(arguments: Sequence[str]) -> DictConfig:
-    """The configuration that ``recipe.prepo.main`` would see with these overrides.
+    """The configuration that a run would see with these overrides, or a ConfigError that suggests names.
 
     A configuration of one's own is named as Hydra has it, with ``--config-path`` (absolute) and ``--config-name``.
-
-    Raises:
-        ConfigError: an unknown experiment, method, rule or key. The message lists or suggests known ones.
     """
     set_paths()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -52,11 +48,7 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
 
 
 def diagnose(overrides: Sequence[str]) -> list[str]:
-    """Every check that a run makes before it starts anything; returns what was found.
-
-    Raises:
-        PrepoError: the first thing that would stop the run.
-    """
+    """Every check that a run makes before it starts anything; returns what was found, or raises the first error."""
     composed = compose_config(overrides)
     config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)

@@ -1,7 +1,6 @@
 """``python -m recipe.prepo.main experiment=<name> key=value …``: validate, train through verl, summarise.
 
-Every argument is a Hydra override; ``--multirun`` sweeps. verl is imported only after the configuration is checked and
-the platform chosen.
+verl is imported only after the configuration is checked and the platform chosen.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
 
     Raises:
         ConfigError: ``trainer.resume_from_path`` names no checkpoint.
-        StateError: the checkpoint has other rules, sizes or another seed, or its state is damaged.
+        StateError: the checkpoint is of another run, or damaged.
     """
     if trainer.resume_mode == "auto":
         name = f"global_step_{latest_checkpoint(Path(trainer.default_local_dir), repair=True)}"
@@ -192,10 +191,7 @@ def run(config: DictConfig) -> None:
 
 
 def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound, *, starts_ray: bool) -> Findings:
-    """Import verl and make the checks that need it; raises as :func:`check_with_verl`.
-
-    With ``starts_ray``, Ray starts meanwhile. Its workers are forks, so that they need nothing from the driver.
-    """
+    """Import verl and make the checks that need it. With ``starts_ray``, Ray starts meanwhile."""
     # About engines that are not installed, a critic that no method has, Ray's token, the platform: nothing to change.
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)

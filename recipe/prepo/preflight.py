@@ -72,11 +72,7 @@ Get: TypeAlias = Callable[..., Any]  # value_at of the configuration
 
 
 def check_config(config: Mapping[str, Any], prepo: PrepoConfig) -> None:
-    """Check verl's part of the configuration, a resolved plain mapping, against this recipe's.
-
-    Raises:
-        ConfigError: the first value that does not work, with the reason and the override that fixes it.
-    """
+    """Check verl's part of a resolved plain configuration against this recipe's; errors as :func:`check`."""
     get = functools.partial(value_at, config)
     for needs in (_old_keys, _trainer, _trackers, _pools, _batches, _rollouts, _rules):
         check(config, needs(get, prepo))
@@ -278,10 +274,8 @@ def has_gpu() -> bool:
 
 
 def joined_ray(ray_init: Mapping[str, Any]) -> str:
-    """Address of the Ray cluster that a run joins; empty where it starts its own.
-
-    Args:
-        ray_init: options of ``ray.init``. Their address takes precedence over RAY_ADDRESS.
+    """Address of the Ray cluster that a run joins, of ``ray.init``'s options or RAY_ADDRESS; empty for a Ray of its
+    own.
     """
     address = str(ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "")
     return "" if address == "local" else address
@@ -298,11 +292,7 @@ def check_device(config: Mapping[str, Any]) -> None:
 
 
 def check_model(config: Mapping[str, Any]) -> str:
-    """Check that a local model path holds a model; returns its description.
-
-    Raises:
-        ConfigError: there is no such folder, or it lacks ``config.json``.
-    """
+    """Describe the model; a ConfigError where a local folder is missing or lacks ``config.json``."""
     path = str(value_at(config, f"{MODEL}.path"))
     folder = Path(os.path.expanduser(path))
     if path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not folder.is_dir():
@@ -324,12 +314,7 @@ class DataFound(NamedTuple):
 
 
 def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
-    """Check the data files against the row contract, and that they fill a step.
-
-    Raises:
-        DataError: names the file, the row and the field.
-        ConfigError: names the override.
-    """
+    """Check the data files against the row contract (DataError), and that they fill a step (ConfigError)."""
     get = functools.partial(value_at, config)
     files: list[list[str]] = []
     for path in ("data.train_files", "data.val_files"):
@@ -372,11 +357,7 @@ class Findings(NamedTuple):
 
 
 def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
-    """Every check that needs neither verl's code nor the tokenizer, in order.
-
-    Raises:
-        PrepoError: the first thing that would stop the run.
-    """
+    """Every check that needs neither verl's code nor the tokenizer; raises the first error."""
     check_verl_version()
     check_config(config, prepo)
     check_model(config)

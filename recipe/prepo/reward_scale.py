@@ -27,10 +27,7 @@ HOW = (
 class RewardScale(Stateful):
     """Watches the value that decides whether a rollout is correct: its ``acc``, else its reward.
 
-    Args:
-        correct_above: ``prepo.correct_above``; None for the automatic threshold, which not every scale fits.
-        reward_range: ``prepo.reward_range``.
-        is_learned: whether a rule learns from correctness, so that a wrong threshold makes it choose nonsense.
+    ``is_learned``: whether a rule learns from correctness, so that a wrong threshold makes it choose nonsense.
     """
 
     saved = ("lowest", "highest", "num_rollouts", "num_correct", "num_different", "num_mixed", "num_steps")
@@ -46,10 +43,7 @@ class RewardScale(Stateful):
         self._told = False
 
     def observe(self, rollouts: RolloutBatch) -> str:
-        """See a step's rollouts, discarded ones included, before any rule learns from them.
-
-        Returns:
-            What to tell the user, once in a run; else "".
+        """See a step's rollouts before any rule learns from them; returns what to tell the user, once in a run.
 
         Raises:
             ConfigError: a rule would learn from a threshold that does not fit. Names the option.

@@ -130,9 +130,8 @@ def validate_rows(table: pa.Table, *, name: str) -> None:
     """Check every row of ``table``; ``name`` stands for it in messages and is usually the file's path.
 
     Raises:
-        DataError: names ``name``, the first bad row (counted from 0), the field and the remedy. Refused are a missing
-            column, an empty or malformed prompt, a ``prompt_id`` that is not text or not unique, or missing in some
-            rows only, and an empty gold answer.
+        DataError: names the first bad row (counted from 0), the field and the remedy. Refused are a missing column, an
+            empty or malformed prompt, an id that is not text, not unique or missing in some rows, and an empty gold.
     """
     facts = RowFacts()
     _check_file(name, table.schema, lambda _: table, "prompt", MEDIA_KEYS, facts)
@@ -142,11 +141,8 @@ def validate_rows(table: pa.Table, *, name: str) -> None:
 def validate_files(
     paths: Iterable[str | Path], *, prompt_key: str = "prompt", media_keys: Sequence[str] = MEDIA_KEYS
 ) -> RowFacts:
-    """Check data files that are used together. Reads only what it checks.
-
-    Raises:
-        DataError: as :func:`validate_rows`; also for a file that is missing or unreadable, for a ``prompt_id`` that is
-            in two of the files, and for files whose columns differ so that verl cannot join them.
+    """Check data files that are used together; errors as :func:`validate_rows`, and for columns that verl cannot
+    join.
     """
     facts, schemas = RowFacts(), dict[str, pa.Schema]()
     for name in map(str, paths):
@@ -167,9 +163,8 @@ def read_prompts(
     shuffle: bool = False,
     seed: int | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """The prompts of files that have passed :func:`validate_files`, in order; ``max_samples`` drawn as verl 0.9.1 does.
-
-    ``shuffle`` and ``seed`` are verl's ``data.shuffle`` and ``data.seed``.
+    """The prompts of checked files in order; ``max_samples`` drawn as verl 0.9.1 does (``data.shuffle``,
+    ``data.seed``).
     """
     prompts = [prompt for path in paths for prompt in _open(str(path))[1]([prompt_key])[prompt_key].to_pylist()]
     if not 0 < max_samples < len(prompts):
@@ -199,7 +194,7 @@ def rows_within_limit(
     """How many of these chat messages verl 0.9.1's ``data.filter_overlong_prompts`` leaves.
 
     Raises:
-        DataError: the chat template fails for every prompt. verl drops a prompt for which it fails.
+        DataError: the chat template fails for every prompt.
     """
     options = {**template_kwargs, "add_generation_prompt": True, "tokenize": False}
     texts: list[str] = []
@@ -231,9 +226,6 @@ def _open(path: str) -> tuple[pa.Schema, _Read]:
     """The file's schema, and a function that reads some of its columns, as verl 0.9.1 reads them.
 
     verl takes the suffixes .parquet, .json and .jsonl, and leaves the types of JSON to the library datasets.
-
-    Raises:
-        DataError: the file is missing, unreadable or of another kind. Says how to make one.
     """
     if not Path(path).is_file():
         raise DataError(f"data file {path} does not exist, or is no file. Correct the path, or make it: {MAKE}.")

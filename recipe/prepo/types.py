@@ -24,13 +24,10 @@ from recipe.prepo.maths.prompt_index import PromptIndex
 class Candidates:
     """The candidate prompts of one choice, in data order.
 
-    ``nll_nats_C`` and ``num_tokens_C`` are None when the candidates were not scored.
-
     Attributes:
-        nll_nats_C: mean NLL of the prompt's tokens; NaN where the prompt was never scored.
+        nll_nats_C: mean NLL of the prompt's ``num_tokens_C`` tokens; NaN where never scored. None if none was scored.
         features_C: what scoring also measured (``maths.perplexity.FEATURES``), by name, shape [C] each.
-        score_age_steps_C: steps since each score was measured: 0 in this step, -1 never. None where scores are not
-            kept, so that all are of this step.
+        score_age_steps_C: steps since each score was measured, -1 for never; None where scores are not kept.
     """
 
     prompt_ids: tuple[str, ...]
@@ -151,10 +148,8 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
 
 @dataclass(frozen=True)
 class PromptOutcomes:
-    """Outcomes of groups, one entry per group, shape [G]; a prompt may occur twice.
-
-    rows_G: row of the prompt in the training set; size_G: rollouts; num_correct_G: correct rollouts, a fraction where
-    correctness is graded (``RunFacts.grades_correctness``).
+    """Outcomes of groups, shape [G]: row of the prompt (which may occur twice), rollouts, and correct rollouts
+    among them.
     """
 
     rows_G: IntArray
@@ -174,8 +169,7 @@ class PromptOutcomes:
 class StepOutcome:
     """Result of a training step's rollouts; steps count from 1.
 
-    ``discarded`` holds the groups that were rolled out and then discarded (no reward variance, surplus, stale), in the
-    order of the discards, without entropies.
+    ``discarded``: groups that were rolled out and then discarded, in that order, without entropies.
     """
 
     trained: RolloutBatch

@@ -1,6 +1,6 @@
 """What only verl's own code can tell before a run: its configuration classes, tokenizer, prompt lengths and reward.
 
-Importing verl takes seconds, so :mod:`recipe.prepo.preflight` comes first. Needs no Ray cluster and no GPU.
+Importing verl takes seconds, so :mod:`recipe.prepo.preflight` comes first. Needs no GPU and no Ray.
 """
 
 from __future__ import annotations
@@ -32,14 +32,8 @@ RESUME_MODES = ("auto", "disable", "resume_path")
 
 
 def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
-    """Every check that imports verl, in order. Prints nothing.
-
-    Args:
-        config: the composed configuration.
-        data: what :func:`recipe.prepo.preflight.check_all` found.
-
-    Raises:
-        PrepoError: the first thing that would stop the run.
+    """Every check that imports verl, in order; ``data`` is what ``preflight.check_all`` found. Raises the first
+    error.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with _quiet():
@@ -69,10 +63,8 @@ def _quiet() -> Iterator[None]:
 
 
 def check_verl(config: DictConfig) -> None:
-    """Call verl's ``validate_config``, and build the configuration objects that its workers build.
-
-    Raises:
-        ConfigError: verl refuses a value.
+    """Call verl's ``validate_config``, and build the configuration objects that its workers build; a ConfigError if
+    refused.
     """
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
@@ -92,11 +84,7 @@ def check_verl(config: DictConfig) -> None:
 
 
 def load_model(config: DictConfig) -> Any:
-    """verl's description of the model, with its tokenizer; None for a hub id that is not on this machine.
-
-    Raises:
-        ConfigError: the tokenizer or the model's configuration does not load.
-    """
+    """verl's description of the model, with its tokenizer; None for a hub id that is not on this machine."""
     from huggingface_hub import snapshot_download
     from verl.utils.config import omega_conf_to_dataclass
 
@@ -173,12 +161,7 @@ def fit_prompts(
 ) -> tuple[DataFound, list[str]]:
     """Apply the chat template and count the prompts within ``data.max_prompt_length``, as verl filters them.
 
-    Returns:
-        The data without the prompts that verl drops, and notes about them.
-
-    Raises:
-        ConfigError: the tools do not load, or too few prompts are left.
-        DataError: the chat template fails for every prompt.
+    Returns the data without the prompts that verl drops, and notes about them.
     """
     section, limit = config["data"], value_at(config, "data.max_prompt_length")
     options = {**value_at(config, "data.apply_chat_template_kwargs", {}), **_tools(config)}
@@ -218,11 +201,7 @@ def _tools(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grade(config: Mapping[str, Any], data: DataFound) -> str:
-    """Call the reward function on the gold answers of three rows; returns a line with their scores.
-
-    Raises:
-        ConfigError, RewardError: the function does not load, raises, or returns no reward.
-    """
+    """Call the reward function on the gold answers of three rows; returns a line with their scores."""
     function = dict(value_at(config, "reward.custom_reward_function", {}))
     is_own = bool(function.get("path"))
     if not is_own:

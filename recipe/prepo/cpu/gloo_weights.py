@@ -24,9 +24,7 @@ TIMEOUT = timedelta(seconds=120)
 class GlooCheckpointEngine(CheckpointEngine):
     """Broadcasts each tensor after a JSON header with its name, shape and type. The process group is kept.
 
-    Args:
-        bucket_size: required by verl's interface and ignored; tensors are sent one by one.
-        is_master: whether this is the actor's first rank, which sends the weights.
+    ``is_master``: whether this is the actor's first rank, which sends the weights.
     """
 
     def __init__(self, bucket_size: int, is_master: bool = False, **_: Any) -> None:

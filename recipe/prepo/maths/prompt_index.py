@@ -21,9 +21,6 @@ def hash_ids(prompt_ids: Iterable[str]) -> NDArray[np.uint64]:
 class PromptIndex:
     """Maps prompt ids to row numbers 0 ... N - 1, in 12 bytes per prompt (a dictionary takes about 200).
 
-    Args:
-        prompt_ids: ids of the training set, in row order.
-
     Raises:
         ValueError: two ids are equal, or share a 64-bit hash (about once in 10^5 sets of 10^7 prompts).
 

@@ -58,10 +58,8 @@ def choice(*values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of a rule's ``Config``, with one field per key of its yaml and no defaults: defaults live in the yaml.
-
-    Raises:
-        ValueError: an option is not what its field declares.
+    """Base of a rule's ``Config``: one field per key of its yaml, without defaults. ValueError: a value does not
+    fit.
     """
 
     def __post_init__(self) -> None:
@@ -85,11 +83,7 @@ class Stateful:
         return {name: _copied(getattr(self, f"_{name}")) for name in self.saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned, into a fresh object.
-
-        Raises:
-            KeyError, OverflowError, TypeError, ValueError: the state does not fit.
-        """
+        """Restore what ``state_dict`` returned, into a fresh object; an error where it does not fit."""
         if not isinstance(state, Mapping) or set(state) != set(self.saved):
             found = sorted(state) if isinstance(state, Mapping) else state
             raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {found}")
@@ -131,11 +125,7 @@ class Rule(Stateful, ABC):
         self.config = config
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
-        """Check the options against K and M when the configuration is read.
-
-        Raises:
-            ValueError: they do not fit; says which option or size to change.
-        """
+        """Check the options against K and M when the configuration is read; a ValueError says what to change."""
 
     def bind(self, run: RunFacts) -> None:
         """Learn about the run. Called once, before the first step and before any state is loaded."""
@@ -167,7 +157,7 @@ class SelectionRule(Rule):
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
         """Recompute a choice from its line of ``audit/selection.jsonl``, without the code of ``select``.
 
-        Returns the difference found; "" when the line agrees with the rule under these options (of config.yaml).
+        Returns the difference from the rule under these options (of config.yaml); "" if there is none.
         """
         return "" if line["window_start"] is None else "a rule without a window has a window_start"
 

@@ -45,12 +45,7 @@ REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
 
 
 def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
-    """Build the rule that ``options["name"]`` names, with the other options as its ``Config``.
-
-    Args:
-        group: selection, weighting, budget, temperature or shaping.
-        options: the group's configuration: ``name`` and every field of the rule's ``Config``.
-        seed: seed of the rule's own generators.
+    """Build the rule of a group that ``options["name"]`` names, with the other options as its ``Config``.
 
     Raises:
         ConfigError: unknown name (the error lists the known ones), missing or unknown option, or value out of range.

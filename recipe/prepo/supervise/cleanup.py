@@ -33,7 +33,6 @@ class Sweeper:
     Args:
         roots: folders in which Ray makes its session folders; empty: no Ray is started here, and nothing is done.
         names: glob patterns of the run's own files and folders.
-        grace_s: seconds that processes have to end by themselves.
     """
 
     def __init__(self, roots: Iterable[Path], names: Iterable[str] = (), *, grace_s: float = GRACE_S) -> None:

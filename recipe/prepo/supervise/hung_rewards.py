@@ -1,8 +1,7 @@
 """Failed rollouts and hung rewards: what agent-loop workers note, and what the trainer reads of it.
 
-Where a rollout raises (most often in the user's reward function), verl 0.9.1 logs the error in an agent-loop worker and
-goes on. In sync mode the step is trained on the remaining rollouts; in the asynchronous modes other prompts take their
-place, for ever if all of them fail. A reward function that hangs would be waited for without end.
+Where a rollout raises, verl 0.9.1 logs the error in an agent-loop worker and goes on. In sync mode the step is trained
+on the remaining rollouts; in the asynchronous modes other prompts take their place, for ever if all of them fail.
 """
 
 from __future__ import annotations

@@ -135,11 +135,7 @@ def fault_behind(error: Exception) -> str:
 
 
 def require_lone_run() -> None:
-    """Refuse a second run on one cluster: TransferQueue has one name there, and would mix the rollouts of the two.
-
-    Raises:
-        ConfigError: another run is on this Ray cluster.
-    """
+    """Refuse a second run on one cluster: TransferQueue has one name there, and would mix the rollouts of the two."""
     try:
         ray.get_actor(QUEUE, namespace=QUEUE_NAMESPACE)
     except ValueError:

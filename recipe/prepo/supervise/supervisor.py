@@ -26,11 +26,7 @@ COUNT_INTERVAL_S = 5.0
 
 
 class Supervisor:
-    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on.
-
-    Args:
-        trainer: the trainer that calls the public methods; verl builds its parts only later.
-    """
+    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer

@@ -33,15 +33,13 @@ class Forecast(SelectionRule):
 
     The logit of a prompt's pass rate is ``x . w + u``, with features x of the prompt, coefficients w that all prompts
     share, and the prompt's own deviation u. Both have normal beliefs. A group moves them by the matched moments of its
-    binomial likelihood, in proportion to their variances (assumed-density filtering, as in TrueSkill). Between groups
-    time passes: w takes a random step, and u returns towards 0 as in an Ornstein-Uhlenbeck process. So evidence ages
-    with time and not with a prompt's own groups. The spread of u is the one of ``OWN_SDS`` under which the first groups
-    of prompts are most likely (empirical Bayes).
+    binomial likelihood, in proportion to their variances (assumed-density filtering, as in TrueSkill). Between groups w
+    takes a random step, and u returns towards 0 as in an Ornstein-Uhlenbeck process. The spread of u is the one of
+    ``OWN_SDS`` under which the first groups of prompts are most likely (empirical Bayes).
 
-    Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]`` under the belief, K
-    are drawn among those whose group is at least as likely live as not (``ENOUGH``). If there are fewer, the next ones
-    in that order follow. Ranks alone would train on ever the same few prompts. A share ``any_share`` of K is drawn from
-    all other candidates: it shows when solved prompts are forgotten, and no prompt starves.
+    Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]``, K are drawn among
+    those whose group is at least as likely live as not; if there are fewer, the next ones follow. A share ``any_share``
+    of K is drawn from all other candidates, so that no prompt starves.
     """
 
     needs_scores = True

@@ -20,12 +20,10 @@ class Mopps(SelectionRule):
     """The K candidates whose pass rates, drawn from Beta posteriors, are nearest to a target (arXiv 2507.04632).
 
     The posterior of a prompt counts its correct and incorrect rollouts, with weight ``discount`` for each later group:
-    ``alpha = alpha_0 + c``, ``c <- discount * c + s`` after s correct rollouts (the paper's recursion without its
-    prior), and beta alike. Drawing from it (Thompson sampling) also tries prompts that are little known. Needs no
-    scores, refills nothing.
+    ``alpha = alpha_0 + c``, ``c <- discount * c + s`` after s correct rollouts, and beta alike. Drawing from it also
+    tries prompts that are little known (Thompson sampling).
 
-    DEVIATION from the published code: it counts the rollouts that a group had, not the nominal group size, so that
-    ragged groups count correctly.
+    DEVIATION from the published code: it counts the rollouts that a group had, not the nominal group size.
     """
 
     needs_scores = False

@@ -38,8 +38,7 @@ class PplSchedule(SelectionRule):
     """``I_rho = {sigma(j) : l(rho) <= j <= l(rho) + K - 1}``, ``l(rho) = floor(rho * (|B| - K))`` (arXiv 2511.00794).
 
     rho = 0 takes the K lowest perplexities, rho = 1 the K highest; K = |B| takes all. This project adds
-    ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper, 0 and 0
-    (1 and 1) for its ablations with the lowest (highest) perplexities only.
+    ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper.
 
     >>> candidates = Candidates(("a", "b", "c", "d"), np.array([0.4, 0.1, 0.3, 0.2]), np.full(4, 9))
     >>> rule = PplSchedule(PplSchedule.Config(progress_start=0.0, progress_end=1.0), seed=0)
