@@ -55,7 +55,6 @@ class ScoreStore(Stateful):
         return places[np.argsort(scored_in[places], kind="stable")[:budget]]
 
     def update(self, rows: IntArray, scored: Candidates, *, step: int) -> None:
-        """Keep the scores that these rows were given in this step."""
         assert scored.nll_nats_C is not None and scored.num_tokens_C is not None
         self._nll_nats_N[rows] = scored.nll_nats_C
         self._num_tokens_N[rows] = scored.num_tokens_C

@@ -93,7 +93,6 @@ class PrepoConfig:
         return {name: getattr(self, name) for name in ("seed", *sizes, "correct_above", "reward_range", *scores)}
 
     def build_rules(self) -> dict[str, Rule]:
-        """A new rule for each group."""
         return {group: build_rule(group, options, seed=self.seed) for group, options in self.rules.items()}
 
 

@@ -344,10 +344,10 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 
 
 def _require_finite(values: FloatArray | None, prompt_ids: Sequence[str], what: str, step: int) -> None:
-    if values is not None and not np.isfinite(values).all():
-        first = int(np.argmin(np.isfinite(values)))
+    bad = [] if values is None else np.flatnonzero(~np.isfinite(values))
+    if values is not None and len(bad):
         raise NumericsError(
-            f"step {step}: the {what} of prompt {prompt_ids[first]!r} is {values[first]}. The weights or the numerics "
-            f"of the rollout server have broken down. Resume from the last checkpoint with a smaller "
-            f"actor_rollout_ref.actor.optim.lr, or remove that prompt from data.train_files."
+            f"step {step}: the {what} of prompt {prompt_ids[bad[0]]!r} is {values[bad[0]]}, and {len(bad)} of "
+            f"{len(values)} are not finite. The weights or the rollout server's numerics have broken down. Resume from "
+            f"the last checkpoint with a smaller actor_rollout_ref.actor.optim.lr, or remove that prompt."
         )

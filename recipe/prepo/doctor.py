@@ -71,7 +71,6 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was found; returns the exit status."""
     try:
         print("\n".join(diagnose(sys.argv[1:] if argv is None else argv)))
     except PrepoError as error:

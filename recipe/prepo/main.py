@@ -43,9 +43,6 @@ RESUME = "trainer.resume_mode=auto"
 GRADING_TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"  # read by recipe.prepo.reward
 
 
-# ---- before the run -------------------------------------------------------------------------------------------------
-
-
 def choose_ray(config: DictConfig) -> None:
     """Join the named cluster, or start a Ray of the run's own on the loopback interface only.
 
@@ -147,12 +144,8 @@ def archive_earlier(trainer: DictConfig, first_step: int) -> None:
         print(f"earlier   checkpoints of an earlier course of this run are now in {folder}", flush=True)
 
 
-# ---- the run --------------------------------------------------------------------------------------------------------
-
-
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
 def run(config: DictConfig) -> None:
-    """One run of the composed configuration."""
     with readable_errors():
         plain: Any = OmegaConf.to_container(config, resolve=True)
         prepo = read_config(plain)
@@ -264,7 +257,6 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
 
 
 def new_remarks() -> list[str]:
-    """What the trainer told since the last call."""
     if "ray" not in sys.modules:
         return []
     from recipe.prepo.supervise import messages
@@ -313,7 +305,6 @@ def readable_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point."""
     with readable_errors():
         set_paths()
         if all(argument.startswith(("--config-", "-cp", "-cn")) for argument in sys.argv[1:] if argument[:1] == "-"):

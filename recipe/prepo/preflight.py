@@ -191,7 +191,6 @@ def _agent_loop(get: Get, why: str) -> Need:
 
 
 def _rollouts(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
-    """What seeds and scores need."""
     mode = get(MODE)
     if prepo.seed_rollouts:
         why = f"with {MODE}={mode}, timing decides which weights generate a rollout, so seeds cannot repeat it"
@@ -333,7 +332,6 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
 
 
 def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
-    """What the rows need of the model, the reward and the rules."""
     folder = Path(os.path.expanduser(str(get(f"{MODEL}.path"))))
     ok = not facts.media or not folder.is_dir() or any(folder.glob("*processor_config.json"))
     why = f"{facts.media} is not empty, but the model has no processor (preprocessor_config.json): it reads text only"
@@ -365,7 +363,6 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
 
 
 def findings(config: Mapping[str, Any], prepo: PrepoConfig, data: DataFound) -> Findings:
-    """What the checks found so far."""
     epochs, wanted = value_at(config, "trainer.total_epochs"), value_at(config, "trainer.total_training_steps", 0)
     steps_per_epoch = prepo.steps_per_epoch(data.num_rows)
     steps = min(steps_per_epoch * epochs, wanted or steps_per_epoch * epochs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +28,6 @@ ROLES = ("system", "user", "assistant", "tool")
 MEDIA_KEYS = ("images", "videos", "audios")
 SINGLE_TURN = "single_turn_agent"
 TOKENIZED_AT_ONCE = 1024
-# Where files have the question and the gold answer, best first, in small letters; dots lead into an object.
-QUESTION_COLUMNS: tuple[str, ...] = ("prompt", "problem", "question", "query", "messages", "conversations")
-QUESTION_COLUMNS += ("conversation", "extra_info.question", "instruction", "input", "task", "text")
-ANSWER_COLUMNS: tuple[str, ...] = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold")
-ANSWER_COLUMNS += ("gold_answer", "correct_answer", "expected_answer", "reference_answer", "extra_info.answer")
-ANSWER_COLUMNS += ("answers", "target", "label", "labels", "solution", "completion", "response", "output")
 
 
 @dataclass
@@ -100,30 +93,6 @@ def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
         seen[own] += 1
         ids.append(own if seen[own] == 1 else f"{own}-{seen[own]}")
     return ids
-
-
-def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
-
-    >>> guess_column(["Problem", "Correct Answer "], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
-    ('Correct Answer ', 'goldAnswer')
-    """
-    names = list(names)
-    known = [*names, *(name.partition(".")[0] for name in names)]
-    words = [re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower() for name in known]
-    by_words = dict(zip(reversed(words), reversed(known), strict=True))
-    return next((by_words[each] for each in wanted if each in by_words), None)
-
-
-def own_command(path: str, names: Sequence[str]) -> str:
-    """The command that makes a data file from the one at ``path``, whose columns (nested ones with dots) are given."""
-    question, answer = guess_column(names, QUESTION_COLUMNS), guess_column(names, ANSWER_COLUMNS)
-    options = "".join(
-        f" --{option} {value!r}" if value and " " in value else f" --{option} {value or option.upper()}"
-        for option, value in (("question", question), ("answer", answer))
-    )
-    unknown = "" if question and answer else f" (its columns: {', '.join(names)})"
-    return f"python -m data_prep own --source {path}{options} --out DIR{unknown}"
 
 
 def validate_rows(table: pa.Table, *, name: str) -> None:
@@ -253,9 +222,7 @@ def _check_file(
 ) -> None:
     """Check one file's columns, then its rows, and add what is found to ``facts``."""
     types: dict[str, pa.DataType] = {field.name: field.type for field in schema}
-    command = own_command(
-        name, [f"{path}.{each}" if each else path for path in types for each in _fields(types[path]) or [""]]
-    )
+    command = f"python -m data_prep own --source {name} --out DIR"
 
     def fail(row: int, field: str, what: str) -> NoReturn:
         raise DataError(

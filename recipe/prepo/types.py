@@ -46,7 +46,6 @@ class Candidates:
         return len(self.prompt_ids)
 
     def take(self, indices_P: IntArray) -> Candidates:
-        """The candidates at these positions, in this order."""
         return Candidates(
             tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),
             None if self.nll_nats_C is None else self.nll_nats_C[indices_P],
@@ -198,8 +197,6 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel that a rule adds to the report: metrics over the training steps."""
-
     title: str
     caption: str
     series: Mapping[str, str]  # metric name -> legend label

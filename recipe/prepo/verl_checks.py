@@ -134,7 +134,6 @@ def _names(config: Mapping[str, Any], agent_loops: set[str]) -> Iterator[Need]:
 
 
 def _model_needs(config: Mapping[str, Any], model: Any) -> Iterator[Need]:
-    """What the model's configuration and tokenizer allow."""
     text = model.hf_config.get_text_config()
     prompt, response = (value_at(config, f"data.max_{part}_length") for part in ("prompt", "response"))
     path, context = f"{ROLLOUT}.max_model_len", getattr(text, "max_position_embeddings", None) or prompt + response

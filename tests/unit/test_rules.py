@@ -125,7 +125,7 @@ def test_unknown_rule_lists_the_known_ones_and_the_override(name: Any) -> None:
 
 
 def test_missing_and_unknown_options_are_both_named() -> None:
-    with pytest.raises(ConfigError, match=r"missing options \['progress_end'\], unknown options \['progres_end'\]"):
+    with pytest.raises(ConfigError, match=r"missing or unknown options \['progres_end', 'progress_end'\]"):
         build_rule("selection", {"name": "ppl_schedule", "progress_start": 0.0, "progres_end": 1.0}, seed=0)
 
 

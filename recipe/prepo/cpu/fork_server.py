@@ -94,9 +94,6 @@ class ForkServer:
         self._process.wait()
 
 
-# ---- in the server --------------------------------------------------------------------------------------------------
-
-
 def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_first: Sequence[str]) -> Request:
     """Import the modules and fork a child for each request. Returns in the children only, with their request."""
     end_with_parent(driver)
@@ -165,11 +162,7 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-# ---- in a fork ------------------------------------------------------------------------------------------------------
-
-
 def run_worker(request: Request, folder: str) -> None:
-    """Become the Python process that was asked for."""
     os.setpgid(0, 0)  # Ray kills the process group of a worker that has died
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
@@ -239,9 +232,6 @@ class _Begin:
 def _begin_spawned(server: int, environment: dict[str, str], folder: str) -> None:
     end_with_parent(server)
     begin(environment, folder)
-
-
-# ---- in place of Python ---------------------------------------------------------------------------------------------
 
 
 def ask_for_worker(path: str, arguments: list[str]) -> bool:

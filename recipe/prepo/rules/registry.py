@@ -53,19 +53,15 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
     known = REGISTRIES[group]
     given = dict(options)
     name = given.pop("name", None)
-    if not isinstance(name, str) or name not in known:
+    if name not in known:
         raise ConfigError(
             f"prepo.{group}.name={name!r} is not a known {group} rule; known: {', '.join(sorted(known))}. "
             f"Choose one with prepo/{group}=<name>."
         )
     expected = {field.name for field in dataclasses.fields(cast(Any, known[name].Config))}
-    if set(given) != expected:
-        missing, unknown = sorted(expected - set(given)), sorted(set(given) - expected)
-        raise ConfigError(
-            f"prepo.{group} for the rule {name!r}: missing options {missing}, unknown options {unknown}. "
-            f"Its options are {sorted(expected)}; see conf/prepo/{group}/{name}.yaml."
-        )
     try:
+        if wrong := sorted(expected ^ set(given)):
+            raise ValueError(f"missing or unknown options {wrong}; its options are {sorted(expected)}")
         config = known[name].Config(**given)
     except ValueError as error:
         raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Correct the override.") from error

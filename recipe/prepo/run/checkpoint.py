@@ -161,5 +161,4 @@ def archive(run_dir: Path, *, after: int) -> Path | None:
 
 
 def _steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints in a run directory, complete or not."""
     return sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())

@@ -30,7 +30,6 @@ def write_atomically(path: Path, content: str | Callable[[IO[bytes]], Any]) -> N
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -75,9 +75,6 @@ def session_folders(roots: Iterable[Path]) -> list[str]:
     return [f"{root.resolve()}/session_*_{os.getpid()}" for root in roots]
 
 
-# ---- in the small process -------------------------------------------------------------------------------------------
-
-
 def processes(mark: str) -> list[int]:
     """Process ids with the mark in the environment that they were started with."""
     found = []
@@ -111,7 +108,6 @@ def remove_sockets(pattern: str) -> None:
 
 
 def main(mark: str, grace_s: str, sockets: str, names: str) -> None:
-    """Wait for the end of standard input, then clean up."""
     sys.stdin.buffer.read()
     end_processes(mark, float(grace_s))
     for pattern in json.loads(sockets):

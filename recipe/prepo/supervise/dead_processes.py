@@ -62,8 +62,6 @@ class Watch(threading.Thread):
         self._fault = ""
         self._in_main = threading.current_thread() is threading.main_thread()
 
-    # ---- in the trainer's main thread -------------------------------------------------------------------------------
-
     def __enter__(self) -> Watch:
         if self._in_main:
             self._handler_before = signal.signal(signal.SIGUSR2, self._interrupt)
@@ -99,8 +97,6 @@ class Watch(threading.Thread):
         if not self._leaving:
             raise KeyboardInterrupt  # the only error that also ends a ray.get
 
-    # ---- in the thread ----------------------------------------------------------------------------------------------
-
     def run(self) -> None:
         while not self._left.wait(INTERVAL_S):
             with self._lock:
@@ -130,7 +126,6 @@ class Watch(threading.Thread):
                 return
 
     def _read(self, process: Process, call: Any) -> str:
-        """What died, if anything did."""
         try:
             process.place, engine_died = ray.get(call)
         except ActorUnavailableError:

@@ -32,7 +32,6 @@ class Failures:
     latest: str = ""
 
     def note(self, error: Exception, *, validate: bool) -> None:
-        """Count a rollout that failed with this error."""
         self.validation += validate
         self.training += not validate
         self.latest = describe(error)
@@ -101,7 +100,6 @@ class FailureCount:
         self._known = [Failures()] * len(self._workers)
 
     def __call__(self) -> Failures:
-        """The failures of all workers together since the run began."""
         # A worker of the user's own may not count.
         calls = [w.__ray_call__.remote(lambda worker: getattr(worker, "failures", Failures())) for w in self._workers]
         answered = set(ray.wait(calls, num_returns=len(calls), timeout=ANSWER_LIMIT_S)[0] if calls else [])

@@ -70,7 +70,6 @@ def prompt_ids_of(batch: Any) -> tuple[str, ...]:
 
 
 def messages_of(batch: TensorDict) -> list[list[dict[str, Any]]]:
-    """The chat messages of each prompt row."""
     return [list(messages) for messages in _rows(batch["raw_prompt"])]
 
 
@@ -81,7 +80,6 @@ class RowLoader:
         self._dataset, self._collate = dataset, collate
 
     def load(self, rows: IntArray) -> Iterator[Any]:
-        """One batch of these rows."""
         return iter([self._collate([self._dataset[row] for row in rows.tolist()])])
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,8 +60,6 @@ class PrepoHooks(_Trainer):
     _saving_s = 0.0
     _samples_dir = ""  # of validations whose generations are kept in part
 
-    # ---- set-up -----------------------------------------------------------------------------------------------------
-
     def __init__(self, config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         self._user_config = plain
@@ -168,8 +166,6 @@ class PrepoHooks(_Trainer):
         """Where the current step's checkpoint is."""
         return self.run_dir / f"global_step_{self.global_steps}"
 
-    # ---- training ---------------------------------------------------------------------------------------------------
-
     def fit(self, agent_loop_manager: Any) -> None:
         if self.supervisor.stop_requested():
             self._shutdown_dump_executor()
@@ -195,11 +191,8 @@ class PrepoHooks(_Trainer):
             self.timing_raw["save_checkpoint"], self._saving_s = self._saving_s, 0.0
         super().on_step_begin()
 
-    # ---- selection --------------------------------------------------------------------------------------------------
-
     @property
     def first_round(self) -> int:
-        """Prompts that a step asks for first."""
         return self.controller.first_round
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
@@ -282,8 +275,6 @@ class PrepoHooks(_Trainer):
         """Called again and again while the replay buffer waits for rollouts. An error ends the wait."""
         self.supervisor.polling()
 
-    # ---- weighting --------------------------------------------------------------------------------------------------
-
     def wait_for_dispatch(self) -> None:
         """Wait until prompts that were asked for are submitted. Here that has happened; see ``async_hooks``."""
 
@@ -349,8 +340,6 @@ class PrepoHooks(_Trainer):
             self.supervisor.tell(self.controller.remark)
         return metrics
 
-    # ---- validation -------------------------------------------------------------------------------------------------
-
     def _dump_generations(
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
     ) -> None:
@@ -361,8 +350,6 @@ class PrepoHooks(_Trainer):
             infos = reward_extra_infos_dict.items()
             reward_extra_infos_dict = {key: [values[i] for i in kept] for key, values in infos}
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
-
-    # ---- end of a step ----------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
         """verl calls this before the step's metrics are known, so it is only noted here."""

@@ -42,7 +42,6 @@ class PrepoReplayBuffer(ReplayBuffer):
         self._submitted.update(zip(uids, self._numbers, strict=False))
 
     def take_discarded(self) -> tuple[RolloutBatch, ...]:
-        """The groups that were discarded since the last call."""
         taken, self._discarded = tuple(self._discarded), []
         return taken
 

@@ -107,17 +107,10 @@ class Forecast(SelectionRule):
         sides = np.where(mean_C[rest] > 0.0, "predicted_too_easy", "predicted_too_hard")
         sides = np.where(live_C[rest] >= ENOUGH, "predicted_live", sides)
         reasons = dict(zip(rest.tolist(), sides.tolist(), strict=True))
-        details = {
-            "pass_logit": mean_C,
-            "pass_logit_variance": variance_C,
-            "predicted_live": live_C,
-            "predicted_reward_variance": reward_variance_C,
-            "least_reward_variance": least,
-            "draw": draw_C,
-            "any_draw": any_draw_C,
-            "group_size": self._group_size,
-        }
-        return Selection(chosen_P, reasons, details)
+        beliefs = {"pass_logit": mean_C, "pass_logit_variance": variance_C, "predicted_live": live_C}
+        worth = {"predicted_reward_variance": reward_variance_C, "least_reward_variance": least}
+        draws = {"draw": draw_C, "any_draw": any_draw_C, "group_size": self._group_size}
+        return Selection(chosen_P, reasons, beliefs | worth | draws)
 
     def _features(self, candidates: Candidates) -> FloatArray:
         """Each candidate's ``x``, shape [C, WIDTH]: standardised by the moments of all candidates so far."""
@@ -210,13 +203,8 @@ class Forecast(SelectionRule):
             if prompt_id not in chosen:
                 if draws[prompt_id] < last_draw:
                     return f"the skipped prompt {prompt_id} was drawn before a chosen one"
-                side = (
-                    "predicted_live"
-                    if live >= ENOUGH
-                    else "predicted_too_easy"
-                    if logit > 0.0
-                    else "predicted_too_hard"
-                )
+                side = "predicted_too_easy" if logit > 0.0 else "predicted_too_hard"
+                side = "predicted_live" if live >= ENOUGH else side
                 if reasons[prompt_id] != side:
                     return f"{prompt_id} with the logit {logit} and predicted_live {live} is not {reasons[prompt_id]!r}"
                 continue

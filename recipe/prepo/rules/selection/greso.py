@@ -47,7 +47,6 @@ class SignalHistory(Stateful):
         self._run_N = np.zeros(len(run.prompts), dtype=np.int32)
 
     def runs(self, prompt_ids: tuple[str, ...]) -> IntArray:
-        """Trailing run of each prompt, shape [P]."""
         return self._run_N[self._index.rows(prompt_ids)].astype(np.int64)
 
     def observe(self, outcome: StepOutcome) -> tuple[float, float]:
