@@ -167,9 +167,7 @@ class Controller:
         return self._decide(candidates, selection, progress=progress, step=step)
 
     def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
-        """For rules that skip prompts: ``draw`` ids of further prompts until ``num_selected`` different ones
-        are kept.
-        """
+        """For rules that skip prompts: ``draw`` ids until ``num_selected`` different ones are kept."""
         progress = training_progress(step, self.run.total_steps)
         ids: list[str] = []
         chosen: dict[str, int] = {}

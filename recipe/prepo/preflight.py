@@ -27,22 +27,14 @@ VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
 TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
-# Trackers that send to an account: the variable with its key, assignments that send nothing, and the file of a log-in:
-# its place, a variable with another place, and a text in it.
+# Trackers that send to an account: the variable with its key; another one, with values that send nothing; and the file
+# of a log-in: its place, a variable with another place, and a text in it.
 ACCOUNTS: dict[str, tuple[str, tuple[str, ...], tuple[str, str, str]]] = {
-    "wandb": (
-        "WANDB_API_KEY",
-        ("WANDB_MODE=offline", "WANDB_MODE=disabled", "WANDB_MODE=dryrun"),
-        ("~/.netrc", "NETRC", "wandb"),
-    ),
-    "swanlab": (
-        "SWANLAB_API_KEY",
-        ("SWANLAB_MODE=local", "SWANLAB_MODE=offline", "SWANLAB_MODE=disabled"),
-        ("~/.swanlab/.netrc", "", ""),
-    ),
+    "wandb": ("WANDB_API_KEY", ("WANDB_MODE", "offline", "disabled", "dryrun"), ("~/.netrc", "NETRC", "wandb")),
+    "swanlab": ("SWANLAB_API_KEY", ("SWANLAB_MODE", "local", "offline", "disabled"), ("~/.swanlab/.netrc", "", "")),
     "clearml": (
         "CLEARML_API_ACCESS_KEY",
-        ("CLEARML_OFFLINE_MODE=1", "CLEARML_OFFLINE_MODE=true"),
+        ("CLEARML_OFFLINE_MODE", "1", "true"),
         ("~/clearml.conf", "CLEARML_CONFIG_FILE", ""),
     ),
 }
@@ -126,12 +118,12 @@ def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
         ok = name in ("console", "file") or importlib.util.find_spec(name)
         yield Need(path, ok, f"the package {name} is not installed", "[console]", f"pip install {name}")
         if name in ACCOUNTS and not joined:
-            key, offline, (file, file_variable, text) = ACCOUNTS[name]
+            key, (mode, *offline), (file, file_variable, text) = ACCOUNTS[name]
             place = Path(os.path.expanduser(variables.get(file_variable) or file))
-            ok = variables.get(key) or any(f"{k}={v}" in offline for k, v in variables.items())
+            ok = variables.get(key) or variables.get(mode) in offline
             ok = ok or (place.is_file() and text in place.read_text(encoding="utf-8", errors="replace"))
             why = f"{name} sends to an account, and there is no key in {key} or in a file of its log-in"
-            yield Need(path, ok, why, "[console]", f"the variable {key}, or {offline[0]}")
+            yield Need(path, ok, why, "[console]", f"the variable {key}, or {mode}={offline[0]}")
 
 
 def _pools(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -273,9 +265,7 @@ def has_gpu() -> bool:
 
 
 def joined_ray(ray_init: Mapping[str, Any]) -> str:
-    """Address of the Ray cluster that a run joins, of ``ray.init``'s options or RAY_ADDRESS; empty for a Ray of its
-    own.
-    """
+    """Address of the Ray cluster that a run joins (``ray.init``'s, else RAY_ADDRESS); empty for one of its own."""
     address = str(ray_init.get("address") or os.environ.get("RAY_ADDRESS") or "")
     return "" if address == "local" else address
 

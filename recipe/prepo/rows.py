@@ -51,31 +51,6 @@ class RowFacts:
     ids: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
-def build_row(
-    *,
-    data_source: str,
-    ground_truth: str,
-    prompt_id: str,
-    split: str,
-    index: int,
-    question: str = "",
-    messages: Sequence[Mapping[str, str]] | None = None,
-    ability: str = "math",
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """One row in verl's form. Give either ``question`` (it becomes one user message) or ``messages``.
-
-    ``extra`` is added to ``extra_info``. It may not replace ``prompt_id``, ``split`` or ``index``.
-    """
-    return {
-        "data_source": data_source,
-        "prompt": [dict(message) for message in messages or [{"role": "user", "content": question}]],
-        "ability": ability,
-        "reward_model": {"style": "rule", "ground_truth": ground_truth},
-        "extra_info": dict(prompt_id=prompt_id, split=split, index=index, **(extra or {})),
-    }
-
-
 def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
     """An id for each row from its prompt and gold alone: 16 hex digits of the SHA-256 of their JSON.
 
@@ -110,9 +85,7 @@ def validate_rows(table: pa.Table, *, name: str) -> None:
 def validate_files(
     paths: Iterable[str | Path], *, prompt_key: str = "prompt", media_keys: Sequence[str] = MEDIA_KEYS
 ) -> RowFacts:
-    """Check data files that are used together; errors as :func:`validate_rows`, and for columns that verl cannot
-    join.
-    """
+    """Check data files that are used together: :func:`validate_rows`, and whether verl can join their columns."""
     facts, schemas = RowFacts(), dict[str, pa.Schema]()
     for name in map(str, paths):
         if name in schemas:
@@ -132,9 +105,7 @@ def read_prompts(
     shuffle: bool = False,
     seed: int | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """The prompts of checked files in order; ``max_samples`` drawn as verl 0.9.1 does (``data.shuffle``,
-    ``data.seed``).
-    """
+    """The prompts of checked files; ``max_samples`` drawn as verl 0.9.1 does (``data.shuffle``, ``data.seed``)."""
     prompts = [prompt for path in paths for prompt in _open(str(path))[1]([prompt_key])[prompt_key].to_pylist()]
     if not 0 < max_samples < len(prompts):
         return prompts

@@ -46,12 +46,12 @@ class Candidates:
         return len(self.prompt_ids)
 
     def take(self, indices_P: IntArray) -> Candidates:
+        arrays = {"nll_nats_C": self.nll_nats_C, "num_tokens_C": self.num_tokens_C}
+        arrays["score_age_steps_C"] = self.score_age_steps_C
         return Candidates(
             tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),
-            None if self.nll_nats_C is None else self.nll_nats_C[indices_P],
-            None if self.num_tokens_C is None else self.num_tokens_C[indices_P],
-            {name: values_C[indices_P] for name, values_C in self.features_C.items()},
-            None if self.score_age_steps_C is None else self.score_age_steps_C[indices_P],
+            features_C={name: values_C[indices_P] for name, values_C in self.features_C.items()},
+            **{name: array[indices_P] for name, array in arrays.items() if array is not None},
         )
 
 
@@ -60,12 +60,11 @@ class Selection:
     """What a selection rule decided.
 
     Attributes:
-        indices_P: chosen positions in the candidate list, in the order of submission.
         skip_reasons: other position -> reason; one that ends in ``_before`` refers to earlier rollouts of the prompt.
         details: scalars and arrays of shape [C] that the rule adds to the audit line, by name.
     """
 
-    indices_P: IntArray
+    indices_P: IntArray  # chosen positions in the candidate list, in the order of submission
     skip_reasons: dict[int, str] = field(default_factory=dict)
     details: Mapping[str, float | int | FloatArray] = field(default_factory=dict)
 
@@ -96,25 +95,15 @@ class Refill:
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """The rollouts of one training step, without padding rows.
+    """The rollouts of one training step, without padding rows."""
 
-    Attributes:
-        prompt_ids: prompt of each rollout, length R.
-        group_R: index of the rollout's group (one group for each dispatched prompt).
-        reward_R: scalar reward.
-        acc_R: ``acc`` of the reward function; NaN where it returned none.
-        correct_R: how correct each rollout is, in [0, 1]: the controller's definition, until then the default one.
-        num_tokens_R: response tokens that the policy generated, without tool tokens.
-        entropy_nats_R: mean token entropy over those tokens; 0 for an empty response; None when not computed.
-    """
-
-    prompt_ids: Sequence[str]
-    group_R: IntArray
+    prompt_ids: Sequence[str]  # length R
+    group_R: IntArray  # one group for each dispatched prompt
     reward_R: FloatArray
-    num_tokens_R: IntArray
-    entropy_nats_R: FloatArray | None = None
-    acc_R: FloatArray = None  # type: ignore[assignment]
-    correct_R: FloatArray = None  # type: ignore[assignment]
+    num_tokens_R: IntArray  # that the policy generated, without tool tokens
+    entropy_nats_R: FloatArray | None = None  # mean over those tokens; 0 for an empty response
+    acc_R: FloatArray = None  # type: ignore[assignment]  # of the reward function; NaN where it returned none
+    correct_R: FloatArray = None  # type: ignore[assignment]  # in [0, 1], by the controller's or the default definition
 
     def __post_init__(self) -> None:
         if self.acc_R is None:
@@ -147,9 +136,7 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
 
 @dataclass(frozen=True)
 class PromptOutcomes:
-    """Outcomes of groups, shape [G]: row of the prompt (which may occur twice), rollouts, and correct rollouts
-    among them.
-    """
+    """Outcomes of groups, shape [G]; a prompt may occur twice."""
 
     rows_G: IntArray
     size_G: IntArray

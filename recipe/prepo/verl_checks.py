@@ -32,9 +32,7 @@ RESUME_MODES = ("auto", "disable", "resume_path")
 
 
 def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
-    """Every check that imports verl, in order; ``data`` is what ``preflight.check_all`` found. Raises the first
-    error.
-    """
+    """Every check that imports verl; ``data`` is what ``preflight.check_all`` found. Raises the first error."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with _quiet():
         model = load_model(config)  # imports the user's model.external_lib, which may register names
@@ -52,20 +50,16 @@ def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """verl and the reward print and warn while they are tried."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as at_end:
         warnings.simplefilter("ignore")
-        level = logging.root.manager.disable
         logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
+        at_end.callback(logging.disable, level)
+        yield
 
 
 def check_verl(config: DictConfig) -> None:
-    """Call verl's ``validate_config``, and build the configuration objects that its workers build; a ConfigError if
-    refused.
-    """
+    """Call verl's ``validate_config``, and build the configuration objects that its workers build."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
@@ -187,15 +181,15 @@ def fit_prompts(
 def _tools(config: Mapping[str, Any]) -> dict[str, Any]:
     """The schemas of the run's tools, as verl gives them to the chat template."""
     paths = {key: value_at(config, f"data.{key}", None) for key in ("tool_config_path", "function_tool_path")}
-    if not any(paths.values()):
+    given = ", ".join(f"{ROLLOUT}.multi_turn.{key}={path}" for key, path in paths.items() if path)
+    if not given:
         return {}
     from verl.tools.tool_registry import load_all_tools
 
     try:
         tools = load_all_tools(**paths)
     except Exception as error:
-        key, path = next((key, path) for key, path in paths.items() if path)
-        raise ConfigError(f"{ROLLOUT}.multi_turn.{key}={path}: the tools do not load: {_said(error)}") from error
+        raise ConfigError(f"{given}: the tools do not load: {_said(error)}") from error
     return {"tools": [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]}
 
 

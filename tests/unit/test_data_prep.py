@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, write_parquet
+from data_prep.common import DEFAULT_INSTRUCTION, NUM_LISTED, Listing, build_row, write_parquet
 from data_prep.dapo_math import WRAPPINGS
 from data_prep.registry import DATASETS
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.grading_process import GradingStopped
-from recipe.prepo.rows import build_row, validate_files
+from recipe.prepo.rows import validate_files
 
 Row = dict[str, Any]
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from composed import composed
 
+from data_prep.common import build_row
 from recipe.prepo.config import read_config
 from recipe.prepo.cpu import cpu_environment, is_cpu_platform
 from recipe.prepo.errors import ConfigError, DataError
@@ -27,7 +28,6 @@ from recipe.prepo.preflight import (
     joined_ray,
     project_root,
 )
-from recipe.prepo.rows import build_row
 
 CONF = {"trainer.total_epochs": 3, "trainer.total_training_steps": None, "data.train_batch_size": 2}
 CONF["actor_rollout_ref.actor.ppo_mini_batch_size"] = 2

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.common import build_row
 from recipe.prepo.errors import DataError
 from recipe.prepo.rows import (
-    build_row,
     content_ids,
     read_prompts,
     rows_within_limit,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import torch
@@ -123,19 +124,12 @@ def leave_nothing_behind(vllm_async_server: Any) -> None:
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        names = ("VLLM_RPC_BASE_PATH", "TMPDIR")
-        before = {name: os.environ[name] for name in names if name in os.environ}
         folder = tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
-        os.environ.update(dict.fromkeys(names, folder))
-        try:
+        with mock.patch.dict(os.environ, {"VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder}):
             await stock(self, args)
-        finally:
-            for name in names:
-                del os.environ[name]
-            os.environ.update(before)
-            for file in Path(folder).iterdir():
-                if file.is_socket() or file.name.startswith("vllm_dist_"):
-                    file.unlink()
+        for file in Path(folder).iterdir():
+            if file.is_socket() or file.name.startswith("vllm_dist_"):
+                file.unlink()
         pids = engine_processes()
         drop_segment_names(pids)
         self._engine_guard = end_with_this_process(pids, folder)

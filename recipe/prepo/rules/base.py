@@ -58,9 +58,7 @@ def choice(*values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of a rule's ``Config``: one field per key of its yaml, without defaults. ValueError: a value does not
-    fit.
-    """
+    """Base of a rule's ``Config``: one field per key of its yaml, no defaults. ValueError: a value does not fit."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -84,9 +82,8 @@ class Stateful:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned, into a fresh object; an error where it does not fit."""
-        if not isinstance(state, Mapping) or set(state) != set(self.saved):
-            found = sorted(state) if isinstance(state, Mapping) else state
-            raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {found}")
+        if set(state) != set(self.saved):
+            raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {sorted(state)}")
         for name in self.saved:
             mine, value = getattr(self, f"_{name}"), state[name]
             if isinstance(mine, Stateful):

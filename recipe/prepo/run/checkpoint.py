@@ -80,9 +80,7 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote; a StateError where it is missing, truncated, edited, or of another
-    version.
-    """
+    """Read what :func:`save_state` wrote; a StateError where it is missing, damaged, or of another version."""
     path = folder / FILE_NAME
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 MARK = "PREPO_STARTED_BY"
 GRACE_S = 10.0  # for processes to end by themselves; most do within two seconds
@@ -54,9 +53,7 @@ class Sweeper:
             os.environ[MARK] = self._arguments[0]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             os.environ.pop(MARK, None)
             self._process.communicate()  # closes its input

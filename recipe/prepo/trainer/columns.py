@@ -96,21 +96,17 @@ def take_rows(batch: TensorDict, indices: IntArray) -> TensorDict:
     return tu.index_select_tensor_dict(batch, torch.as_tensor(indices))
 
 
-def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> None:
-    """Give each prompt its group size. Where all have the nominal size, the batch stays as stock verl's."""
+def set_sizes_and_call(batch: TensorDict, rollout_n_P: IntArray, nominal: int, call: int) -> None:
+    """Give prompts their group sizes and the number of the step's choice, where they are not ``nominal`` and 0."""
     if (rollout_n_P != nominal).any():
-        tu.assign_non_tensor_stack(batch, ROLLOUT_N, [int(n) for n in rollout_n_P])
+        tu.assign_non_tensor_stack(batch, ROLLOUT_N, rollout_n_P.tolist())
+    if call:
+        tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
 def set_temperature(batch: TensorDict, temperature: float) -> None:
     """Give each prompt its sampling temperature, which its rollouts keep."""
     batch[TEMPERATURE] = torch.full((len(batch),), temperature, dtype=torch.float32)
-
-
-def set_call(batch: TensorDict, call: int) -> None:
-    """Number the choices of one step. The first one, 0, leaves the batch as stock verl's."""
-    if call:
-        tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
 def _dense(column: torch.Tensor) -> list[np.ndarray]:

@@ -45,15 +45,10 @@ else:
 
 
 class PrepoHooks(_Trainer):
-    """Chooses prompts, weighs rollouts and keeps the run's files. Methods follow the life of a run.
+    """Chooses prompts, weighs rollouts and keeps the run's files. Methods follow the life of a run."""
 
-    Attributes:
-        verl_mode: the mode of verl that a subclass extends.
-        supervisor_class: class of what watches the run, ``recipe.prepo.supervise.supervisor.Supervisor``.
-    """
-
-    verl_mode: str
-    supervisor_class: Callable[[Any], Any]
+    verl_mode: str  # the mode of verl that a subclass extends
+    supervisor_class: Callable[[Any], Any]  # of what watches the run: recipe.prepo.supervise.supervisor
     _own_buffer: PrepoReplayBuffer | None = None  # stays None with a replay buffer of the user's own
     _in_step = False
     _checkpoint_due = False
@@ -61,8 +56,8 @@ class PrepoHooks(_Trainer):
     _samples_dir = ""  # of validations whose generations are kept in part
 
     def __init__(self, config: DictConfig) -> None:
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        self._user_config = plain
+        self._user_config: Any = OmegaConf.to_container(config, resolve=True)
+        plain = self._user_config
         self.prepo: PrepoConfig = read_config(plain)
         check_config(plain, self.prepo)
         self.supervisor = self.supervisor_class(self)
@@ -131,9 +126,9 @@ class PrepoHooks(_Trainer):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.global_steps > 0:
-            trainer = self.config.trainer
-            named = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-            self.controller.load_state_dict(load_state(Path(named).absolute() if named else self.checkpoint_dir))
+            by_path = self.config.trainer.resume_mode == "resume_path"
+            folder = Path(self.config.trainer.resume_from_path) if by_path else self.checkpoint_dir
+            self.controller.load_state_dict(load_state(folder.absolute()))
 
     def on_init_end(self) -> None:
         """Workers and servers are up and a checkpoint is loaded: open the run's files and build the scorer."""
@@ -201,9 +196,8 @@ class PrepoHooks(_Trainer):
         batch, decision = choose(num_prompts or self.first_round)
         with marked_timer("prompt_selection", self.timing_raw):
             self._logs.audit("selection", lambda: [selection_line(decision)])
-            columns.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
-            if self.prepo.seed_rollouts:
-                columns.set_call(batch, decision.call)
+            call = decision.call if self.prepo.seed_rollouts else 0
+            columns.set_sizes_and_call(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt, call)
             if not self.controller.temperature.is_constant:
                 columns.set_temperature(batch, decision.temperature)
         return batch
@@ -344,12 +338,14 @@ class PrepoHooks(_Trainer):
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
     ) -> None:
         """verl writes all generations where ``trainer.validation_data_dir`` is set; else a few, of the same prompts."""
+        values = {"inputs": inputs, "outputs": outputs, "gts": gts, "scores": scores}
         if dump_path == self._samples_dir:
             kept = first_of_some(inputs, self.prepo.val_generations)
-            inputs, outputs, gts, scores = ([values[i] for i in kept] for values in (inputs, outputs, gts, scores))
-            infos = reward_extra_infos_dict.items()
-            reward_extra_infos_dict = {key: [values[i] for i in kept] for key, values in infos}
-        super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
+            values, reward_extra_infos_dict = (
+                {name: [each[i] for i in kept] for name, each in group.items()}
+                for group in (values, reward_extra_infos_dict)
+            )
+        super()._dump_generations(**values, reward_extra_infos_dict=reward_extra_infos_dict, dump_path=dump_path)
 
     def _save_checkpoint(self) -> None:
         """verl calls this before the step's metrics are known, so it is only noted here."""

@@ -96,9 +96,7 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
         self._next_round = next_round
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        """``batch_size`` groups with reward variance, or fewer; a DataError where there is none after the last
-        round.
-        """
+        """``batch_size`` groups with reward variance, or fewer; a DataError where there is none at all."""
         if partition_id != columns.TRAIN_PARTITION:
             return tuple(super().sample(global_steps, partition_id, batch_size))
         refills: tuple[Refill, ...] = ()

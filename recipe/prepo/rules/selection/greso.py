@@ -36,9 +36,7 @@ def skip_reasons(is_skipped_C: NDArray[np.bool_], run_C: IntArray) -> dict[int, 
 
 
 class SignalHistory(Stateful):
-    """Trailing run of each prompt: n > 0 after n all-correct groups in a row, n < 0 after all-incorrect ones, else
-    0.
-    """
+    """Trailing run of each prompt: n > 0 after n all-correct groups in a row, n < 0 after all-incorrect ones."""
 
     saved = ("run_N",)
 
