@@ -134,7 +134,6 @@ def test_the_doctor_refuses_a_value_and_a_data_file_with_one_error(
     for override, named in (
         ("prepo.candidate_ratio=0.5", ["prepo.candidate_ratio=0.5", "prepo.candidate_ratio=5"]),
         (f"data.train_files={tmp_path}/twice.parquet", ["twice.parquet", "rows 0 and 3", "prompt_id"]),
-        ("experiment=prepo", ["experiment=comparison method=prepo"]),
     ):
         assert doctor.main(["experiment=tiny_cpu", override]) == 2
         out, err = capsys.readouterr()
@@ -200,14 +199,6 @@ def test_a_gpu_run_without_a_gpu_stops_at_once_and_names_the_cpu_command(tmp_pat
     assert "Traceback" not in done.stderr
     assert "starting Ray" not in done.stdout
     assert os.listdir(tmp_path / "ray") == os.listdir(run_dir) == []
-
-
-def test_the_main_command_names_the_new_command_for_an_old_experiment(tmp_path: Path) -> None:
-    done = run("recipe.prepo.main", "experiment=prepo", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: experiment=prepo: prepo is a method, not an experiment.")
-    assert "experiment=comparison method=prepo" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def run_qwen(*arguments: str) -> subprocess.CompletedProcess[str]:
