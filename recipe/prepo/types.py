@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Candidates:
         return len(self.prompt_ids)
 
     def take(self, indices_P: IntArray) -> Candidates:
-        arrays = {"nll_nats_C": self.nll_nats_C, "num_tokens_C": self.num_tokens_C}
+        arrays: dict[str, Any] = {"nll_nats_C": self.nll_nats_C, "num_tokens_C": self.num_tokens_C}
         arrays["score_age_steps_C"] = self.score_age_steps_C
         return Candidates(
             tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),

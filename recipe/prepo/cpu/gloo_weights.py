@@ -75,7 +75,8 @@ class GlooCheckpointEngine(CheckpointEngine):
         self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None
     ) -> dict[str, Any]:
         """Send every tensor. Ranks outside the group only run the generator, which is collective over the actor."""
-        dense = {name: tensor.detach().clone() async for name, tensor in ensure_async_iterator(weights)}
+        everything, sends = ensure_async_iterator(weights), self._rank == 0
+        dense = {name: tensor.detach().clone() async for name, tensor in everything if sends}
         if self._rank == 0:
             torch.save(dense, buffer := io.BytesIO())
             self._broadcast(torch.tensor([buffer.tell()]))

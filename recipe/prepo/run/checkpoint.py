@@ -153,8 +153,8 @@ def archive(run_dir: Path, *, after: int) -> Path | None:
     (run_dir / LATEST_FILE).unlink(missing_ok=True)
     if after in steps:
         write_atomically(run_dir / LATEST_FILE, str(after))
-    for name in (f"global_step_{step}" for step in steps if step > after):
-        (run_dir / name).rename(folder / name)
+    for later in (f"global_step_{step}" for step in steps if step > after):
+        (run_dir / later).rename(folder / later)
     return folder
 
 

@@ -46,7 +46,7 @@ def with_prompt_ids(table: Any, prompt_key: str) -> tuple[Any, list[str]]:
     has_info = "extra_info" in table.column_names
     info = column("extra_info") if has_info else pa.nulls(len(table), pa.struct([]))
     fields = {field.name: pc.struct_field(info, field.name) for field in info.type}
-    ids = fields["prompt_id"].to_pylist() if "prompt_id" in fields else [None] * len(table)
+    ids: list[Any] = fields["prompt_id"].to_pylist() if "prompt_id" in fields else [None] * len(table)
     if all(ids):
         return table, ids
     golds = pc.struct_field(column("reward_model"), "ground_truth").to_pylist()
