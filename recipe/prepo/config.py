@@ -186,7 +186,8 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         skips_prompts=skips_prompts,
         min_prompts=selection.first_round(num_selected) if skips_prompts else num_candidates or num_selected,
         val_samples=dict(prepo["val_samples"] or {}),
-        **{key: float(prepo[key]) for key in ("reward_wait_limit_s", "grading_time_limit_s")},
+        reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),
+        grading_time_limit_s=float(prepo["grading_time_limit_s"]),
         **{key: prepo[key] for key in ("seed", "audit", "scorer", "seed_rollouts", "report_every")},
         **{key: prepo[key] for key in ("correct_above", "reward_range", "val_generations")},
     )

@@ -342,7 +342,7 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
 
 
 def _require_finite(values: FloatArray | None, prompt_ids: Sequence[str], what: str, step: int) -> None:
-    bad = [] if values is None else np.flatnonzero(~np.isfinite(values))
+    bad: Any = () if values is None else np.flatnonzero(~np.isfinite(values))
     if values is not None and len(bad):
         raise NumericsError(
             f"step {step}: the {what} of prompt {prompt_ids[bad[0]]!r} is {values[bad[0]]}, and {len(bad)} of "

@@ -115,7 +115,7 @@ def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     for name in [names] if isinstance(names, str) else names:
         why = f"verl {VERL_VERSION} has no tracker {name!r}, only {', '.join(TRACKERS)}"
         yield Need(path, name in TRACKERS, why, "[console]")
-        ok = name in ("console", "file") or importlib.util.find_spec(name)
+        ok: Any = name in ("console", "file") or importlib.util.find_spec(name)
         yield Need(path, ok, f"the package {name} is not installed", "[console]", f"pip install {name}")
         if name in ACCOUNTS and not joined:
             key, (mode, *offline), (file, file_variable, text) = ACCOUNTS[name]

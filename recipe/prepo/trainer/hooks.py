@@ -56,8 +56,8 @@ class PrepoHooks(_Trainer):
     _samples_dir = ""  # of validations whose generations are kept in part
 
     def __init__(self, config: DictConfig) -> None:
-        self._user_config: Any = OmegaConf.to_container(config, resolve=True)
-        plain = self._user_config
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        self._user_config = plain
         self.prepo: PrepoConfig = read_config(plain)
         check_config(plain, self.prepo)
         self.supervisor = self.supervisor_class(self)
