@@ -53,7 +53,7 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
     known = REGISTRIES[group]
     given = dict(options)
     name = given.pop("name", None)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(
             f"prepo.{group}.name={name!r} is not a known {group} rule; known: {', '.join(sorted(known))}. "
             f"Choose one with prepo/{group}=<name>."
