@@ -82,7 +82,7 @@ class Stateful:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned, into a fresh object; an error where it does not fit."""
-        if set(state or ()) != set(self.saved):
+        if not isinstance(state, Mapping) or set(state) != set(self.saved):
             raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {sorted(state or ())}")
         for name in self.saved:
             mine, value = getattr(self, f"_{name}"), state[name]
