@@ -33,9 +33,8 @@ from benchmarks.mini_math.report import estimate_text
 from benchmarks.mini_math.runs import gather
 from benchmarks.mini_math.settings import held_out_prompts, prepare_base, prepare_pool
 from benchmarks.real_stack import train
-from data_prep.common import write_parquet
+from data_prep.common import build_row, write_parquet
 from data_prep.mini_math import DATA_SOURCE
-from recipe.prepo.rows import build_row
 from recipe.prepo.run.jsonl import read_lines
 
 ACCURACY = f"val-core/{DATA_SOURCE}/acc/mean@1"

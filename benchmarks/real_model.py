@@ -1,7 +1,7 @@
 """Runs of a pretrained model, summed up: ``python -m benchmarks.real_model RUN_DIR… --out docs/results``.
 
-Reads ``metrics.jsonl`` and ``config.yaml`` of each run and writes OUT/real_model_runs.jsonl (the curves' points, one run
-a line), OUT/real_model.png, and prints the table. ``--from OUT/real_model_runs.jsonl`` in place of the directories
+Reads ``metrics.jsonl`` and ``config.yaml`` of each run and writes OUT/real_model_runs.jsonl (the curves' points, one
+run a line), OUT/real_model.png, and prints the table. ``--from OUT/real_model_runs.jsonl`` in place of the directories
 does the same from the points.
 """
 
@@ -66,7 +66,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
         return format(float(np.mean(values)), form) + seeds
 
     lines = [
-        "| method | steps | rollouts | first accuracy | last accuracy | zero advantage | all incorrect | entropy, last 10 (nats) |",
+        "| method | steps | rollouts | first accuracy | last accuracy | zero advantage | all incorrect "
+        "| entropy, last 10 (nats) |",
         "|---" * 8 + "|",
     ]
     for method, mine in by_method(runs).items():
@@ -91,23 +92,12 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
     methods = by_method(runs)
     drawn = Figure(figsize=(9.6, 3.8), dpi=110, layout="constrained")
     left, right = drawn.subplots(1, 2)
-    # A run that is not done is drawn as far as the shortest of its method.
-    for mine in methods.values():
-        shortest = min(len(run["curve"]) for run in mine)
-        mine[:] = [{**run, "curve": run["curve"][:shortest]} for run in mine]
-    draw_methods(left, methods, list(methods), "rollouts", "accuracy")
-    live = {
-        method: [
-            {"curve": [{"rollouts": at, "live": value} for at, value in zip(run["train"]["rollouts"], total, strict=True)]}
-            for run in mine
-            for total in [np.cumsum([1 - share for share in run["train"]["zero_advantage_frac"]])]
-        ]
-        for method, mine in methods.items()
-    }
-    for mine in live.values():
-        shortest = min(len(run["curve"]) for run in mine)
-        mine[:] = [{"curve": run["curve"][:shortest]} for run in mine]
-    draw_methods(right, live, list(live), "rollouts", "live")
+    for axes, key, points_of in ((left, "accuracy", lambda run: run["curve"]), (right, "live", _live_groups)):
+        curves = {method: [points_of(run) for run in mine] for method, mine in methods.items()}
+        # A run that is not done is drawn as far as the shortest of its method.
+        ends = {method: min(map(len, mine)) for method, mine in curves.items()}
+        drawn_runs = {method: [{"curve": one[: ends[method]]} for one in mine] for method, mine in curves.items()}
+        draw_methods(axes, drawn_runs, list(methods), "rollouts", key)
     left.set_ylabel("held-out accuracy")
     right.set_ylabel("steps' worth of live groups so far")
     for axes in (left, right):
@@ -116,6 +106,12 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False)
     drawn.savefig(path)
+
+
+def _live_groups(run: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Live groups since the start, in groups of a whole step."""
+    live = np.cumsum([1 - share for share in run["train"]["zero_advantage_frac"]])
+    return [{"rollouts": at, "live": float(n)} for at, n in zip(run["train"]["rollouts"], live, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -33,6 +33,31 @@ EXTRA_FIELDS: dict[str, pa.DataType] = {
 }
 
 
+def build_row(
+    *,
+    data_source: str,
+    ground_truth: str,
+    prompt_id: str,
+    split: str,
+    index: int,
+    question: str = "",
+    messages: Sequence[Mapping[str, str]] | None = None,
+    ability: str = "math",
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One row in verl's form. Give either ``question`` (it becomes one user message) or ``messages``.
+
+    ``extra`` is added to ``extra_info``. It may not replace ``prompt_id``, ``split`` or ``index``.
+    """
+    return {
+        "data_source": data_source,
+        "prompt": [dict(message) for message in messages or [{"role": "user", "content": question}]],
+        "ability": ability,
+        "reward_model": {"style": "rule", "ground_truth": ground_truth},
+        "extra_info": dict(prompt_id=prompt_id, split=split, index=index, **(extra or {})),
+    }
+
+
 @dataclass
 class Listing:
     """Rows that were dropped or flagged for one reason: their number, and the first ``NUM_LISTED`` as `where: what`."""

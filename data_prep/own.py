@@ -1,4 +1,4 @@
-"""Your own data: rows of almost any form, found by the names of their columns (:mod:`recipe.prepo.rows`).
+"""Your own data: rows of almost any form, found by the names of their columns.
 
 A question is text, chat messages (``role``/``content`` or ``from``/``value``), JSON text of them, or content parts. A
 gold answer is text, a number, or a list of which any one counts; of a solution or an assistant's reply it is the final
@@ -26,13 +26,19 @@ from recipe.prepo.config import did_you_mean
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.extract import after_hashes, is_prose, last_boxed, marked_answer
 from recipe.prepo.reward.score import golds_of
-from recipe.prepo.rows import ANSWER_COLUMNS, MEDIA_KEYS, QUESTION_COLUMNS, guess_column
+from recipe.prepo.rows import MEDIA_KEYS
 
 PROMPT_ID_COLUMNS = ("extra_info.prompt_id", "prompt_id")
 ID_COLUMNS = (*PROMPT_ID_COLUMNS, "unique_id", "id", "uuid", "question_id", "problem_id")
 ROLE_NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 NUM_NAMED = 100  # rows whose fields are taken for the columns of a file
 NUM_SHOWN, MAX_SHOWN_CHARS = 3, 2000
+# Where files have the question and the gold answer, best first, in small letters; dots lead into an object.
+QUESTION_COLUMNS: tuple[str, ...] = ("prompt", "problem", "question", "query", "messages", "conversations")
+QUESTION_COLUMNS += ("conversation", "extra_info.question", "instruction", "input", "task", "text")
+ANSWER_COLUMNS: tuple[str, ...] = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold")
+ANSWER_COLUMNS += ("gold_answer", "correct_answer", "expected_answer", "reference_answer", "extra_info.answer")
+ANSWER_COLUMNS += ("answers", "target", "label", "labels", "solution", "completion", "response", "output")
 Messages = list[dict[str, str]]
 
 
@@ -325,3 +331,16 @@ def _final_answer(text: str) -> str:
     if boxed is None and (is_prose(text) or "answer" in text.lower()):
         boxed = marked_answer(text)
     return (boxed or text).strip()
+
+
+def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
+    """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
+
+    >>> guess_column(["Problem", "Correct Answer "], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
+    ('Correct Answer ', 'goldAnswer')
+    """
+    names = list(names)
+    known = [*names, *(name.partition(".")[0] for name in names)]
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower() for name in known]
+    by_words = dict(zip(reversed(words), reversed(known), strict=True))
+    return next((by_words[each] for each in wanted if each in by_words), None)

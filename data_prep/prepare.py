@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.common import DEFAULT_INSTRUCTION, Summary, write_parquet
+from data_prep.common import DEFAULT_INSTRUCTION, Summary, build_row, write_parquet
 from data_prep.sources import Located, local_files, looks_local, read_files, read_hub
 from data_prep.spec import DatasetSpec, Problem, RowDropped
 from recipe.prepo.errors import DataError
@@ -35,7 +35,6 @@ from recipe.prepo.reward.grading_process import GradingStopped, ask
 from recipe.prepo.reward.notation import compact, tidy
 from recipe.prepo.reward.quantity import plain_number
 from recipe.prepo.reward.score import golds_of
-from recipe.prepo.rows import build_row
 
 GOLD_TIME_LIMIT_S = 5.0
 GOLD_TRIES = 3

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.common import Summary, write_parquet
+from data_prep.common import Summary, build_row, write_parquet
 from data_prep.prepare import PromptStyle, question_hash
 from data_prep.spec import Problem
 from recipe.prepo.config import did_you_mean
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.reward.reasoning_gym import load_reasoning_gym
-from recipe.prepo.rows import build_row
 
 NAME = "reasoning_gym"
 INSTRUCTION = "Answer with just the final answer."

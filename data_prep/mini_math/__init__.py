@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.common import Summary, write_parquet
+from data_prep.common import Summary, build_row, write_parquet
 from data_prep.mini_math.task import Problem, Split, Task, sample_pool
-from recipe.prepo.rows import build_row
 
 DATA_SOURCE = "mini_math"
 

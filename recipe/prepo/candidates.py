@@ -55,7 +55,6 @@ class ScoreStore(Stateful):
         return places[np.argsort(scored_in[places], kind="stable")[:budget]]
 
     def update(self, rows: IntArray, scored: Candidates, *, step: int) -> None:
-        """Keep the scores that these rows were given in this step."""
         assert scored.nll_nats_C is not None and scored.num_tokens_C is not None
         self._nll_nats_N[rows] = scored.nll_nats_C
         self._num_tokens_N[rows] = scored.num_tokens_C
@@ -84,10 +83,7 @@ class ScoreStore(Stateful):
 class Pool(Stateful):
     """All prompts of the data as candidates of every choice, except for those whose rollouts are in flight.
 
-    Args:
-        prompt_ids: ids in row order.
-        shuffle_seed: the order of the candidates, in which they also get their first scores: shuffled by this seed, or
-            that of the data if None.
+    Their order, in which they also get their first scores, is shuffled by ``shuffle_seed``; None: that of the data.
     """
 
     saved = ("in_flight_F2",)

@@ -13,54 +13,50 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rules.base import Rule, SelectionRule, SkippingRule
+from recipe.prepo.rules.base import Rule, SkippingRule, choice, count, number
 from recipe.prepo.rules.registry import REGISTRIES, build_rule
 
-MAX_RATIO = 1e6
 ALL = "all"
 LARGEST_POOL = 1_000_000
 """Prompts of which every step can choose: a choice then takes about a second."""
-TEMPERATURE = "actor_rollout_ref.rollout.temperature"
-# What the values must be: least integers, switches, choices, and finite numbers above 0 with an example.
-INTEGERS = {
-    **dict.fromkeys(("prepo.seed", "prepo.report_every", "prepo.val_generations", "prepo.rescore_after"), 0),
-    **dict.fromkeys(("data.train_batch_size", "actor_rollout_ref.rollout.n"), 1),
+# What each value must be, and one that works. conf/prepo_trainer.yaml says what they mean.
+VALUES = {
+    "prepo.seed": (count(least=0), 0),
+    "prepo.report_every": (count(least=0), 0),
+    "prepo.val_generations": (count(least=0), 0),
+    "prepo.rescore_after": (count(least=0), 0),
+    "prepo.cpu_threads": (count(optional=True), "null"),
+    "prepo.audit": (choice(True, False), True),
+    "prepo.seed_rollouts": (choice(True, False), False),
+    "prepo.scorer": (choice("rollout", "actor"), "rollout"),
+    "prepo.score_candidates": (choice("auto", "always"), "auto"),
+    "prepo.candidate_ratio": (number("[1, 1e6]", why=f" or {ALL}: |B| / K"), f"5, or {ALL}"),
+    "prepo.score_ratio": (number("[1, 1e6]"), 5),
+    "prepo.correct_above": (number("(-inf, inf)", optional=True), "null"),
+    "prepo.reward_wait_limit_s": (number("(0, inf)"), 600.0),
+    "prepo.grading_time_limit_s": (number("(0, inf)"), 5.0),
+    "data.train_batch_size": (count(), 1),
+    "actor_rollout_ref.rollout.n": (count(), 1),
+    "actor_rollout_ref.rollout.temperature": (number("(0, inf)", why=", so that a group's rollouts differ"), 1.0),
 }
-SWITCHES = ("prepo.audit", "prepo.seed_rollouts")
-CHOICES = {"prepo.scorer": ("rollout", "actor"), "prepo.score_candidates": ("auto", "always")}
-OPTIONAL = ("prepo.correct_above", "prepo.reward_range")  # null, or numbers
-POSITIVE = {"prepo.reward_wait_limit_s": 600.0, "prepo.grading_time_limit_s": 5.0, TEMPERATURE: 1.0}
-KEYS = {
-    *(f"prepo.{key}" for key in (*REGISTRIES, "method", "run_suffix", "candidate_ratio", "score_ratio", "val_samples")),
-    *("prepo.cpu_threads", *INTEGERS, *SWITCHES, *CHOICES, *POSITIVE, *OPTIONAL),
-}
+KEYS = {key.removeprefix("prepo.") for key in VALUES if key.startswith("prepo.")}
+KEYS |= {*REGISTRIES, "method", "run_suffix", "val_samples", "reward_range"}
 
 
 @dataclass(frozen=True)
 class PrepoConfig:
-    """What this recipe needs from the whole configuration.
+    """What this recipe needs from the whole configuration: the values of its keys in conf/, and what follows from them.
 
     Attributes:
         rules: options of each rule group, with the rule's ``name``.
-        num_selected: K, the prompts of a training step (``data.train_batch_size``).
+        num_selected: K, the prompts of a training step.
         num_candidates: |B|, the prompts drawn from the data in a step. Equals K for rules that take every prompt; None
             for all prompts of the data.
-        rollouts_per_prompt: M (``rollout.n``).
-        temperature: sampling temperature.
+        rollouts_per_prompt: M.
         score_prompts: whether candidates are scored.
-        score_ratio: at most this many candidates are scored for each prompt that is chosen; None if each candidate is
-            scored at each choice, so that no scores are kept.
-        rescore_after: age in steps up to which a score is kept; None as well.
-        model: name of the model that is trained and scores; None as well.
+        score_ratio, rescore_after, model: None if each candidate is scored at each choice, so that no scores are kept.
         skips_prompts: whether the selection rule skips prompts and refills a step in rounds.
         min_prompts: prompts that the training set must have for one step.
-        report_every: steps between two drawings of the report during the run. 0 draws it only at the end.
-        val_samples: data source -> samples of each of its validation prompts, where it differs from ``val_kwargs.n``.
-        val_generations: generations that are kept of each validation. 0 for none.
-        correct_above: a reward above it is correct, where the reward function returns no ``acc``; None: automatic.
-        reward_range: rewards of a worthless and of a perfect answer; rules then take rewards as pass rates.
-        reward_wait_limit_s: seconds that one reward may take. After that its score is 0.
-        grading_time_limit_s: seconds that one comparison in this recipe's grader may take.
     """
 
     rules: dict[str, dict[str, Any]]
@@ -97,7 +93,6 @@ class PrepoConfig:
         return {name: getattr(self, name) for name in ("seed", *sizes, "correct_above", "reward_range", *scores)}
 
     def build_rules(self) -> dict[str, Rule]:
-        """A new rule for each group."""
         return {group: build_rule(group, options, seed=self.seed) for group, options in self.rules.items()}
 
 
@@ -106,10 +101,8 @@ class Need(NamedTuple):
 
     Attributes:
         path: its key, or the group of a rule (``prepo/selection``).
-        ok: whether its value works.
-        why: why it does not.
-        wanted: a value that works.
-        otherwise: another way to fix it.
+        ok: whether its value works, and why it does not.
+        wanted: a value that works; ``otherwise``: another way to fix it.
     """
 
     path: str
@@ -120,25 +113,16 @@ class Need(NamedTuple):
 
 
 def check(config: Mapping[str, Any], needs: Iterable[Need]) -> None:
-    """Check the values that a run needs, in order.
-
-    Raises:
-        ConfigError: the first value that does not work, with the reason and the override that fixes it.
-    """
+    """Raise a ConfigError for the first value that does not work, with the reason and the override that fixes it."""
     for path, ok, why, wanted, otherwise in needs:
         if not ok:
             fix = f"{path}={'null' if wanted is None else wanted}" + (otherwise and f", or {otherwise}")
             value = value_at(config, path.replace("/", "."), None)
-            shown = value["name"] if "/" in path else repr(value)
-            raise ConfigError(f"{path}={shown}: {why}. Set {fix}.")
+            raise ConfigError(f"{path}={value['name'] if '/' in path else repr(value)}: {why}. Set {fix}.")
 
 
 def value_at(config: Mapping[str, Any], path: str, *default: Any) -> Any:
-    """The value at a dotted path, or the default where it is missing or null.
-
-    Raises:
-        ConfigError: there is no value and no default, or the value is mandatory and not set.
-    """
+    """The value at a dotted path, or the default where it is missing or null; without a default, a ConfigError."""
     node: Any = config
     for key in path.split("."):
         if not isinstance(node, Mapping) or key not in node:
@@ -163,30 +147,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def read_config(config: Mapping[str, Any]) -> PrepoConfig:
-    """Read and check this recipe's part of the configuration, a resolved plain mapping.
-
-    Raises:
-        ConfigError: names the value, the reason, and the override that fixes it.
-    """
+    """Read and check this recipe's part of a resolved plain configuration; errors as :func:`check`."""
     prepo = value_at(config, "prepo")
     if not isinstance(prepo, Mapping):
         raise ConfigError(f"prepo={prepo!r}: it must be a section. Its keys are in conf/prepo_trainer.yaml.")
     for key in prepo:
-        if f"prepo.{key}" not in KEYS:
-            hint = did_you_mean(key, [known.removeprefix("prepo.") for known in KEYS])
-            raise ConfigError(f"prepo.{key} is an unknown key.{hint} See conf/prepo_trainer.yaml.")
+        if key not in KEYS:
+            raise ConfigError(f"prepo.{key} is an unknown key.{did_you_mean(key, KEYS)} See conf/prepo_trainer.yaml.")
     rules = {group: _rule_options(value_at(config, f"prepo.{group}"), group) for group in REGISTRIES}
     check(config, _own_needs(config))
     num_selected = value_at(config, "data.train_batch_size")
     rollouts_per_prompt = value_at(config, "actor_rollout_ref.rollout.n")
-    for group, options in rules.items():
-        rule = build_rule(group, options, seed=prepo["seed"])
+    built = {group: build_rule(group, options, seed=prepo["seed"]) for group, options in rules.items()}
+    for group, rule in built.items():
         try:
             rule.check_sizes(num_selected=num_selected, rollouts_per_prompt=rollouts_per_prompt)
         except ValueError as error:
-            raise ConfigError(f"prepo/{group}={options['name']}: {error}.") from error
-        if isinstance(rule, SelectionRule):
-            selection = rule
+            raise ConfigError(f"prepo/{group}={rules[group]['name']}: {error}.") from error
+    selection: Any = built["selection"]
     skips_prompts, always = isinstance(selection, SkippingRule), prepo["score_candidates"] == "always"
     why = f"prepo/selection={rules['selection']['name']} draws its prompts one by one and never scores them"
     check(config, [Need("prepo.score_candidates", not (skips_prompts and always), why, "auto")])
@@ -200,7 +178,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         num_selected=num_selected,
         num_candidates=num_candidates,
         rollouts_per_prompt=rollouts_per_prompt,
-        temperature=float(value_at(config, TEMPERATURE)),
+        temperature=float(value_at(config, "actor_rollout_ref.rollout.temperature")),
         score_prompts=score_prompts,
         score_ratio=float(score_ratio) if keeps else None,
         rescore_after=rescore_after if keeps else None,
@@ -223,36 +201,17 @@ def _rule_options(value: Any, group: str) -> dict[str, Any]:
 
 
 def _own_needs(config: Mapping[str, Any]) -> Iterator[Need]:
-    for path, least in INTEGERS.items():
-        yield Need(path, is_integer(value_at(config, path), least), f"it must be an integer of at least {least}", least)
-    for path in SWITCHES:
-        yield Need(path, isinstance(value_at(config, path), bool), "it must be true or false", True, f"{path}=False")
-    for path, known in CHOICES.items():
-        yield Need(path, value_at(config, path) in known, f"it must be one of {', '.join(known)}", known[0])
-    for path, example in POSITIVE.items():
+    for path, (option, example) in VALUES.items():
         value = value_at(config, path)
-        ok = type(value) in (int, float) and 0 < value < float("inf")
-        why = " so that a group's rollouts differ" if path == TEMPERATURE else ""
-        yield Need(path, ok, f"it must be a finite number above 0{why}", example)
-    for path, what, otherwise in (
-        ("prepo.candidate_ratio", "chosen from |B| = ratio * K candidates", "all to choose from all prompts"),
-        ("prepo.score_ratio", "chosen among those with a score, and at most ratio * K are scored", ""),
-    ):
-        ratio = value_at(config, path)
-        ok = (type(ratio) in (int, float) and 1 <= ratio <= MAX_RATIO) or (ratio == ALL and "score" not in path)
-        why = f"it must be a number from 1 to {MAX_RATIO:g}, because K prompts are {what}"
-        yield Need(path, ok, why, 5, otherwise)
-    threads = value_at(config, "prepo.cpu_threads", 1)
-    yield Need("prepo.cpu_threads", is_integer(threads, 1), "it must be an integer of at least 1, or null", None)
-    above = value_at(config, "prepo.correct_above", None)
-    why = "it must be a finite number, or null for 0.5 where that fits the rewards"
-    yield Need("prepo.correct_above", above is None or is_finite(above), why, None, "a number, such as 0.5")
+        ok = option.metadata["fits"](value) or (value == ALL and path == "prepo.candidate_ratio")
+        yield Need(path, ok, f"it is not {option.metadata['allowed']}", example)
     ends = value_at(config, "prepo.reward_range", None)
-    ok = ends is None or (isinstance(ends, list) and len(ends) == 2 and all(map(is_finite, ends)) and ends[0] < ends[1])
+    finite = isinstance(ends, list) and [end for end in ends if type(end) in (int, float) and math.isfinite(end)]
+    ok = ends is None or (finite == ends and len(ends) == 2 and ends[0] < ends[1])
     why = "it must be the rewards of a worthless and of a perfect answer, two different numbers in ascending order"
-    yield Need("prepo.reward_range", ok, why, None, "for instance prepo.reward_range=[0,1]")
+    yield Need("prepo.reward_range", ok, why, "[0,1]", "null")
     samples = value_at(config, "prepo.val_samples", {})
-    ok = isinstance(samples, Mapping) and all(is_integer(number, 1) for number in samples.values())
+    ok = isinstance(samples, Mapping) and all(is_integer(each, 1) for each in samples.values())
     why = "it must map data sources to the samples of each prompt, integers of at least 1"
     yield Need("prepo.val_samples", ok, why, "{aime24: 16, gsm8k: 1}", "null for val_kwargs.n everywhere")
 
@@ -261,47 +220,29 @@ def is_integer(value: Any, least: int) -> bool:
     return type(value) is int and value >= least
 
 
-def is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def check_data_size(num_rows: int, prepo: PrepoConfig) -> None:
-    """Refuse a training set that cannot fill one step.
-
-    Raises:
-        ConfigError: it has fewer rows than a step has candidates, or more than a step can choose from.
-    """
-    if prepo.num_candidates is None:
-        why = f"the training set has {num_rows} prompts, of which each step"
-        if num_rows < prepo.num_selected:
-            raise ConfigError(
-                f"{why} trains on K = {prepo.num_selected}. Use more data (data.train_files), or a smaller "
-                f"data.train_batch_size."
-            )
-        if num_rows > LARGEST_POOL:
-            raise ConfigError(
-                f"{why} would choose with prepo.candidate_ratio=all; that takes seconds beyond {LARGEST_POOL}. Draw "
-                f"candidates instead, for instance prepo.candidate_ratio=20, or fewer prompts (data.train_max_samples)."
-            )
-    elif num_rows < prepo.min_prompts:
-        what = "rolls out" if prepo.skips_prompts else "draws |B| ="
-        ratio = "prepo.selection.first_round_ratio" if prepo.skips_prompts else "prepo.candidate_ratio"
+    """Refuse a training set with fewer rows than a step has candidates, or more than a step can choose from."""
+    if num_rows < prepo.min_prompts:
+        what, smaller = f"draws |B| = {prepo.num_candidates} candidates", ", or of prepo.candidate_ratio"
+        if prepo.skips_prompts:
+            what, smaller = f"rolls out {prepo.min_prompts} prompts first", ", or a smaller first round"
+        elif prepo.num_candidates is None:
+            what, smaller = "chooses from all of them", ""
         raise ConfigError(
-            f"the training set has {num_rows} prompts, but each step {what} {prepo.min_prompts} candidates to train on "
-            f"K = {prepo.num_selected}. Use more data (data.train_files), a smaller data.train_batch_size, or a "
-            f"smaller {ratio}."
+            f"the training set has {num_rows} prompts, but each step {what} to train on K = {prepo.num_selected}. Use "
+            f"more data (data.train_files), a smaller value of data.train_batch_size{smaller}."
+        )
+    if prepo.num_candidates is None and num_rows > LARGEST_POOL:
+        raise ConfigError(
+            f"the training set has {num_rows} prompts; choosing from all of them (prepo.candidate_ratio=all) takes "
+            f"seconds beyond {LARGEST_POOL}. Set for instance prepo.candidate_ratio=20, or a data.train_max_samples."
         )
 
 
 def check_val_samples(samples: Mapping[str, int], data_sources: Iterable[str]) -> None:
-    """Refuse ``prepo.val_samples`` (data source -> samples) for a data source that the validation data lack.
-
-    Raises:
-        ConfigError: names the data sources that exist.
-    """
+    """Refuse ``prepo.val_samples`` for a data source that the validation data lack; names those that exist."""
     known = sorted(set(data_sources))
-    unknown = ", ".join(sorted(set(samples) - set(known)))
-    if unknown:
+    if unknown := ", ".join(sorted(set(samples) - set(known))):
         raise ConfigError(
             f"prepo.val_samples names {unknown}, but the data sources of data.val_files are {', '.join(known)}. "
             f"Set for instance prepo.val_samples={{{known[0]}: 16}}."

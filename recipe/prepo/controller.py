@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +20,7 @@ from recipe.prepo.maths.correctness import correctness
 from recipe.prepo.maths.rng import make_generator
 from recipe.prepo.metrics import rollout_metrics, selection_metrics
 from recipe.prepo.reward_scale import RewardScale
-from recipe.prepo.rules.base import (
-    BudgetRule,
-    Rule,
-    SelectionRule,
-    ShapingRule,
-    SkippingRule,
-    Stateful,
-    TemperatureRule,
-    WeightingRule,
-)
+from recipe.prepo.rules.base import BudgetRule, SelectionRule, ShapingRule, Stateful, TemperatureRule, WeightingRule
 from recipe.prepo.rules.registry import build_rule
 from recipe.prepo.types import (
     Candidates,
@@ -83,9 +74,6 @@ class Controller:
 
     Attributes:
         scores: the scores of the candidates, where they are kept.
-
-    Raises:
-        ConfigError: an unknown rule or option.
     """
 
     def __init__(
@@ -105,17 +93,17 @@ class Controller:
         if identity.rescore_after is not None:
             self.scores = ScoreStore(len(run.prompts), rescore_after=identity.rescore_after)
         self._options = {group: dict(options) for group, options in rules.items()}
-        self._rules: dict[str, Rule] = {}
-        for group, options in rules.items():
-            self._rules[group] = build_rule(group, options, seed=identity.seed)
-            self._rules[group].bind(run)
-        self.selection = cast(SelectionRule, self._rules["selection"])
-        self.weighting = cast(WeightingRule, self._rules["weighting"])
-        self.budget = cast(BudgetRule, self._rules["budget"])
-        self.temperature = cast(TemperatureRule, self._rules["temperature"])
-        self.shaping = cast(ShapingRule, self._rules["shaping"])
-        self.rollouts_total = 0
-        self.response_tokens_total = 0
+        self._rules: dict[str, Any] = {
+            group: build_rule(group, options, seed=identity.seed) for group, options in rules.items()
+        }
+        for rule in self._rules.values():
+            rule.bind(run)
+        self.selection: SelectionRule = self._rules["selection"]
+        self.weighting: WeightingRule = self._rules["weighting"]
+        self.budget: BudgetRule = self._rules["budget"]
+        self.temperature: TemperatureRule = self._rules["temperature"]
+        self.shaping: ShapingRule = self._rules["shaping"]
+        self.rollouts_total = self.response_tokens_total = 0
         self.remark = ""
         """What the user should know about the rewards of the last step; most often empty."""
         self._reward_scale = RewardScale(
@@ -123,6 +111,8 @@ class Controller:
             reward_range=identity.reward_range,
             is_learned=any(rule.reads_correctness for rule in self._rules.values()),
         )
+        kept: dict[str, Stateful | None] = {"scores": self.scores, "pool": pool}
+        self._kept = {name: part for name, part in kept.items() if part is not None}
         self._decisions: list[Decision] = []
 
     def num_candidates_for(self, num_selected: int) -> int:
@@ -137,12 +127,10 @@ class Controller:
         return self.selection.first_round(self.identity.num_selected)
 
     def next_round(self, num_missing: int, *, zero_variance_frac: float, refills: tuple[Refill, ...]) -> Refill | None:
-        """The next round of a step that lacks ``num_missing`` groups; see :class:`SkippingRule`."""
-        assert isinstance(self.selection, SkippingRule)
-        num_selected = self.identity.num_selected
-        return self.selection.next_round(
-            num_missing, zero_variance_frac=zero_variance_frac, num_selected=num_selected, refills=refills
-        )
+        """The next round of a step that lacks ``num_missing`` groups; see ``SkippingRule.next_round``."""
+        sizes = {"zero_variance_frac": zero_variance_frac, "num_selected": self.identity.num_selected}
+        refill: Refill | None = self._rules["selection"].next_round(num_missing, refills=refills, **sizes)
+        return refill
 
     def with_scores(
         self, prompt_ids: tuple[str, ...], *, num_selected: int, step: int, score: Callable[[IntArray], Candidates]
@@ -150,37 +138,28 @@ class Controller:
         """The candidates of a choice with their scores, and their places in ``prompt_ids``.
 
         Where scores are kept, prompts without one are no candidates of a rule that needs them, unless the rule
-        ``takes_unscored``. So the candidates grow by what each step scores.
-
-        Args:
-            score: scores the prompts at these places.
-
-        Raises:
-            NumericsError: a score is not finite; names the prompt.
+        ``takes_unscored``. So the candidates grow by what each step scores. NumericsError: a score is not finite.
         """
         places_C = np.arange(len(prompt_ids))
         if self.scores is None:
             return score(places_C), places_C
         rows_C = self.run.prompts.rows(prompt_ids)
-        budget = max(num_selected, round(num_selected * cast(float, self.identity.score_ratio)))
+        budget = max(num_selected, round(num_selected * (self.identity.score_ratio or 1.0)))
         due = self.scores.due(rows_C, step=step, budget=budget)
         if due.size:
             scored = score(due)
-            _require_finite(cast(FloatArray, scored.ppl_C), scored.prompt_ids, "prompt perplexity", step)
+            _require_finite(scored.ppl_C, scored.prompt_ids, "prompt perplexity", step)
             self.scores.update(rows_C[due], scored, step=step)
-        candidates = Candidates(prompt_ids, **self.scores.view(rows_C, step=step))
+        view = self.scores.view(rows_C, step=step)
+        candidates = Candidates(prompt_ids, **view)
         if self.selection.needs_scores and not self.selection.takes_unscored:
-            places_C = np.flatnonzero(cast(IntArray, candidates.score_age_steps_C) >= 0)
+            places_C = np.flatnonzero(view["score_age_steps_C"] >= 0)
             candidates = candidates.take(places_C) if len(places_C) < len(prompt_ids) else candidates
         return candidates, places_C
 
     def select(self, candidates: Candidates, *, num_selected: int, step: int) -> Decision:
-        """Choose prompts among these candidates, their group sizes and the step's temperature.
-
-        Raises:
-            NumericsError: the perplexity of a candidate is not finite; names the prompt.
-        """
-        if candidates.ppl_C is not None and self.scores is None:
+        """Choose prompts, their group sizes and the temperature. NumericsError: a perplexity is not finite."""
+        if self.scores is None:
             _require_finite(candidates.ppl_C, candidates.prompt_ids, "prompt perplexity", step)
         progress = training_progress(step, self.run.total_steps)
         selection = self.selection.select(candidates, num_selected=num_selected, progress=progress)
@@ -188,11 +167,7 @@ class Controller:
         return self._decide(candidates, selection, progress=progress, step=step)
 
     def select_from_stream(self, draw: Callable[[int], Sequence[str]], *, num_selected: int, step: int) -> Decision:
-        """For rules that skip prompts: draw from the data until ``num_selected`` different prompts are kept.
-
-        Args:
-            draw: returns the ids of that many further prompts of the data.
-        """
+        """For rules that skip prompts: ``draw`` ids until ``num_selected`` different ones are kept."""
         progress = training_progress(step, self.run.total_steps)
         ids: list[str] = []
         chosen: dict[str, int] = {}
@@ -247,13 +222,8 @@ class Controller:
         return np.sort(np.concatenate([selection.indices_P, others]))
 
     def weigh(self, rollouts: RolloutBatch, *, step: int) -> FloatArray:
-        """Weights of the step's rollouts, shape [R].
-
-        Raises:
-            NumericsError: the entropy of a rollout is not finite; names the prompt.
-        """
-        if rollouts.entropy_nats_R is not None:
-            _require_finite(rollouts.entropy_nats_R, rollouts.prompt_ids, "rollout entropy", step)
+        """Weights of the step's rollouts, shape [R]. NumericsError: an entropy is not finite."""
+        _require_finite(rollouts.entropy_nats_R, rollouts.prompt_ids, "rollout entropy", step)
         weight_R = self.weighting.weigh(rollouts)
         assert weight_R.shape == (len(rollouts),) and np.isfinite(weight_R).all() and (weight_R >= 0).all()
         return weight_R
@@ -278,8 +248,7 @@ class Controller:
         A rollout is one generated response. It counts when its prompt is dispatched, so discarded ones count too.
 
         Args:
-            rollouts: the rollouts that are trained on, with their weights ``weight_R`` and, if rewards are shaped,
-                their shaped rewards ``shaped_R``.
+            rollouts: those that are trained on, with their weights and, if rewards are shaped, their shaped rewards.
             discarded: groups that were rolled out and then discarded.
         """
         rollouts, discarded = self._judged(rollouts), [self._judged(batch) for batch in discarded]
@@ -288,9 +257,11 @@ class Controller:
         self.rollouts_total += num_rollouts
         self.response_tokens_total += sum(int(batch.num_tokens_R.sum()) for batch in (rollouts, *discarded))
         metrics = selection_metrics(self._decisions) | rollout_metrics(rollouts, weight_R, shaped_R, discarded)
-        metrics["prepo/rollouts/sum"] = float(num_rollouts)
-        metrics["prepo/rollouts_total/max"] = float(self.rollouts_total)
-        metrics["prepo/response_tokens_total/max"] = float(self.response_tokens_total)
+        metrics |= {
+            "prepo/rollouts/sum": float(num_rollouts),
+            "prepo/rollouts_total/max": float(self.rollouts_total),
+            "prepo/response_tokens_total/max": float(self.response_tokens_total),
+        }
         outcome = StepOutcome(trained=rollouts, discarded=tuple(discarded), step=step)
         for rule in self._rules.values():
             rule.observe(outcome)
@@ -316,19 +287,11 @@ class Controller:
             "totals": {"rollouts": self.rollouts_total, "response_tokens": self.response_tokens_total},
             "reward_scale": self._reward_scale.state_dict(),
             "rules": {group: rule.state_dict() for group, rule in self._rules.items()},
-            **{name: part.state_dict() for name, part in self._candidate_state().items()},
+            **{name: part.state_dict() for name, part in self._kept.items()},
         }
 
-    def _candidate_state(self) -> dict[str, Stateful]:
-        parts = {"scores": self.scores, "pool": self.pool}
-        return {name: part for name, part in parts.items() if part is not None}
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            StateError: the state is from another data set, size, seed or rule, or its content does not fit.
-        """
+        """Continue from a saved state. StateError: it is of another run (:func:`require_same_run`), or does not fit."""
         require_same_run(state, identity=vars(self.identity), options=self._options)
         part = "totals"
         try:
@@ -340,7 +303,7 @@ class Controller:
             part = "the rewards"
             if "reward_scale" in state:  # not before version 0.2
                 self._reward_scale.load_state_dict(state["reward_scale"])
-            for part, stateful in self._candidate_state().items():
+            for part, stateful in self._kept.items():
                 stateful.load_state_dict(state[part])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StateError(f"the saved state of {part} cannot be read: {type(error).__name__}: {error}") from error
@@ -349,31 +312,25 @@ class Controller:
 def require_same_run(
     state: Mapping[str, Any], *, identity: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Refuse a saved state from which a resumed run could not make the same choices.
+    """Refuse a saved state from which a resumed run could not make the same choices, with a StateError.
 
-    ``identity`` has fields of :class:`RunIdentity` (those that are known before the data are read), ``options`` the
-    options of each rule group.
-
-    Raises:
-        StateError: names the rules where they differ, else the first difference.
+    Args:
+        identity: fields of :class:`RunIdentity` (those that are known before the data are read).
+        options: options of each rule group.
     """
-    same = (
-        "a resumed run could not make the same choices. Use the same setting, or start over in a new directory "
-        "(trainer.experiment_name=<new name>)."
-    )
     names = {group: (state["options"].get(group, {}).get("name"), now["name"]) for group, now in options.items()}
     other = {group: pair for group, pair in names.items() if pair[0] != pair[1]}
-    if other:
-        then, here = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
-        raise StateError(f"the checkpoint was written with {then}, this run has {here}: {same}")
+    then, here = (" ".join(f"prepo/{group}={pair[i]}" for group, pair in other.items()) for i in (0, 1))
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
-    for part, saved, now in [("run", state["identity"], identity), *parts]:
+    for part, saved, now in [("run", state["identity"], identity), *parts] if not other else ():
         for key in sorted(now):
-            if saved.get(key) != now[key]:
-                raise StateError(
-                    f"the checkpoint was written with {part}.{key}={saved.get(key)!r}, this run has {now[key]!r}: "
-                    f"{same}"
-                )
+            if saved.get(key) != now[key] and not then:
+                then, here = f"{part}.{key}={saved.get(key)!r}", repr(now[key])
+    if then:
+        raise StateError(
+            f"the checkpoint was written with {then}, this run has {here}: a resumed run could not make the same "
+            f"choices. Use the same setting, or start over in a new directory (trainer.experiment_name=<new name>)."
+        )
 
 
 def data_fingerprint(prompt_ids: Iterable[str]) -> str:
@@ -384,13 +341,11 @@ def data_fingerprint(prompt_ids: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _require_finite(values: FloatArray, prompt_ids: Sequence[str], what: str, step: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        first = int(bad[0])
+def _require_finite(values: FloatArray | None, prompt_ids: Sequence[str], what: str, step: int) -> None:
+    bad: Any = () if values is None else np.flatnonzero(~np.isfinite(values))
+    if values is not None and len(bad):
         raise NumericsError(
-            f"step {step}: the {what} of prompt {prompt_ids[first]!r} is {values[first]} ({bad.size} of {len(values)} "
-            f"values are not finite). The weights or the numerics of the rollout server have broken down, so the step "
-            f"stops before the update. Resume from the last checkpoint with a smaller "
-            f"actor_rollout_ref.actor.optim.lr, or remove that prompt from data.train_files."
+            f"step {step}: the {what} of prompt {prompt_ids[bad[0]]!r} is {values[bad[0]]}, and {len(bad)} of "
+            f"{len(values)} are not finite. The weights or the rollout server's numerics have broken down. Resume from "
+            f"the last checkpoint with a smaller actor_rollout_ref.actor.optim.lr, or remove that prompt."
         )

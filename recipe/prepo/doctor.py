@@ -1,7 +1,6 @@
 """``python -m recipe.prepo.doctor experiment=<name> key=value …``: would this run start? Needs no GPU, starts no Ray.
 
-Exit status 0 when it would, 2 with one readable error when it would not. A missing GPU is only reported, because the
-run may be meant for another machine.
+Exit status 0, or 2 with one readable error. A missing GPU is only reported: the run may be for another machine.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
@@ -20,23 +19,19 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.prepo.config import did_you_mean, read_config
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
-from recipe.prepo.preflight import check_all, has_gpu, refuse_old_names, set_paths
+from recipe.prepo.preflight import check_all, has_gpu, leaves, set_paths
 
 
 def compose_config(arguments: Sequence[str]) -> DictConfig:
-    """The configuration that ``recipe.prepo.main`` would see with these overrides.
+    """The configuration that a run would see with these overrides, or a ConfigError that suggests names.
 
     A configuration of one's own is named as Hydra has it, with ``--config-path`` (absolute) and ``--config-name``.
-
-    Raises:
-        ConfigError: an unknown experiment, method, rule or key. The message lists or suggests known ones.
     """
     set_paths()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--config-name", "-cn", default="prepo")
     own, overrides = parser.parse_known_args(arguments)
-    refuse_old_names(overrides)
     initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
     with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
@@ -47,25 +42,13 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
             hint = ""
             if unknown := re.match("Could not override '(.+)'", str(error)):
                 others = [override for override in overrides if not override.startswith(f"{unknown[1]}=")]
-                hint = did_you_mean(
-                    unknown[1], _paths(OmegaConf.to_container(compose(own.config_name, overrides=others)))
-                )
-            said = " ".join(str(error).split())
-            raise ConfigError(f"the overrides do not compose: {said}{hint}") from error
-
-
-def _paths(node: Any, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items() if isinstance(node, Mapping) else ():
-        yield f"{prefix}{key}"
-        yield from _paths(value, f"{prefix}{key}.")
+                known = OmegaConf.to_container(compose(own.config_name, overrides=others))
+                hint = did_you_mean(unknown[1], [path[1:] for path, _ in leaves("", known)])
+            raise ConfigError(f"the overrides do not compose: {' '.join(str(error).split())}{hint}") from error
 
 
 def diagnose(overrides: Sequence[str]) -> list[str]:
-    """Every check that a run makes before it starts anything; returns what was found.
-
-    Raises:
-        PrepoError: the first thing that would stop the run.
-    """
+    """Every check that a run makes before it starts anything; returns what was found, or raises the first error."""
     composed = compose_config(overrides)
     config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
@@ -88,7 +71,6 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was found; returns the exit status."""
     try:
         print("\n".join(diagnose(sys.argv[1:] if argv is None else argv)))
     except PrepoError as error:

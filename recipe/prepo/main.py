@@ -1,7 +1,6 @@
 """``python -m recipe.prepo.main experiment=<name> key=value …``: validate, train through verl, summarise.
 
-Every argument is a Hydra override; ``--multirun`` sweeps. verl is imported only after the configuration is checked and
-the platform chosen.
+verl is imported only after the configuration is checked and the platform chosen.
 """
 
 from __future__ import annotations
@@ -31,15 +30,7 @@ from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.cpu.fork_server import ForkServer, import_modules
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.preflight import (
-    DataFound,
-    Findings,
-    check_all,
-    check_device,
-    joined_ray,
-    refuse_old_names,
-    set_paths,
-)
+from recipe.prepo.preflight import DataFound, Findings, check_all, check_device, joined_ray, set_paths
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.cleanup import Sweeper, ray_roots, session_folders
@@ -52,15 +43,11 @@ RESUME = "trainer.resume_mode=auto"
 GRADING_TIME_LIMIT_ENV = "PREPO_GRADING_TIME_LIMIT_S"  # read by recipe.prepo.reward
 
 
-# ---- before the run -------------------------------------------------------------------------------------------------
-
-
 def choose_ray(config: DictConfig) -> None:
     """Join the named cluster, or start a Ray of the run's own on the loopback interface only.
 
     Without an address, Ray would join what some earlier ``ray start`` left behind. TransferQueue, vLLM and verl use the
-    address of Ray's node, which is the machine's outer one unless Ray believes that it runs no cluster. Ray's metrics
-    servers would listen on all interfaces.
+    address of Ray's node: the machine's outer one unless Ray believes that it runs no cluster.
     """
     ray_init = config.ray_kwargs.ray_init
     if joined_ray(ray_init):
@@ -70,7 +57,7 @@ def choose_ray(config: DictConfig) -> None:
     ray_init.address = "local"
     ray_init.setdefault("logging_level", "WARNING")
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # whose servers would listen on all interfaces
 
 
 def choose_platform(config: DictConfig) -> None:
@@ -89,8 +76,8 @@ def fork_server(config: DictConfig) -> AbstractContextManager[Any]:
     environment = {name: str(value) for name, value in ray_init.runtime_env.env_vars.items()}
     another_python = any(value for name, value in ray_init.runtime_env.items() if name != "env_vars")
     hash_seed = config.actor_rollout_ref.rollout.get("full_determinism")  # a running Python cannot change its hash seed
-    possible = sys.platform == "linux" and not (joined_ray(ray_init) or another_python or hash_seed)
-    if config.trainer.device != CPU_PLATFORM or not possible:
+    on_cpu = config.trainer.device == CPU_PLATFORM and sys.platform == "linux"
+    if not on_cpu or joined_ray(ray_init) or another_python or hash_seed:
         return nullcontext()
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a first import may take minutes
     server = ForkServer(run_folder(), {"VLLM_LOGGING_LEVEL": "WARN", **os.environ, **environment})
@@ -100,7 +87,7 @@ def fork_server(config: DictConfig) -> AbstractContextManager[Any]:
 
 
 def run_folder() -> Path:
-    """Folder for the run's sockets. The sweeper removes it, and everything whose name begins with its name."""
+    """Folder for the run's sockets; the sweeper removes everything whose name begins with its name."""
     return Path(tempfile.gettempdir(), f"prepo-{os.environ[RUN_ID_ENV]}")
 
 
@@ -126,7 +113,7 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
 
     Raises:
         ConfigError: ``trainer.resume_from_path`` names no checkpoint.
-        StateError: the checkpoint has other rules, sizes or another seed, or its state is damaged.
+        StateError: the checkpoint is of another run, or damaged.
     """
     if trainer.resume_mode == "auto":
         name = f"global_step_{latest_checkpoint(Path(trainer.default_local_dir), repair=True)}"
@@ -138,8 +125,8 @@ def resume_step(trainer: DictConfig, prepo: PrepoConfig) -> int:
     step = checkpoint.name.removeprefix("global_step_")
     if not step.isdecimal():
         raise ConfigError(
-            f"trainer.resume_from_path={trainer.resume_from_path} is not the folder of a checkpoint. With "
-            f"trainer.resume_mode=resume_path set it to one, …/global_step_<N>; {RESUME} takes the run's latest"
+            f"trainer.resume_from_path={trainer.resume_from_path} is not the folder of a checkpoint. Set it to one, "
+            f"…/global_step_<N>; {RESUME} takes the run's latest."
         )
     if int(step) and checkpoint.exists():  # it may be on a file system that only the workers see
         require_same_run(load_state(checkpoint), identity=prepo.identity, options=prepo.rules)
@@ -157,12 +144,8 @@ def archive_earlier(trainer: DictConfig, first_step: int) -> None:
         print(f"earlier   checkpoints of an earlier course of this run are now in {folder}", flush=True)
 
 
-# ---- the run --------------------------------------------------------------------------------------------------------
-
-
 @hydra.main(config_path="pkg://recipe.prepo.conf", config_name="prepo", version_base=None)
 def run(config: DictConfig) -> None:
-    """One run of the composed configuration."""
     with readable_errors():
         plain: Any = OmegaConf.to_container(config, resolve=True)
         prepo = read_config(plain)
@@ -175,9 +158,11 @@ def run(config: DictConfig) -> None:
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
         first_step = resume_step(config.trainer, prepo)
-        roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
+        ray_init = config.ray_kwargs.ray_init
+        roots = [] if joined_ray(ray_init) else ray_roots(ray_init.get("_temp_dir"))
         sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
-        with sweeper, fork_server(config) as forks, shut_down_ray(), StartLines() as start_lines:
+        with sweeper, fork_server(config) as forks, ExitStack() as at_end, StartLines() as start_lines:
+            at_end.callback(lambda: "ray" in sys.modules and sys.modules["ray"].shutdown())
             start_lines.now("Ray and the libraries" if forks else "the libraries")
             lines, total_steps = check_libraries(config, prepo, data, starts_ray=forks is not None)
             print(*lines, f"run       {run_dir}", sep="\n", flush=True)
@@ -198,21 +183,8 @@ def run(config: DictConfig) -> None:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 
 
-@contextmanager
-def shut_down_ray() -> Iterator[None]:
-    """Shut Ray down at the end, if it was started."""
-    try:
-        yield
-    finally:
-        if "ray" in sys.modules:
-            sys.modules["ray"].shutdown()
-
-
 def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound, *, starts_ray: bool) -> Findings:
-    """Import verl and make the checks that need it; raises as :func:`check_with_verl`.
-
-    With ``starts_ray``, Ray starts meanwhile. Its workers are forks, so that they need nothing from the driver.
-    """
+    """Import verl and make the checks that need it. With ``starts_ray``, Ray starts meanwhile."""
     # About engines that are not installed, a critic that no method has, Ray's token, the platform: nothing to change.
     for text in (".* engine is not available", "Disabled critic"):
         warnings.filterwarnings("ignore", message=text)
@@ -232,10 +204,7 @@ def check_libraries(config: DictConfig, prepo: PrepoConfig, data: DataFound, *, 
 
 
 def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None:
-    """Run verl's V1 task runner with this recipe's trainer.
-
-    Returns:
-        The last step and the signal, when a signal stopped the run; None at the end of the training.
+    """Run verl's V1 task runner with this recipe's trainer; returns the last step and the signal that stopped it.
 
     Raises:
         ConfigError: another run is on the cluster.
@@ -288,7 +257,6 @@ def train(config: DictConfig, start_lines: StartLines) -> tuple[int, str] | None
 
 
 def new_remarks() -> list[str]:
-    """What the trainer told since the last call."""
     if "ray" not in sys.modules:
         return []
     from recipe.prepo.supervise import messages
@@ -311,14 +279,10 @@ def _report_stop(step: int, signal_name: str, resume_mode: str, first_step: int,
     return status
 
 
-def _session_roots(config: DictConfig) -> list[Path]:
-    """Where a Ray of the run's own keeps its sessions."""
-    return ray_roots(config.ray_kwargs.ray_init.get("_temp_dir"))
-
-
 def ray_logs(config: DictConfig) -> str:
     """Where the workers of this run write their logs; for a message."""
-    found = [name for pattern in session_folders(_session_roots(config)) for name in glob.glob(pattern)]
+    roots = ray_roots(config.ray_kwargs.ray_init.get("_temp_dir"))
+    found = [name for pattern in session_folders(roots) for name in glob.glob(pattern)]
     newest = max(found, key=os.path.basename, default="/tmp/ray/session_latest")
     return os.environ.get("PREPO_RAY_LOGS") or f"{newest}/logs"
 
@@ -341,12 +305,9 @@ def readable_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point; every argument is a Hydra override, or one of Hydra's own options."""
     with readable_errors():
         set_paths()
-        refuse_old_names(sys.argv[1:])
-        options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-        if all(option.startswith(("--config-", "-cp", "-cn")) for option in options):
+        if all(argument.startswith(("--config-", "-cp", "-cn")) for argument in sys.argv[1:] if argument[:1] == "-"):
             compose_config(sys.argv[1:])  # Hydra's own errors suggest nothing
     run()
 

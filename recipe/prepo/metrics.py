@@ -1,7 +1,6 @@
-"""Metrics of a step that every run has, by the names that reports and outside checks rely on.
+"""Metrics of a step that every run has. A rule's own metrics come from the rule.
 
-A rule's own metrics come from the rule. verl reduces a metric over a step's parts by the end of its name: /mean, /min,
-/max or /sum.
+verl reduces a metric over a step's parts by the end of its name: /mean, /min, /max or /sum.
 """
 
 from __future__ import annotations
@@ -43,21 +42,19 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of a step's rollouts. Shares are over all groups that were rolled out, discarded ones included."""
     rolled_out = concatenate_rollouts([rollouts, *discarded])
-    groups = for_advantages = group_statistics(rolled_out.reward_R, rolled_out.group_R, rolled_out.correct_R)
-    if shaped_R is not None:
-        discarded_R = rolled_out.reward_R[len(rollouts) :]
-        for_advantages = group_statistics(
-            np.concatenate([shaped_R, discarded_R]), rolled_out.group_R, rolled_out.correct_R
-        )
+    reward_R = rolled_out.reward_R.copy()
+    groups = group_statistics(reward_R, rolled_out.group_R, rolled_out.correct_R)
+    reward_R[: len(rollouts)] = rollouts.reward_R if shaped_R is None else shaped_R
+    for_advantages = group_statistics(reward_R, rolled_out.group_R, rolled_out.correct_R)
     metrics = _summary("prepo/weight", weight_R)
     metrics["prepo/zero_advantage_frac/mean"] = _share(for_advantages.is_flat_G)
     metrics["prepo/all_correct_frac/mean"] = _share(groups.num_correct_G == groups.size_G)
     metrics["prepo/all_wrong_frac/mean"] = _share(groups.num_correct_G == 0)
     metrics["prepo/discarded_rollouts/sum"] = float(sum(len(batch) for batch in discarded))
-    if rollouts.entropy_nats_R is not None and len(rollouts):
-        metrics["prepo/entropy_nats/mean"] = float(rollouts.entropy_nats_R.mean())
-        token_entropy_nats = token_mean_entropy_nats(rollouts.entropy_nats_R, rollouts.num_tokens_R)
-        if token_entropy_nats is not None:
+    entropy_nats_R = rollouts.entropy_nats_R
+    if entropy_nats_R is not None and len(rollouts):
+        metrics["prepo/entropy_nats/mean"] = float(entropy_nats_R.mean())
+        if (token_entropy_nats := token_mean_entropy_nats(entropy_nats_R, rollouts.num_tokens_R)) is not None:
             metrics["prepo/token_entropy_nats/mean"] = token_entropy_nats
     return metrics
 

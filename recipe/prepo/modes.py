@@ -1,7 +1,4 @@
-"""The trainer modes and the agent-loop workers, composed of hooks and supervision.
-
-Importing this module registers the modes with verl 0.9.1.
-"""
+"""The trainer modes and the agent-loop workers, composed of hooks and supervision. Importing it registers the modes."""
 
 from __future__ import annotations
 

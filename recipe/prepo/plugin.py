@@ -9,15 +9,16 @@ from __future__ import annotations
 import importlib
 import logging
 
+from wrapt import register_post_import_hook
+
 from recipe.prepo.cpu import is_cpu_platform
-from recipe.prepo.import_hooks import after_import
 from recipe.prepo.trainer.workarounds import log_without_flush, name_weight_sockets_by_run
 
 try:
-    after_import("verl.trainer.ppo.v1", lambda _module: importlib.import_module("recipe.prepo.modes"))
-    after_import("verl.trainer.ppo.v1.trainer_separate_async", log_without_flush)
+    register_post_import_hook(lambda _: importlib.import_module("recipe.prepo.modes"), "verl.trainer.ppo.v1")
+    register_post_import_hook(log_without_flush, "verl.trainer.ppo.v1.trainer_separate_async")
     for name in ("vllm_rollout", "utils"):
-        after_import(f"verl.workers.rollout.vllm_rollout.{name}", name_weight_sockets_by_run)
+        register_post_import_hook(name_weight_sockets_by_run, f"verl.workers.rollout.vllm_rollout.{name}")
     if is_cpu_platform():
         import recipe.prepo.cpu.platform
         import recipe.prepo.cpu.workarounds

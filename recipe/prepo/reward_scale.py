@@ -8,6 +8,7 @@ import numpy as np
 
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.correctness import CORRECT_ABOVE
+from recipe.prepo.maths.groups import group_statistics
 from recipe.prepo.rules.base import Stateful
 from recipe.prepo.types import RolloutBatch
 
@@ -19,18 +20,15 @@ ENOUGH_GROUPS = 4
 """So many groups with such rewards, and not one with correct and incorrect rollouts, are no coincidence."""
 ENOUGH_STEPS = 5
 HOW = (
-    "Set prepo.correct_above to a number between the rewards of incorrect and correct answers, or let the reward "
-    "function return a dictionary with 'score' and 'acc' (1 for correct, else 0)"
+    "Set prepo.correct_above to a number between the rewards of incorrect and correct answers, or return a dictionary "
+    "with 'score' and 'acc' (1 for correct, else 0)"
 )
 
 
 class RewardScale(Stateful):
     """Watches the value that decides whether a rollout is correct: its ``acc``, else its reward.
 
-    Args:
-        correct_above: ``prepo.correct_above``; None for the automatic threshold, which not every scale fits.
-        reward_range: ``prepo.reward_range``.
-        is_learned: whether a rule learns from correctness, so that a wrong threshold makes it choose nonsense.
+    ``is_learned``: whether a rule learns from correctness, so that a wrong threshold makes it choose nonsense.
     """
 
     saved = ("lowest", "highest", "num_rollouts", "num_correct", "num_different", "num_mixed", "num_steps")
@@ -46,10 +44,7 @@ class RewardScale(Stateful):
         self._told = False
 
     def observe(self, rollouts: RolloutBatch) -> str:
-        """See a step's rollouts, discarded ones included, before any rule learns from them.
-
-        Returns:
-            What to tell the user, once in a run; else "".
+        """See a step's rollouts before any rule learns from them; returns what to tell the user, once in a run.
 
         Raises:
             ConfigError: a rule would learn from a threshold that does not fit. Names the option.
@@ -59,18 +54,14 @@ class RewardScale(Stateful):
         value_R = rollouts.reward_R
         if self._range is None:
             value_R = np.where(np.isnan(rollouts.acc_R), rollouts.reward_R, rollouts.acc_R)
-        _, group_R = np.unique(rollouts.group_R, return_inverse=True)
-        low_G, high_G = np.full(group_R.max() + 1, np.inf), np.full(group_R.max() + 1, -np.inf)
-        np.minimum.at(low_G, group_R, value_R)
-        np.maximum.at(high_G, group_R, value_R)
-        correct_G = np.bincount(group_R, weights=rollouts.correct_R)
-        low, high = float(low_G.min()), float(high_G.max())
+        groups = group_statistics(value_R, rollouts.group_R, rollouts.correct_R)
+        low, high = float(value_R.min()), float(value_R.max())
         self._lowest = low if self._lowest is None else min(low, self._lowest)
         self._highest = high if self._highest is None else max(high, self._highest)
         self._num_rollouts += len(rollouts)
-        self._num_correct += float(correct_G.sum())
-        self._num_different += int((high_G - low_G > FORMAT_POINTS).sum())
-        self._num_mixed += int(((correct_G > 0) & (correct_G < np.bincount(group_R))).sum())
+        self._num_correct += float(groups.num_correct_G.sum())
+        self._num_different += int((groups.spread_G > FORMAT_POINTS).sum())
+        self._num_mixed += int(((groups.num_correct_G > 0) & (groups.num_correct_G < groups.size_G)).sum())
         self._num_steps += 1
         return self._verdict(self._lowest, self._highest)
 

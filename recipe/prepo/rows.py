@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,15 +28,9 @@ ROLES = ("system", "user", "assistant", "tool")
 MEDIA_KEYS = ("images", "videos", "audios")
 SINGLE_TURN = "single_turn_agent"
 TOKENIZED_AT_ONCE = 1024
-# Where files have the question and the gold answer, best first, in small letters; dots lead into an object.
-QUESTION_COLUMNS: tuple[str, ...] = ("prompt", "problem", "question", "query", "messages", "conversations")
-QUESTION_COLUMNS += ("conversation", "extra_info.question", "instruction", "input", "task", "text")
-ANSWER_COLUMNS: tuple[str, ...] = ("reward_model.ground_truth", "ground_truth", "final_answer", "answer", "gold")
-ANSWER_COLUMNS += ("gold_answer", "correct_answer", "expected_answer", "reference_answer", "extra_info.answer")
-ANSWER_COLUMNS += ("answers", "target", "label", "labels", "solution", "completion", "response", "output")
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowFacts:
     """What :func:`validate_files` found in files that are used together.
 
@@ -47,39 +39,16 @@ class RowFacts:
         agent_loops: values of verl's column ``agent_name``; empty without one.
         media: file, row and column of the first image, video or audio; empty if there is none.
         ungradable: file, row and value of the first gold that the default reward can never match; empty if none.
+        ids: ids of each file with ``extra_info.prompt_id``, by its name.
     """
 
-    num_rows: int
-    num_without_id: int
-    data_sources: frozenset[str]
-    agent_loops: frozenset[str]
-    media: str
-    ungradable: str
-
-
-def build_row(
-    *,
-    data_source: str,
-    ground_truth: str,
-    prompt_id: str,
-    split: str,
-    index: int,
-    question: str = "",
-    messages: Sequence[Mapping[str, str]] | None = None,
-    ability: str = "math",
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """One row in verl's form. Give either ``question`` (it becomes one user message) or ``messages``.
-
-    ``extra`` is added to ``extra_info``. It may not replace ``prompt_id``, ``split`` or ``index``.
-    """
-    return {
-        "data_source": data_source,
-        "prompt": [dict(message) for message in messages or [{"role": "user", "content": question}]],
-        "ability": ability,
-        "reward_model": {"style": "rule", "ground_truth": ground_truth},
-        "extra_info": dict(prompt_id=prompt_id, split=split, index=index, **(extra or {})),
-    }
+    num_rows: int = 0
+    num_without_id: int = 0
+    data_sources: set[str] = field(default_factory=set)
+    agent_loops: set[str] = field(default_factory=set)
+    media: str = ""
+    ungradable: str = ""
+    ids: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
 def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
@@ -101,70 +70,31 @@ def content_ids(prompts: Iterable[Any], golds: Iterable[Any]) -> list[str]:
     return ids
 
 
-def guess_column(names: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """The first of ``wanted`` among a file's columns, or the objects that hold them, as written there.
-
-    >>> guess_column(["Problem", "Correct Answer "], ANSWER_COLUMNS), guess_column(["goldAnswer.text"], ["gold_answer"])
-    ('Correct Answer ', 'goldAnswer')
-    """
-    names = list(names)
-    known = [*names, *(name.partition(".")[0] for name in names)]
-    words = [re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower() for name in known]
-    by_words = dict(zip(reversed(words), reversed(known), strict=True))
-    return next((by_words[each] for each in wanted if each in by_words), None)
-
-
-def own_command(path: str, names: Sequence[str]) -> str:
-    """The command that makes a data file from the one at ``path``, whose columns (nested ones with dots) are given."""
-    question, answer = guess_column(names, QUESTION_COLUMNS), guess_column(names, ANSWER_COLUMNS)
-    options = "".join(
-        f" --{option} {value!r}" if value and " " in value else f" --{option} {value or option.upper()}"
-        for option, value in (("question", question), ("answer", answer))
-    )
-    unknown = "" if question and answer else f" (its columns: {', '.join(names)})"
-    return f"python -m data_prep own --source {path}{options} --out DIR{unknown}"
-
-
 def validate_rows(table: pa.Table, *, name: str) -> None:
     """Check every row of ``table``; ``name`` stands for it in messages and is usually the file's path.
 
     Raises:
-        DataError: names ``name``, the first bad row (counted from 0), the field and the remedy. Refused are a missing
-            column, an empty or malformed prompt, a ``prompt_id`` that is not text or not unique, or missing in some
-            rows only, and an empty gold answer.
+        DataError: names the first bad row (counted from 0), the field and the remedy. Refused are a missing column, an
+            empty or malformed prompt, an id that is not text, not unique or missing in some rows, and an empty gold.
     """
-    checked = _FileCheck(name, table.schema, "prompt", MEDIA_KEYS)
-    checked.read(table.to_batches())
-    _check_unique([checked])
+    facts = RowFacts()
+    _check_file(name, table.schema, lambda _: table, "prompt", MEDIA_KEYS, facts)
+    _check_unique(facts.ids)
 
 
 def validate_files(
     paths: Iterable[str | Path], *, prompt_key: str = "prompt", media_keys: Sequence[str] = MEDIA_KEYS
 ) -> RowFacts:
-    """Check data files that are used together. Reads only what it checks.
-
-    Raises:
-        DataError: as :func:`validate_rows`; also for a file that is missing or unreadable, for a ``prompt_id`` that is
-            in two of the files, and for files whose columns differ so that verl cannot join them.
-    """
-    files: dict[str, _FileCheck] = {}
+    """Check data files that are used together: :func:`validate_rows`, and whether verl can join their columns."""
+    facts, schemas = RowFacts(), dict[str, pa.Schema]()
     for name in map(str, paths):
-        if name in files:
+        if name in schemas:
             raise DataError(f"{name}: this data file is listed twice, which would double its prompts. List it once.")
-        with _open(name) as (schema, read):
-            files[name] = _FileCheck(name, schema, prompt_key, media_keys)
-            files[name].read(read(files[name].leaves))
-    _check_joinable(list(files.values()))
-    _check_unique(list(files.values()))
-    checked = files.values()
-    return RowFacts(
-        num_rows=sum(file.num_rows for file in checked),
-        num_without_id=sum(file.num_rows for file in checked if not file.has_ids),
-        data_sources=frozenset().union(*(file.data_sources for file in checked)),
-        agent_loops=frozenset().union(*(file.agent_loops for file in checked)),
-        media=next((file.media for file in checked if file.media), ""),
-        ungradable=next((file.ungradable for file in checked if file.ungradable), ""),
-    )
+        schemas[name], read = _open(name)
+        _check_file(name, schemas[name], read, prompt_key, media_keys, facts)
+    _check_joinable(schemas)
+    _check_unique(facts.ids)
+    return facts
 
 
 def read_prompts(
@@ -175,14 +105,8 @@ def read_prompts(
     shuffle: bool = False,
     seed: int | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """The prompts of files that have passed :func:`validate_files`, in order; ``max_samples`` drawn as verl 0.9.1 does.
-
-    ``shuffle`` and ``seed`` are verl's ``data.shuffle`` and ``data.seed``.
-    """
-    prompts: list[list[dict[str, Any]]] = []
-    for name in map(str, paths):
-        with _open(name) as (_, read):
-            prompts += [prompt for batch in read([prompt_key]) for prompt in batch.column(prompt_key).to_pylist()]
+    """The prompts of checked files; ``max_samples`` drawn as verl 0.9.1 does (``data.shuffle``, ``data.seed``)."""
+    prompts = [prompt for path in paths for prompt in _open(str(path))[1]([prompt_key])[prompt_key].to_pylist()]
     if not 0 < max_samples < len(prompts):
         return prompts
     drawn = np.arange(max_samples)
@@ -191,24 +115,26 @@ def read_prompts(
     return [prompts[i] for i in drawn]
 
 
+def read_table(path: str | Path) -> pa.Table:
+    """A data file as it is, or a DataError that says how to make one."""
+    schema, read = _open(str(path))
+    return read(schema.names)
+
+
 def first_rows(path: str | Path, number: int) -> list[dict[str, Any]]:
     """The first rows of a file that has passed :func:`validate_files`, with the columns that a reward reads."""
-    with _open(str(path)) as (schema, read):
-        names = [name for name in ("data_source", "reward_model", "extra_info") if name in schema.names]
-        return next(iter(read(names))).slice(0, number).to_pylist()
+    schema, read = _open(str(path))
+    names = [name for name in ("data_source", "reward_model", "extra_info") if name in schema.names]
+    return read(names).slice(0, number).to_pylist()
 
 
 def rows_within_limit(
     prompts: Sequence[Any], tokenizer: Any, template_kwargs: Mapping[str, Any], max_prompt_tokens: int
 ) -> int:
-    """How many prompts verl 0.9.1's ``data.filter_overlong_prompts`` leaves.
-
-    Args:
-        prompts: chat messages of each row, from :func:`read_prompts`.
-        template_kwargs: ``data.apply_chat_template_kwargs``, and ``tools`` where the run has some.
+    """How many of these chat messages verl 0.9.1's ``data.filter_overlong_prompts`` leaves.
 
     Raises:
-        DataError: the chat template fails for every prompt. verl drops a prompt for which it fails.
+        DataError: the chat template fails for every prompt.
     """
     options = {**template_kwargs, "add_generation_prompt": True, "tokenize": False}
     texts: list[str] = []
@@ -232,157 +158,108 @@ def rows_within_limit(
     return num_within
 
 
-def open_parquet(path: str | Path) -> pq.ParquetFile:
-    """Open a data file, or raise a DataError that says how to make one."""
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, "parquet", error) from error
+_Read = Callable[[Sequence[str]], pa.Table]
+MAKE = "python -m data_prep own --source FILE_OR_HUB_ID --question KEY --answer KEY --out DIR"
 
 
-def _unreadable(path: str | Path, kind: str, error: Exception) -> DataError:
-    cause = " ".join(str(error.__cause__ or error).split()) or "it has no rows"
-    what = f"cannot be read as {kind} ({cause})" if Path(path).is_file() else "does not exist, or is no file"
-    return DataError(f"data file {path} {what}. Correct the path, or make it: {_make()}.")
-
-
-def _make() -> str:
-    return "python -m data_prep own --source FILE_OR_HUB_ID --question KEY --answer KEY --out DIR"
-
-
-_Read = Callable[[Sequence[str]], Iterable[pa.RecordBatch]]
-
-
-@contextmanager
-def _open(path: str) -> Iterator[tuple[pa.Schema, _Read]]:
+def _open(path: str) -> tuple[pa.Schema, _Read]:
     """The file's schema, and a function that reads some of its columns, as verl 0.9.1 reads them.
 
     verl takes the suffixes .parquet, .json and .jsonl, and leaves the types of JSON to the library datasets.
     """
-    if path.endswith((".json", ".jsonl")) and Path(path).is_file():
-        import datasets
+    if not Path(path).is_file():
+        raise DataError(f"data file {path} does not exist, or is no file. Correct the path, or make it: {MAKE}.")
+    try:
+        if path.endswith((".json", ".jsonl")):
+            import datasets
 
-        datasets.disable_progress_bars()
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
-        try:
+            datasets.disable_progress_bars()
+            datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
             table = datasets.load_dataset("json", data_files=path)["train"].with_format("arrow")[:]
-        except Exception as error:  # the library raises many kinds of error
-            raise _unreadable(path, "JSON lines", error) from error
-        yield (
-            table.schema,
-            lambda leaves: table.select(
-                [name for name in table.column_names if name in {leaf.split(".")[0] for leaf in leaves}]
-            ).to_batches(),
-        )
-    elif not path.endswith(".parquet") and Path(path).is_file():
+            return table.schema, lambda leaves: table.select(list(dict.fromkeys(leaf.split(".")[0] for leaf in leaves)))
+        if path.endswith(".parquet"):
+            return pq.read_schema(path), lambda leaves: pq.ParquetFile(path).read(columns=list(leaves))
+    except Exception as error:  # the libraries raise many kinds of error
+        kind, cause = path.rpartition(".")[2], " ".join(str(error.__cause__ or error).split()) or "it has no rows"
+        raise DataError(f"data file {path} cannot be read as {kind} ({cause}). Make it again: {MAKE}.") from error
+    raise DataError(
+        f"data file {path}: verl reads .parquet, .json and .jsonl files only. Make one:"
+        f" python -m data_prep own --source {path} --out DIR."
+    )
+
+
+def _check_file(
+    name: str, schema: pa.Schema, read: _Read, prompt_key: str, media_keys: Sequence[str], facts: RowFacts
+) -> None:
+    """Check one file's columns, then its rows, and add what is found to ``facts``."""
+    types: dict[str, pa.DataType] = {field.name: field.type for field in schema}
+    command = f"python -m data_prep own --source {name} --out DIR"
+
+    def fail(row: int, field: str, what: str) -> NoReturn:
         raise DataError(
-            f"data file {path}: verl reads .parquet, .json and .jsonl files only. Make one:"
-            f" python -m data_prep own --source {path} --out DIR."
+            f"{name}: row {row} (counted from 0), field {field}: {what}. Repair the row, or make a new file: {command}."
         )
-    else:
-        with open_parquet(path) as file:
-            yield file.schema_arrow, lambda leaves: file.iter_batches(columns=list(leaves))
 
-
-def column_names(schema: pa.Schema) -> list[str]:
-    """Names of the columns, with the fields of struct columns as ``column.field``."""
-    names = []
-    for field in schema:
-        names += [field.name] if not _fields(field.type) else [f"{field.name}.{each}" for each in _fields(field.type)]
-    return names
-
-
-class _FileCheck:
-    """Checks one file's columns, then its rows, and keeps what the checks over all files need.
-
-    Raises:
-        DataError: the file breaks the contract.
-    """
-
-    def __init__(self, name: str, schema: pa.Schema, prompt_key: str, media_keys: Sequence[str]) -> None:
-        self.name, self.schema, self.prompt_key = name, schema, prompt_key
-        self.command = own_command(name, column_names(schema))
-        self.num_rows = 0
-        self.ids: list[pa.Array] = []
-        self.data_sources: set[str] = set()
-        self.agent_loops: set[str] = set()
-        self.media = self.ungradable = ""
-        self._media_keys = [key for key in media_keys if key in schema.names]
-        self._check_columns()
-        self.has_ids = "extra_info" in schema.names and "prompt_id" in _fields(schema.field("extra_info").type)
-        self.leaves = ["data_source", prompt_key, "reward_model.ground_truth", *self._media_keys]
-        self.leaves += ["extra_info.prompt_id"] * self.has_ids + ["agent_name"] * ("agent_name" in schema.names)
-
-    def _check_columns(self) -> None:
-        names = self.schema.names
-        if missing := [column for column in ("data_source", self.prompt_key, "reward_model") if column not in names]:
-            hint = " (data.prompt_key names the prompts' column)" if self.prompt_key in missing else ""
-            raise DataError(
-                f"{self.name}: column {', '.join(missing)} is missing{hint}; found: {', '.join(names)}. Make a file "
-                f"with verl's columns: {self.command}."
-            )
-        type_ = self.schema.field("reward_model").type
-        if "ground_truth" not in _fields(type_):
-            self._fail(0, "reward_model.ground_truth", f"it is missing (reward_model is {type_})")
-        type_ = self.schema.field(self.prompt_key).type
-        if not _is_list(type_) or not {"role", "content"} <= set(_fields(type_.value_type)):
-            self._fail(0, self.prompt_key, f"it is {type_}, but must be chat messages: a list of {{role, content}}")
-        if "extra_info" in names:
-            type_ = self.schema.field("extra_info").type
-            if not pa.types.is_struct(type_) and not pa.types.is_null(type_):
-                self._fail(0, "extra_info", f"it is {type_}, but must be an object with named fields")
-
-    def _fail(self, row: int, field: str, what: str) -> NoReturn:
+    if missing := [column for column in ("data_source", prompt_key, "reward_model") if column not in types]:
+        hint = " (data.prompt_key names the prompts' column)" if prompt_key in missing else ""
         raise DataError(
-            f"{self.name}: row {row} (counted from 0), field {field}: {what}. Repair the row, or make a new file: "
-            f"{self.command}."
+            f"{name}: column {', '.join(missing)} is missing{hint}; found: {', '.join(types)}. Make a file with verl's "
+            f"columns: {command}."
         )
-
-    def read(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Check the rows."""
-        for batch in batches:
-            self._check_batch(batch)
-            self.num_rows += len(batch)
-        if self.num_rows == 0:
-            raise DataError(f"{self.name}: the file has no rows. Make it again: {self.command}.")
-
-    def _check_batch(self, batch: pa.RecordBatch) -> None:
-        start, prompts = self.num_rows, batch.column(self.prompt_key)
+    type_ = types["reward_model"]
+    if "ground_truth" not in _fields(type_):
+        fail(0, "reward_model.ground_truth", f"it is missing (reward_model is {type_})")
+    type_ = types[prompt_key]
+    if not _is_list(type_) or not {"role", "content"} <= set(_fields(type_.value_type)):
+        fail(0, prompt_key, f"it is {type_}, but must be chat messages: a list of {{role, content}}")
+    type_ = types.get("extra_info", pa.null())
+    if not pa.types.is_struct(type_) and not pa.types.is_null(type_):
+        fail(0, "extra_info", f"it is {type_}, but must be an object with named fields")
+    has_ids, media = "prompt_id" in _fields(type_), [key for key in media_keys if key in types]
+    leaves = ["data_source", prompt_key, "reward_model.ground_truth", *media]
+    leaves += ["extra_info.prompt_id"] * has_ids + ["agent_name"] * ("agent_name" in types)
+    start, ids = 0, []
+    for batch in read(leaves).to_batches():
+        prompts, golds = batch[prompt_key], pc.struct_field(batch["reward_model"], "ground_truth")
         messages, row_of_message = pc.list_flatten(prompts), pc.list_parent_indices(prompts)
         roles = pc.struct_field(messages, "role")
-        golds = pc.struct_field(batch.column("reward_model"), "ground_truth")
         fields = [
-            ("data_source", batch.column("data_source"), None, True),
-            (self.prompt_key, prompts, None, False),
-            (f"{self.prompt_key}.role", roles, row_of_message, True),
-            (f"{self.prompt_key}.content", pc.struct_field(messages, "content"), row_of_message, True),
+            ("data_source", batch["data_source"], None, True),
+            (prompt_key, prompts, None, False),
+            (f"{prompt_key}.role", roles, row_of_message, True),
+            (f"{prompt_key}.content", pc.struct_field(messages, "content"), row_of_message, True),
             # Golds of other types than text are left to the reward function that reads them.
             ("reward_model.ground_truth", golds, None, False),
         ]
-        if self.has_ids:
-            ids = pc.struct_field(batch.column("extra_info"), "prompt_id")
-            fields.append(("extra_info.prompt_id", ids, None, True))
-        for field, values, row_of_value, must_be_text in fields:
+        if has_ids:
+            ids.append(pc.struct_field(batch["extra_info"], "prompt_id"))
+            fields.append(("extra_info.prompt_id", ids[-1], None, True))
+        for path, values, row_of_value, must_be_text in fields:
             if pa.types.is_dictionary(values.type):  # a categorical column of pandas
                 values = values.dictionary_decode()
             if (at := pc.index(_is_empty(values), True).as_py()) >= 0:
-                self._fail(start + (row_of_value[at].as_py() if row_of_value else at), field, "it is missing or empty")
+                fail(start + (row_of_value[at].as_py() if row_of_value else at), path, "it is missing or empty")
             if must_be_text and not _is_text(values.type):
-                self._fail(start, field, f"it is {values[0].as_py()!r} ({values.type}), but must be text")
+                fail(start, path, f"it is {values[0].as_py()!r} ({values.type}), but must be text")
         if (at := pc.index(pc.is_in(roles, value_set=pa.array(ROLES, roles.type)), False).as_py()) >= 0:
             what = f"role {roles[at].as_py()!r} is none of {', '.join(ROLES)}"
-            self._fail(start + row_of_message[at].as_py(), f"{self.prompt_key}.role", what)
-        if self.has_ids:
-            self.ids.append(ids.cast(pa.large_string()))
-        self.data_sources |= set(pc.unique(batch.column("data_source")).to_pylist())
-        if "agent_name" in batch.schema.names:
-            self.agent_loops |= {name for name in pc.unique(batch.column("agent_name")).to_pylist() if name}
-        for key in self._media_keys:
-            if not self.media and (at := pc.index(_is_empty(batch.column(key)), False).as_py()) >= 0:
-                self.media = f"{self.name}: row {start + at} (counted from 0), column {key}"
-        if not self.ungradable and (at := _first_ungradable(golds)) >= 0:
-            where = f"{self.name}: row {start + at} (counted from 0), field reward_model.ground_truth"
-            self.ungradable = f"{where} is {str(golds[at].as_py())[:80]}"
+            fail(start + row_of_message[at].as_py(), f"{prompt_key}.role", what)
+        facts.data_sources |= set(pc.unique(batch["data_source"]).to_pylist())
+        if "agent_name" in types:
+            facts.agent_loops |= set(filter(None, pc.unique(batch["agent_name"]).to_pylist()))
+        for key in media:
+            if not facts.media and (at := pc.index(_is_empty(batch[key]), False).as_py()) >= 0:
+                facts.media = f"{name}: row {start + at} (counted from 0), column {key}"
+        if not facts.ungradable and (at := _first_ungradable(golds)) >= 0:
+            where = f"{name}: row {start + at} (counted from 0), field reward_model.ground_truth"
+            facts.ungradable = f"{where} is {str(golds[at].as_py())[:80]}"
+        start += len(batch)
+    if start == 0:
+        raise DataError(f"{name}: the file has no rows. Make it again: {command}.")
+    facts.num_rows += start
+    facts.num_without_id += 0 if has_ids else start
+    if has_ids:
+        facts.ids[name] = pa.chunked_array([each.cast(pa.large_string()) for each in ids])
 
 
 def _first_ungradable(golds: pa.Array) -> int:
@@ -420,44 +297,42 @@ def _is_empty(values: pa.Array) -> pa.Array:
     return pc.fill_null(pc.equal(lengths, 0), True)
 
 
-def _check_joinable(files: Sequence[_FileCheck]) -> None:
+def _check_joinable(schemas: Mapping[str, pa.Schema]) -> None:
     """Refuse files that ``datasets.concatenate_datasets``, with which verl joins them, would refuse."""
-    if len(files) < 2 or all(file.schema.equals(files[0].schema) for file in files):
+    (first, schema), *others = schemas.items()
+    if all(schema.equals(other) for _, other in others):
         return
     import datasets
 
-    # One row of nulls each: the library does not compare data sets without rows.
-    nulls = [pa.table([pa.nulls(1, field.type) for field in file.schema], file.schema) for file in files]
-    for file, table in zip(files[1:], nulls[1:], strict=True):
+    def nulls(schema: pa.Schema) -> Any:  # one row: the library does not compare data sets without rows
+        return datasets.Dataset(pa.table([pa.nulls(1, field.type) for field in schema], schema))
+
+    for name, other in others:
         try:
-            datasets.concatenate_datasets([datasets.Dataset(nulls[0]), datasets.Dataset(table)])
+            datasets.concatenate_datasets([nulls(schema), nulls(other)])
         except ValueError as error:
+            types = [
+                {field.name: field.type for column in each for field in _leaves(column)} for each in (schema, other)
+            ]
+            difference = "; ".join(
+                f"{field} is {type_} in the first, {types[1][field]} in the second"
+                for field, type_ in types[0].items()
+                if types[1].get(field, type_) != type_
+            )
             raise DataError(
-                f"{files[0].name} and {file.name} cannot be used together, because verl cannot join their columns:"
-                f" {_difference(files[0].schema, file.schema) or error}. Make both again with the same command: "
-                f"{files[0].command}; {file.command}."
+                f"{first} and {name} cannot be used together, because verl cannot join their columns: "
+                f"{difference or error}. Make both again with the same command: {MAKE}."
             ) from error
-
-
-def _difference(first: pa.Schema, second: pa.Schema) -> str:
-    """Columns and fields that both files have, with another type."""
-    types = [{field.name: field.type for column in schema for field in _leaves(column)} for schema in (first, second)]
-    return "; ".join(
-        f"{name} is {type_} in the first, {types[1][name]} in the second"
-        for name, type_ in types[0].items()
-        if types[1].get(name, type_) != type_
-    )
 
 
 def _leaves(field: pa.Field) -> list[pa.Field]:
     return [leaf for each in field.flatten() for leaf in _leaves(each)] if _fields(field.type) else [field]
 
 
-def _check_unique(files: Iterable[_FileCheck]) -> None:
-    ids = {file.name: pa.chunked_array(file.ids, pa.large_string()).to_pandas() for file in files if file.has_ids}
+def _check_unique(ids: Mapping[str, pa.ChunkedArray]) -> None:
     if not ids:
         return
-    by_file_and_row = pd.concat(ids)
+    by_file_and_row = pd.concat({name: each.to_pandas() for name, each in ids.items()})
     repeated = by_file_and_row[by_file_and_row.duplicated()]
     if not repeated.empty:
         prompt_id = repeated.iloc[0]
@@ -466,5 +341,5 @@ def _check_unique(files: Iterable[_FileCheck]) -> None:
         raise DataError(
             f"{first}: {rows} (counted from 0), field extra_info.prompt_id: both are {prompt_id!r}, but it must be"
             f" unique in all files that are used together, because statistics are stored under it. Drop one of the"
-            f" rows, or make the file again: {_make()}."
+            f" rows, or make the file again: {MAKE}."
         )

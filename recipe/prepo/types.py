@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,10 @@ from recipe.prepo.maths.prompt_index import PromptIndex
 class Candidates:
     """The candidate prompts of one choice, in data order.
 
-    ``nll_nats_C`` and ``num_tokens_C`` are None when the candidates were not scored.
-
     Attributes:
-        nll_nats_C: mean NLL of the prompt's tokens; NaN where the prompt was never scored.
+        nll_nats_C: mean NLL of the prompt's ``num_tokens_C`` tokens; NaN where never scored. None if none was scored.
         features_C: what scoring also measured (``maths.perplexity.FEATURES``), by name, shape [C] each.
-        score_age_steps_C: steps since each score was measured: 0 in this step, -1 never. None where scores are not
-            kept, so that all are of this step.
+        score_age_steps_C: steps since each score was measured, -1 for never; None where scores are not kept.
     """
 
     prompt_ids: tuple[str, ...]
@@ -49,13 +47,12 @@ class Candidates:
         return len(self.prompt_ids)
 
     def take(self, indices_P: IntArray) -> Candidates:
-        """The candidates at these positions, in this order."""
+        arrays: dict[str, Any] = {"nll_nats_C": self.nll_nats_C, "num_tokens_C": self.num_tokens_C}
+        arrays["score_age_steps_C"] = self.score_age_steps_C
         return Candidates(
             tuple(map(self.prompt_ids.__getitem__, indices_P.tolist())),
-            None if self.nll_nats_C is None else self.nll_nats_C[indices_P],
-            None if self.num_tokens_C is None else self.num_tokens_C[indices_P],
-            {name: values_C[indices_P] for name, values_C in self.features_C.items()},
-            None if self.score_age_steps_C is None else self.score_age_steps_C[indices_P],
+            features_C={name: values_C[indices_P] for name, values_C in self.features_C.items()},
+            **{name: array[indices_P] for name, array in arrays.items() if array is not None},
         )
 
 
@@ -64,12 +61,11 @@ class Selection:
     """What a selection rule decided.
 
     Attributes:
-        indices_P: chosen positions in the candidate list, in the order of submission.
         skip_reasons: other position -> reason; one that ends in ``_before`` refers to earlier rollouts of the prompt.
         details: scalars and arrays of shape [C] that the rule adds to the audit line, by name.
     """
 
-    indices_P: IntArray
+    indices_P: IntArray  # chosen positions in the candidate list, in the order of submission
     skip_reasons: dict[int, str] = field(default_factory=dict)
     details: Mapping[str, float | int | FloatArray] = field(default_factory=dict)
 
@@ -100,25 +96,15 @@ class Refill:
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """The rollouts of one training step, without padding rows.
+    """The rollouts of one training step, without padding rows."""
 
-    Attributes:
-        prompt_ids: prompt of each rollout, length R.
-        group_R: index of the rollout's group (one group for each dispatched prompt).
-        reward_R: scalar reward.
-        acc_R: ``acc`` of the reward function; NaN where it returned none.
-        correct_R: how correct each rollout is, in [0, 1]: the controller's definition, until then the default one.
-        num_tokens_R: response tokens that the policy generated, without tool tokens.
-        entropy_nats_R: mean token entropy over those tokens; 0 for an empty response; None when not computed.
-    """
-
-    prompt_ids: Sequence[str]
-    group_R: IntArray
+    prompt_ids: Sequence[str]  # length R
+    group_R: IntArray  # one group for each dispatched prompt
     reward_R: FloatArray
-    num_tokens_R: IntArray
-    entropy_nats_R: FloatArray | None = None
-    acc_R: FloatArray = None  # type: ignore[assignment]
-    correct_R: FloatArray = None  # type: ignore[assignment]
+    num_tokens_R: IntArray  # that the policy generated, without tool tokens
+    entropy_nats_R: FloatArray | None = None  # mean over those tokens; 0 for an empty response
+    acc_R: FloatArray = None  # type: ignore[assignment]  # of the reward function; NaN where it returned none
+    correct_R: FloatArray = None  # type: ignore[assignment]  # in [0, 1], by the controller's or the default definition
 
     def __post_init__(self) -> None:
         if self.acc_R is None:
@@ -151,11 +137,7 @@ def concatenate_rollouts(batches: Sequence[RolloutBatch]) -> RolloutBatch:
 
 @dataclass(frozen=True)
 class PromptOutcomes:
-    """Outcomes of groups, one entry per group, shape [G]; a prompt may occur twice.
-
-    rows_G: row of the prompt in the training set; size_G: rollouts; num_correct_G: correct rollouts, a fraction where
-    correctness is graded (``RunFacts.grades_correctness``).
-    """
+    """Outcomes of groups, shape [G]; a prompt may occur twice."""
 
     rows_G: IntArray
     size_G: IntArray
@@ -174,8 +156,7 @@ class PromptOutcomes:
 class StepOutcome:
     """Result of a training step's rollouts; steps count from 1.
 
-    ``discarded`` holds the groups that were rolled out and then discarded (no reward variance, surplus, stale), in the
-    order of the discards, without entropies.
+    ``discarded``: groups that were rolled out and then discarded, in that order, without entropies.
     """
 
     trained: RolloutBatch
@@ -204,8 +185,6 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel that a rule adds to the report: metrics over the training steps."""
-
     title: str
     caption: str
     series: Mapping[str, str]  # metric name -> legend label

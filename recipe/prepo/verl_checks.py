@@ -1,6 +1,6 @@
 """What only verl's own code can tell before a run: its configuration classes, tokenizer, prompt lengths and reward.
 
-Importing verl takes seconds, so :mod:`recipe.prepo.preflight` comes first. Needs no Ray cluster and no GPU.
+Importing verl takes seconds, so :mod:`recipe.prepo.preflight` comes first. Needs no GPU and no Ray.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, most_similar, value_at
 from recipe.prepo.errors import ConfigError, RewardError
-from recipe.prepo.preflight import ACTOR, NOT_ESTIMATED, ROLLOUT, VERL_VERSION, DataFound, Findings, findings
+from recipe.prepo.preflight import ACTOR, MODEL, NOT_ESTIMATED, ROLLOUT, VERL_VERSION, DataFound, Findings, findings
 from recipe.prepo.reward.own import grade_rows
 from recipe.prepo.rows import first_rows, read_prompts, rows_within_limit
 
-MODEL = "actor_rollout_ref.model"
 GRADED_ROWS = 3
 MAX_LORA_RANK = 512  # of vLLM
 PLAIN_TEMPLATE = "\"{% for m in messages %}{{ m['content'] }}\\n{% endfor %}\""
@@ -33,24 +32,14 @@ RESUME_MODES = ("auto", "disable", "resume_path")
 
 
 def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> Findings:
-    """Every check that imports verl, in order. Prints nothing.
-
-    Args:
-        config: the composed configuration.
-        data: what :func:`recipe.prepo.preflight.check_all` found.
-
-    Raises:
-        PrepoError: the first thing that would stop the run.
-    """
+    """Every check that imports verl; ``data`` is what ``preflight.check_all`` found. Raises the first error."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with _quiet():
         model = load_model(config)  # imports the user's model.external_lib, which may register names
         check(plain, _names(plain, data.agent_loops))
         check_verl(config)
-        notes = []
-        if model is None:
-            notes.append(f"note      {MODEL}.path is not on this machine: tokenizer, context and lengths not checked")
-        else:
+        notes = [f"note      {MODEL}.path is not on this machine: tokenizer, context and lengths not checked"]
+        if model is not None:
             check(plain, _model_needs(plain, model))
             data, notes = fit_prompts(plain, prepo, data, model.tokenizer)
         notes.append(grade(plain, data))
@@ -61,22 +50,16 @@ def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """verl and the reward print and warn while they are tried."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    level = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as at_end:
         warnings.simplefilter("ignore")
-        level = logging.root.manager.disable
         logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
+        at_end.callback(logging.disable, level)
+        yield
 
 
 def check_verl(config: DictConfig) -> None:
-    """Call verl's ``validate_config``, and build the configuration objects that its workers build.
-
-    Raises:
-        ConfigError: verl refuses a value.
-    """
+    """Call verl's ``validate_config``, and build the configuration objects that its workers build."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import omega_conf_to_dataclass, validate_config
 
@@ -95,11 +78,7 @@ def check_verl(config: DictConfig) -> None:
 
 
 def load_model(config: DictConfig) -> Any:
-    """verl's description of the model, with its tokenizer; None for a hub id that is not on this machine.
-
-    Raises:
-        ConfigError: the tokenizer or the model's configuration does not load.
-    """
+    """verl's description of the model, with its tokenizer; None for a hub id that is not on this machine."""
     from huggingface_hub import snapshot_download
     from verl.utils.config import omega_conf_to_dataclass
 
@@ -117,7 +96,7 @@ def load_model(config: DictConfig) -> Any:
         raise ConfigError(f"{MODEL}.path={section.path}: verl cannot load it: {_said(error)}") from error
 
 
-def _names(config: Mapping[str, Any], agent_loops: frozenset[str]) -> Iterator[Need]:
+def _names(config: Mapping[str, Any], agent_loops: set[str]) -> Iterator[Need]:
     """Values, and names in the data's column ``agent_name``, that must be names which verl knows."""
     from verl.experimental.agent_loop import agent_loop
     from verl.experimental.reward_loop.reward_manager.registry import REWARD_MANAGER
@@ -149,27 +128,24 @@ def _names(config: Mapping[str, Any], agent_loops: frozenset[str]) -> Iterator[N
 
 
 def _model_needs(config: Mapping[str, Any], model: Any) -> Iterator[Need]:
-    """What the model's configuration and tokenizer allow."""
     text = model.hf_config.get_text_config()
     prompt, response = (value_at(config, f"data.max_{part}_length") for part in ("prompt", "response"))
     path, context = f"{ROLLOUT}.max_model_len", getattr(text, "max_position_embeddings", None) or prompt + response
     limit = value_at(config, path, None) or context
     yield Need(path, limit <= context, f"the model's context has {context} tokens", context)
+    ok = prompt + response <= limit
     why = (
-        f"with data.max_prompt_length={prompt}, it is more than the {limit} tokens of "
-        f"{'the model' if limit == context else path}, so responses would be cut short"
+        f"prompts of {prompt} and responses of {response} tokens do not fit into {limit} tokens ({path}, or the model)"
     )
-    wanted = limit - prompt
-    ok, otherwise = prompt + response <= limit, "shorter prompts (data.max_prompt_length)"
+    path, wanted = "data.max_response_length", limit - prompt
     if wanted < 1:
-        path, wanted, otherwise = "data.max_prompt_length", max(1, limit - response), "a model with a longer context"
-        yield Need(path, ok, f"the model's context has {limit} tokens", wanted, otherwise)
-    yield Need("data.max_response_length", ok, why, wanted, otherwise)
+        path, wanted = "data.max_prompt_length", max(1, limit - response)
+    yield Need(path, ok, why, wanted, "a model with a longer context")
     path, heads = f"{ROLLOUT}.tensor_model_parallel_size", text.num_attention_heads
     yield Need(path, heads % value_at(config, path) == 0, f"it must divide the model's {heads} attention heads", 1)
     path = f"{MODEL}.custom_chat_template"
-    why = "neither the tokenizer nor this option has a chat template, so that prompts cannot become tokens"
     ok = getattr(model.get_processor(), "chat_template", None)
+    why = "neither the tokenizer nor this option has a chat template"
     yield Need(path, ok, why, PLAIN_TEMPLATE, "a model with a template, such as an instruction-tuned one")
 
 
@@ -178,31 +154,23 @@ def fit_prompts(
 ) -> tuple[DataFound, list[str]]:
     """Apply the chat template and count the prompts within ``data.max_prompt_length``, as verl filters them.
 
-    Returns:
-        The data without the prompts that verl drops, and notes about them.
-
-    Raises:
-        ConfigError: the tools do not load, or too few prompts are left.
-        DataError: the chat template fails for every prompt.
+    Returns the data without the prompts that verl drops, and notes about them.
     """
     section, limit = config["data"], value_at(config, "data.max_prompt_length")
     options = {**value_at(config, "data.apply_chat_template_kwargs", {}), **_tools(config)}
     key = value_at(config, "data.prompt_key", "prompt")
     drawn = {"shuffle": section.get("shuffle", False), "seed": section.get("seed")}
-    left = {}
+    left: dict[str, int] = {}
     for name, files in (("train", data.train_files), ("val", data.val_files)):
         samples = value_at(config, f"data.{name}_max_samples", -1)
         prompts = read_prompts(files, prompt_key=key, max_samples=samples, **drawn)
         left[name] = rows_within_limit(prompts, tokenizer, options, limit)
     long = data.num_rows - left["train"]
-    if not value_at(config, "data.filter_overlong_prompts", False):
-        cut = (
-            f"note      {long} training prompts are longer than data.max_prompt_length={limit} and lose their beginning"
-        )
-        return data, [f"{cut}. To drop them: data.filter_overlong_prompts=True"] if long else []
-    why = "no validation prompt is short enough"
-    check(config, [Need("data.max_prompt_length", left["val"], why, f"{2 * limit}")])
     dropped = f"{long} of {data.num_rows} training prompts are longer than data.max_prompt_length={limit}"
+    if not value_at(config, "data.filter_overlong_prompts", False):
+        dropped = f"note      {dropped} and lose their beginning. To drop them: data.filter_overlong_prompts=True"
+        return data, [dropped] if long else []
+    check(config, [Need("data.max_prompt_length", left["val"], "no validation prompt is short enough", 2 * limit)])
     try:
         check_data_size(left["train"], prepo)
     except ConfigError as error:
@@ -213,24 +181,20 @@ def fit_prompts(
 def _tools(config: Mapping[str, Any]) -> dict[str, Any]:
     """The schemas of the run's tools, as verl gives them to the chat template."""
     paths = {key: value_at(config, f"data.{key}", None) for key in ("tool_config_path", "function_tool_path")}
-    if not any(paths.values()):
+    given = ", ".join(f"{ROLLOUT}.multi_turn.{key}={path}" for key, path in paths.items() if path)
+    if not given:
         return {}
     from verl.tools.tool_registry import load_all_tools
 
     try:
         tools = load_all_tools(**paths)
     except Exception as error:
-        key, path = next((key, path) for key, path in paths.items() if path)
-        raise ConfigError(f"{ROLLOUT}.multi_turn.{key}={path}: the tools do not load: {_said(error)}") from error
+        raise ConfigError(f"{given}: the tools do not load: {_said(error)}") from error
     return {"tools": [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]}
 
 
 def grade(config: Mapping[str, Any], data: DataFound) -> str:
-    """Call the reward function on the gold answers of three rows; returns a line with their scores.
-
-    Raises:
-        ConfigError, RewardError: the function does not load, raises, or returns no reward.
-    """
+    """Call the reward function on the gold answers of three rows; returns a line with their scores."""
     function = dict(value_at(config, "reward.custom_reward_function", {}))
     is_own = bool(function.get("path"))
     if not is_own:
@@ -243,10 +207,10 @@ def grade(config: Mapping[str, Any], data: DataFound) -> str:
     except RewardError as error:
         if is_own:
             raise
-        raise ConfigError(
-            f"{error} It is verl's own reward. Set reward.custom_reward_function.path=<your file>, or "
-            f"pkg://recipe.prepo.reward for this recipe's grader."
-        ) from error
+        how = (
+            "Set reward.custom_reward_function.path=<your file>, or pkg://recipe.prepo.reward for this recipe's grader."
+        )
+        raise ConfigError(f"{error} It is verl's own reward. {how}") from error
     shown = ", ".join(f"{score:g}" for score in scores[:GRADED_ROWS])
     return f"reward    {function['name']} of {function['path']} gives the first gold answers {shown}"
 

@@ -18,7 +18,7 @@ from simulated_run import NEUTRAL, every_combination
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.preflight import check_all, check_config, findings, remarks
+from recipe.prepo.preflight import check_all, check_config, findings
 from recipe.prepo.rules.registry import REGISTRIES
 
 PROJECT = Path(__file__).parents[2]
@@ -80,27 +80,6 @@ def test_methods_are_the_same_in_every_experiment() -> None:
     assert config["trainer"]["default_local_dir"] == f"outputs/{GPU.removeprefix('experiment=')}-prepo_e3-seed0"
 
 
-@pytest.mark.parametrize(
-    ("method", "changes", "notes"),
-    [
-        ("prepo_e3", {}, 1),
-        ("prepo_e3", {"prepo.temperature.target_nats": 0.3}, 0),
-        ("prepo_e3", {"prepo/temperature": "constant"}, 0),
-        ("e3", {}, 0),
-        ("random", {"prepo/temperature": "entropy_target"}, 0),
-    ],
-)
-def test_a_target_measured_on_the_schedules_first_prompts_is_reported(
-    method: str, changes: dict[str, Any], notes: int
-) -> None:
-    config = composed("experiment=comparison", f"method={method}", "prepo.seed=7", changes=changes)
-    found = remarks(read_config(config))
-    assert len(found) == notes
-    for line in found:
-        assert "prepo/temperature=constant" in line
-        assert "prepo.temperature.target_nats" in line
-
-
 POOLS = {
     # Experiment, cluster -> mode, actor's pool, servers' pool, engine.
     ("experiment=tiny_cpu", "cpu"): ("prepo_separate_async", (2, 1), (6, 1), "gloo"),
@@ -155,7 +134,6 @@ def test_the_doctor_refuses_a_value_and_a_data_file_with_one_error(
     for override, named in (
         ("prepo.candidate_ratio=0.5", ["prepo.candidate_ratio=0.5", "prepo.candidate_ratio=5"]),
         (f"data.train_files={tmp_path}/twice.parquet", ["twice.parquet", "rows 0 and 3", "prompt_id"]),
-        ("experiment=prepo", ["experiment=comparison method=prepo"]),
     ):
         assert doctor.main(["experiment=tiny_cpu", override]) == 2
         out, err = capsys.readouterr()
@@ -221,14 +199,6 @@ def test_a_gpu_run_without_a_gpu_stops_at_once_and_names_the_cpu_command(tmp_pat
     assert "Traceback" not in done.stderr
     assert "starting Ray" not in done.stdout
     assert os.listdir(tmp_path / "ray") == os.listdir(run_dir) == []
-
-
-def test_the_main_command_names_the_new_command_for_an_old_experiment(tmp_path: Path) -> None:
-    done = run("recipe.prepo.main", "experiment=prepo", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: experiment=prepo: prepo is a method, not an experiment.")
-    assert "experiment=comparison method=prepo" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def run_qwen(*arguments: str) -> subprocess.CompletedProcess[str]:

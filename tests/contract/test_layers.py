@@ -17,8 +17,7 @@ PURE = {"candidates", "controller", "errors", "maths", "metrics", "reward_scale"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "maths": set(),
-    "import_hooks": set(),
-    "cpu": {"import_hooks"},
+    "cpu": set(),
     "types": {"maths"},
     "rows": {"errors"},
     "rules": {"errors", "maths", "types"},
@@ -38,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"errors", "tools"},
     "evaluate": {"tools"},
     "analyze": {"tools"},
-    "plugin": {"cpu", "import_hooks", "modes", "trainer"},
+    "plugin": {"cpu", "modes", "trainer"},
     "main": {
         "config",
         "controller",

@@ -130,7 +130,7 @@ def test_choices_are_unique_and_in_the_pool_and_the_rest_has_a_reason(name: str,
 @pytest.mark.parametrize("name", SELECTION)
 def test_only_rules_that_follow_the_progress_depend_on_it(name: str) -> None:
     chosen = [select(make("selection", name), pool(1, 30), 6, progress) for progress in (0.0, 1.0)]
-    assert (chosen[0] != chosen[1]) == make("selection", name).follows_progress
+    assert (chosen[0] != chosen[1]) == name.startswith("ppl_schedule")
 
 
 @pytest.mark.parametrize("name", WEIGHTING)

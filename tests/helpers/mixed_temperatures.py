@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipe.prepo.import_hooks import after_import
+from wrapt import register_post_import_hook
 
 TEMPERATURES = (0.7, 1.4)  # where the rule says 1.0
 
@@ -20,4 +20,4 @@ def alternate(columns: Any) -> None:
     columns.set_temperature = set_temperature
 
 
-after_import("recipe.prepo.trainer.columns", alternate)
+register_post_import_hook(alternate, "recipe.prepo.trainer.columns")

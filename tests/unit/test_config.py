@@ -127,8 +127,13 @@ VALUES: list[tuple[str, Any, str, str]] = [
     (f"{ROLLOUT}.agent.default_agent_loop", "tool_agent", "'tool_agent'", "prepo/selection=uniform"),
     (f"{ROLLOUT}.enable_chunked_prefill", True, "True", "enable_chunked_prefill=False, or prepo.seed_rollouts=False"),
     (MANAGER, None, "seeds of prepo.seed_rollouts=True", "recipe.prepo.modes.PrepoAgentLoopManager"),
-    ("actor_rollout_ref.model.use_fused_kernels", True, "True", "use_fused_kernels=False, or prepo/weighting=none"),
-    ("algorithm.rollout_correction.bypass_mode", True, "True", "bypass_mode=False, or prepo/weighting=none"),
+    (
+        "actor_rollout_ref.model.use_fused_kernels",
+        True,
+        "True",
+        "use_fused_kernels=False, or another rule of prepo/weighting",
+    ),
+    ("algorithm.rollout_correction.bypass_mode", True, "True", "bypass_mode=False, or another rule of prepo/weighting"),
     ("trainer.v1.trainer_mode", "sync", "'sync'", "trainer.v1.trainer_mode=prepo_sync"),
     ("trainer.v1.trainer_mode", "prepo_colocate_async", "prepo_colocate_async", "prepo.seed_rollouts=False"),
     ("trainer.logger", ["console", "wandbb"], "wandbb", "wandb"),
@@ -155,15 +160,15 @@ SAMPLER = "trainer.v1.sampler.custom_sampler.path"
 TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (
         {**TEMPERATURES, "algorithm.rollout_correction.bypass_mode": True},
-        ("bypass_mode=False", "prepo/temperature=entropy_target", "prepo/temperature=constant"),
+        ("bypass_mode=False", "prepo/temperature=entropy_target", "another rule of prepo/temperature"),
     ),
     (
         {**TEMPERATURES, "actor_rollout_ref.model.use_fused_kernels": True},
-        ("use_fused_kernels=False", "prepo/temperature=constant"),
+        ("use_fused_kernels=False", "another rule of prepo/temperature"),
     ),
     (
         {**TEMPERATURES, "actor_rollout_ref.actor.strategy": "megatron"},
-        ("strategy='megatron'", "strategy=fsdp2", "prepo/temperature=constant"),
+        ("strategy='megatron'", "strategy=fsdp2", "another rule of prepo/temperature"),
     ),
     (
         {**TEMPERATURES, "prepo.seed_rollouts": False, MANAGER: "verl.experimental.agent_loop.AgentLoopManager"},
@@ -173,10 +178,10 @@ TOGETHER: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({**BUDGET, "prepo.budget.lowest": 13}, ("lowest=13", "highest=12")),
     ({**BUDGET, "prepo.budget.allocation": "greedy"}, ("allocation='greedy'", "clip", "published")),
     ({**GRESO, "algorithm.filter_groups": FILTERS}, ("metric='acc'", "metric=reward", "enable=False")),
-    ({**GRESO, SAMPLER: "mine.py"}, ("mine.py", "custom_sampler.path=null", "prepo/selection=uniform")),
+    ({**GRESO, SAMPLER: "mine.py"}, ("mine.py", "custom_sampler.path=null", "another rule of prepo/selection")),
     (
         {**GRESO, "reward.reward_model.enable": True},
-        ("enable=True", "enable_resource_pool=True", "prepo/selection=uniform"),
+        ("enable=True", "enable_resource_pool=True", "another rule of prepo/selection"),
     ),
     ({**GRESO, "prepo.selection.explore": 0}, ("explore=0", "0.01")),
     ({**GRESO, "prepo.score_candidates": "always"}, ("'always'", "prepo/selection=greso", "score_candidates=auto")),
@@ -255,7 +260,7 @@ def test_the_training_set_must_fill_one_step() -> None:
     with pytest.raises(ConfigError, match=r"79 prompts.*\|B\| = 80.*K = 16.*prepo\.candidate_ratio"):
         check_data_size(79, prepo)
     skipping = read_config(composed(changes=GRESO))
-    with pytest.raises(ConfigError, match=r"23 prompts.*rolls out 24.*first_round_ratio"):
+    with pytest.raises(ConfigError, match=r"23 prompts.*rolls out 24.*first round"):
         check_data_size(23, skipping)
 
 

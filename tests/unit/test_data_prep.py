@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.common import DEFAULT_INSTRUCTION, EXTRA_FIELDS, NUM_LISTED, write_parquet
+from data_prep.common import DEFAULT_INSTRUCTION, EXTRA_FIELDS, NUM_LISTED, build_row, write_parquet
 from data_prep.registry import DAPO_WRAPPINGS, DATASETS
 from recipe.prepo.errors import DataError
 from recipe.prepo.reward.grading_process import GradingStopped
-from recipe.prepo.rows import build_row, validate_files
+from recipe.prepo.rows import validate_files
 
 Row = dict[str, Any]
 

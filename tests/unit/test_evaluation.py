@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_prep.common import build_row
 from recipe.prepo.errors import ConfigError, DataError, PrepoError, StateError
-from recipe.prepo.rows import build_row
 from recipe.prepo.tools import evaluate
 from recipe.prepo.tools.analyze import analyse, choosing, draw, report
 from recipe.prepo.tools.evaluate import summarise, table, vote

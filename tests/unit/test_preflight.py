@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from composed import composed
 
+from data_prep.common import build_row
 from recipe.prepo.config import read_config
 from recipe.prepo.cpu import cpu_environment, is_cpu_platform
 from recipe.prepo.errors import ConfigError, DataError
@@ -26,9 +27,7 @@ from recipe.prepo.preflight import (
     has_gpu,
     joined_ray,
     project_root,
-    refuse_old_names,
 )
-from recipe.prepo.rows import build_row
 
 CONF = {"trainer.total_epochs": 3, "trainer.total_training_steps": None, "data.train_batch_size": 2}
 CONF["actor_rollout_ref.actor.ppo_mini_batch_size"] = 2
@@ -210,12 +209,6 @@ def test_rows_are_checked_against_model_reward_and_rules(
 def test_samples_of_a_missing_data_source_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"aime24.*prepo\.val_samples=\{d: 16\}"):
         found_in(tmp_path, 10, **{"prepo.val_samples": {"aime24": 16}})
-
-
-def test_a_methods_old_experiment_is_refused_with_the_new_command() -> None:
-    refuse_old_names(["experiment=comparison,tiny_cpu", "method=prepo"])
-    with pytest.raises(ConfigError, match="Use experiment=comparison method=random,prepo"):
-        refuse_old_names(["prepo.seed=0,1", "experiment=random,prepo"])
 
 
 def test_cpu_environment_keeps_what_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

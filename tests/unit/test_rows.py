@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.common import build_row
 from recipe.prepo.errors import DataError
 from recipe.prepo.rows import (
-    build_row,
     content_ids,
-    own_command,
     read_prompts,
     rows_within_limit,
     validate_files,
@@ -210,13 +209,6 @@ def test_media_and_agent_loops_are_found(tmp_path: Path) -> None:
     assert facts.media == f"{tmp_path}/f.parquet: row 2 (counted from 0), column pictures"
     assert facts.agent_loops == {"tool_agent"}
     assert not validate_files([tmp_path / "f.parquet"]).media
-
-
-def test_errors_name_the_command_with_the_files_own_columns() -> None:
-    assert own_command("f.csv", ["Problem", "extra_info.answer"]) == (
-        "python -m data_prep own --source f.csv --question Problem --answer extra_info.answer --out DIR"
-    )
-    assert own_command("f.csv", ["a", "b"]).endswith("--answer ANSWER --out DIR (its columns: a, b)")
 
 
 def test_a_template_that_no_prompt_fits_is_one_clear_error() -> None:

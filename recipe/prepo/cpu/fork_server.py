@@ -28,7 +28,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 # What the run's processes import, without and with Ray, which reads environment variables when it is imported.
@@ -87,14 +86,9 @@ class ForkServer:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-
-
-# ---- in the server --------------------------------------------------------------------------------------------------
 
 
 def serve(listener: socket.socket, driver: int, at_once: Sequence[str], before_first: Sequence[str]) -> Request:
@@ -165,11 +159,7 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-# ---- in a fork ------------------------------------------------------------------------------------------------------
-
-
 def run_worker(request: Request, folder: str) -> None:
-    """Become the Python process that was asked for."""
     os.setpgid(0, 0)  # Ray kills the process group of a worker that has died
     for number, stream in enumerate(request.streams):
         os.dup2(stream, number)
@@ -239,9 +229,6 @@ class _Begin:
 def _begin_spawned(server: int, environment: dict[str, str], folder: str) -> None:
     end_with_parent(server)
     begin(environment, folder)
-
-
-# ---- in place of Python ---------------------------------------------------------------------------------------------
 
 
 def ask_for_worker(path: str, arguments: list[str]) -> bool:

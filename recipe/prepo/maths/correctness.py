@@ -22,11 +22,9 @@ def correctness(
     """How correct each rollout is, shape [R]: 1 or 0, or its place in ``reward_range``.
 
     Args:
-        reward_R: raw scalar rewards.
         acc_R: what the reward function returned as ``acc``, which then decides; NaN where it returned none.
         correct_above: a reward above it is correct; None for ``CORRECT_ABOVE``.
-        reward_range: rewards of a worthless and of a perfect answer. Correctness is then graded: 0 and 1 at its ends,
-            linear in between, whatever ``acc`` says.
+        reward_range: rewards of a worthless and of a perfect answer, which then are 0 and 1, linear in between.
 
     >>> correctness(np.array([0.95, 0.05, -1.0, 0.0]), np.array([np.nan, np.nan, np.nan, 1.0])).tolist()
     [1.0, 0.0, 0.0, 1.0]

@@ -11,15 +11,11 @@ from recipe.prepo.maths import FloatArray, IntArray
 
 
 def sequence_entropy_nats(entropy_R_T: Iterable[ArrayLike], mask_R_T: Iterable[ArrayLike]) -> FloatArray:
-    """Mean token entropy of each rollout over the tokens that the policy generated.
+    """Mean token entropy ``(1/|o_i|) * sum_t H_t`` of each rollout, shape [R]; 0 for one without tokens.
 
     Args:
         entropy_R_T: for each rollout, the full-vocabulary Shannon entropy in nats at each response position, [T_i].
         mask_R_T: for each rollout, 1 where the policy generated the token, 0 for tool tokens and padding, [T_i].
-
-    Returns:
-        ``(1/|o_i|) * sum_t H_t``, shape [R]; 0 for a rollout without such tokens. Small negative values, which
-        single-precision rounding produces (about -1e-5), become 0.
 
     >>> sequence_entropy_nats([[0.5, 1.5, 9.0], [2.0]], [[1, 1, 0], [0]]).tolist()
     [1.0, 0.0]

@@ -26,13 +26,14 @@ class Groups:
     size_G: IntArray
     num_correct_G: FloatArray
     is_flat_G: NDArray[np.bool_]
+    spread_G: FloatArray  # of the rewards: largest minus smallest
 
 
 def group_statistics(reward_R: FloatArray, group_R: IntArray, correct_R: FloatArray) -> Groups:
     """Statistics of ragged groups, from rewards, group indices (not necessarily dense) and correctness, shape [R].
 
-    >>> group_statistics(np.array([0.9, 0.0, 0.9]), np.array([7, 3, 7]), np.array([1.0, 0.0, 1.0]))
-    Groups(first_G=array([1, 0]), size_G=array([1, 2]), num_correct_G=array([0., 2.]), is_flat_G=array([ True,  True]))
+    >>> group_statistics(np.array([0.9, 0.0, 0.9]), np.array([7, 3, 7]), np.array([1.0, 0.0, 1.0])).num_correct_G
+    array([0., 2.])
     """
     _, first_G, dense_R, size_G = np.unique(group_R, return_index=True, return_inverse=True, return_counts=True)
     low_G, high_G = np.full(len(first_G), np.inf), np.full(len(first_G), -np.inf)
@@ -43,4 +44,5 @@ def group_statistics(reward_R: FloatArray, group_R: IntArray, correct_R: FloatAr
         size_G=size_G,
         num_correct_G=np.bincount(dense_R, weights=correct_R, minlength=len(first_G)).astype(np.float64),
         is_flat_G=(low_G == high_G) & ((size_G > 1) | (high_G == 0.0)),
+        spread_G=high_G - low_G,
     )

@@ -12,14 +12,9 @@ FEATURES = ("nll_std_nats", "nll_max_nats")
 
 
 def mean_nll_nats(log_probs_T: ArrayLike) -> float:
-    """Mean negative log-likelihood of a prompt's tokens, in nats.
+    """Mean negative log-likelihood of a prompt in nats, ``-(1/T) * sum_t log p(x_t | x_<t)``; ``nan`` for T = 0.
 
-    Args:
-        log_probs_T: natural log-probabilities of the prompt tokens that have a left context, shape [T]. Leave out the
-            first token of a prompt, which has none.
-
-    Returns:
-        ``-(1/T) * sum_t log p(x_t | x_<t)``; ``nan`` for an empty prompt (T = 0), which callers must refuse.
+    ``log_probs_T``: of the tokens that have a left context (all but the first), shape [T].
 
     >>> round(mean_nll_nats([-1.0, -3.0]), 3)
     2.0

@@ -38,13 +38,13 @@ def number(interval: str, *, optional: bool = False, why: str = "") -> Any:
     return field(metadata={"fits": fits, "allowed": f"a number in {interval}{' or null' if optional else ''}{why}"})
 
 
-def count(*, optional: bool = False) -> Any:
+def count(*, least: int = 1, optional: bool = False) -> Any:
     """Declares an option that counts something; None fits too if ``optional``."""
 
     def fits(value: Any) -> bool:
-        return value >= 1 if type(value) is int else value is None and optional
+        return value >= least if type(value) is int else value is None and optional
 
-    return field(metadata={"fits": fits, "allowed": f"an integer of at least 1{' or null' if optional else ''}"})
+    return field(metadata={"fits": fits, "allowed": f"an integer of at least {least}{' or null' if optional else ''}"})
 
 
 def choice(*values: Any) -> Any:
@@ -58,11 +58,7 @@ def choice(*values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """Base of a rule's ``Config``, with one field per key of its yaml and no defaults: defaults live in the yaml.
-
-    Raises:
-        ValueError: an option is not what its field declares.
-    """
+    """Base of a rule's ``Config``: one field per key of its yaml, no defaults. ValueError: a value does not fit."""
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -85,14 +81,9 @@ class Stateful:
         return {name: _copied(getattr(self, f"_{name}")) for name in self.saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned, into a fresh object.
-
-        Raises:
-            KeyError, OverflowError, TypeError, ValueError: the state does not fit.
-        """
+        """Restore what ``state_dict`` returned, into a fresh object; an error where it does not fit."""
         if not isinstance(state, Mapping) or set(state) != set(self.saved):
-            found = sorted(state) if isinstance(state, Mapping) else state
-            raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {found}")
+            raise ValueError(f"{type(self).__name__} saves {sorted(self.saved)}, found {sorted(state or ())}")
         for name in self.saved:
             mine, value = getattr(self, f"_{name}"), state[name]
             if isinstance(mine, Stateful):
@@ -131,11 +122,7 @@ class Rule(Stateful, ABC):
         self.config = config
 
     def check_sizes(self, *, num_selected: int, rollouts_per_prompt: int) -> None:
-        """Check the options against K and M when the configuration is read.
-
-        Raises:
-            ValueError: they do not fit; says which option or size to change.
-        """
+        """Check the options against K and M when the configuration is read; a ValueError says what to change."""
 
     def bind(self, run: RunFacts) -> None:
         """Learn about the run. Called once, before the first step and before any state is loaded."""
@@ -155,11 +142,6 @@ class SelectionRule(Rule):
     takes_unscored: ClassVar[bool] = False  # whether it also takes candidates whose score is missing (NaN)
     uses_candidates: ClassVar[bool] = True  # False if it takes all that it is given: a step draws K prompts, not |B|
 
-    @property
-    def follows_progress(self) -> bool:
-        """Whether it prefers other prompts early in the run than late, so that the first steps are not typical."""
-        return False
-
     def first_round(self, num_selected: int) -> int:
         """Prompts that a step asks for first, for K = ``num_selected``: K, or more if groups are discarded."""
         return num_selected
@@ -172,7 +154,7 @@ class SelectionRule(Rule):
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
         """Recompute a choice from its line of ``audit/selection.jsonl``, without the code of ``select``.
 
-        Returns the difference found; "" when the line agrees with the rule under these options (of config.yaml).
+        Returns the difference from the rule under these options (of config.yaml); "" if there is none.
         """
         return "" if line["window_start"] is None else "a rule without a window has a window_start"
 
@@ -238,11 +220,6 @@ class TemperatureRule(Rule):
     """Sets the sampling temperature of a step."""
 
     is_constant: ClassVar[bool] = False  # every rollout of the run has the configured temperature
-
-    @property
-    def measures_target(self) -> bool:
-        """Whether it holds a value that it measures in the run's first steps."""
-        return False
 
     @abstractmethod
     def temperature(self, base_temperature: float) -> float:

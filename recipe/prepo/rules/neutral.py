@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rules.base import (
-    AuditLine,
-    BudgetRule,
-    SelectionRule,
-    ShapingRule,
-    TemperatureRule,
-    WeightingRule,
-)
+from recipe.prepo.rules.base import AuditLine, BudgetRule, SelectionRule, ShapingRule, TemperatureRule, WeightingRule
 from recipe.prepo.types import Candidates, FloatArray, IntArray, RolloutBatch, Selection
 
 

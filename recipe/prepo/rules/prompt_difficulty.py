@@ -27,11 +27,7 @@ class RankOptions(Options):
 
 
 def difficulty_ranks(accuracy_N: FloatArray, *, average_ties: bool) -> FloatArray:
-    """Rank ``k_i`` in [0, 1) of each prompt by descending accuracy: 0 is the easiest, towards 1 the hardest.
-
-    Args:
-        accuracy_N: pooled accuracy of each prompt, shape [N]; 0 for a prompt without rollouts.
-        average_ties: see :class:`RankOptions`.
+    """Rank ``k_i`` in [0, 1) of each prompt by descending accuracy, shape [N]: 0 is the easiest, towards 1 the hardest.
 
     >>> difficulty_ranks(np.array([0.0, 1.0, 0.5, 0.0]), average_ties=False).tolist()
     [0.5, 0.0, 0.25, 0.75]
@@ -47,10 +43,9 @@ def difficulty_ranks(accuracy_N: FloatArray, *, average_ties: bool) -> FloatArra
 class PromptDifficulty(Stateful):
     """Counts the correct rollouts of each prompt over the whole run, and ranks the prompts at the end of an epoch.
 
-    It counts raw correctness, never shaped rewards, and forgets nothing, so old policies keep their influence. A
-    prompt without rollouts has accuracy 0. DEVIATIONS from the published code: ranks in the data file are not read
-    (its budget is uniform in the first epoch anyway; its length bias would act from the first step), discarded groups
-    count too, and everything is saved and loaded.
+    It counts raw correctness, never shaped rewards, and forgets nothing. A prompt without rollouts has accuracy 0.
+    DEVIATIONS from the published code: ranks in the data file are not read, discarded groups count too, and everything
+    is saved.
     """
 
     saved = ("num_correct_N", "num_rollouts_N", "rank_N")

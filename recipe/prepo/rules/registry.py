@@ -45,12 +45,7 @@ REGISTRIES: dict[str, Mapping[str, type[Rule]]] = {
 
 
 def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
-    """Build the rule that ``options["name"]`` names, with the other options as its ``Config``.
-
-    Args:
-        group: selection, weighting, budget, temperature or shaping.
-        options: the group's configuration: ``name`` and every field of the rule's ``Config``.
-        seed: seed of the rule's own generators.
+    """Build the rule of a group that ``options["name"]`` names, with the other options as its ``Config``.
 
     Raises:
         ConfigError: unknown name (the error lists the known ones), missing or unknown option, or value out of range.
@@ -64,13 +59,9 @@ def build_rule(group: str, options: Mapping[str, Any], *, seed: int) -> Rule:
             f"Choose one with prepo/{group}=<name>."
         )
     expected = {field.name for field in dataclasses.fields(cast(Any, known[name].Config))}
-    if set(given) != expected:
-        missing, unknown = sorted(expected - set(given)), sorted(set(given) - expected)
-        raise ConfigError(
-            f"prepo.{group} for the rule {name!r}: missing options {missing}, unknown options {unknown}. "
-            f"Its options are {sorted(expected)}; see conf/prepo/{group}/{name}.yaml."
-        )
     try:
+        if wrong := sorted(expected ^ set(given)):
+            raise ValueError(f"missing or unknown options {wrong}; its options are {sorted(expected)}")
         config = known[name].Config(**given)
     except ValueError as error:
         raise ConfigError(f"prepo.{group} for the rule {name!r}: {error}. Correct the override.") from error

@@ -18,17 +18,15 @@ def selection_line(decision: Decision) -> dict[str, Any]:
     """
     candidates, selection, recorded_C = decision.candidates, decision.selection, decision.recorded_C
     scalars: dict[str, Any] = dict(selection.details)
-    columns: dict[str, Any] = {
-        "nll_nats": candidates.nll_nats_C,
-        "num_tokens": candidates.num_tokens_C,
-        "ppl": candidates.ppl_C,
-    }
+    columns: dict[str, Any] = {"nll_nats": candidates.nll_nats_C, "num_tokens": candidates.num_tokens_C}
+    columns["ppl"] = candidates.ppl_C
     columns |= {name: scalars.pop(name) for name in selection.details if isinstance(scalars[name], np.ndarray)}
     if candidates.score_age_steps_C is not None:
         ages = candidates.score_age_steps_C.tolist()
         columns["score_age_steps"] = np.array([age if age >= 0 else None for age in ages], dtype=object)
     places_C = np.arange(len(candidates)) if recorded_C is None else recorded_C
-    columns_C = {name: _values(array, places_C) for name, array in columns.items()}
+    columns_C = {"prompt_id": [candidates.prompt_ids[i] for i in places_C.tolist()]}
+    columns_C |= {name: _values(array, places_C) for name, array in columns.items()}
     reasons = selection.skip_reasons
     if recorded_C is not None:
         scalars["num_skipped"] = dict(Counter(reasons.values()))
@@ -44,12 +42,7 @@ def selection_line(decision: Decision) -> dict[str, Any]:
         "progress": decision.progress,
         "num_selected": len(selected),
         "window_start": scalars.pop("window_start", None),
-        "candidates": [
-            {"prompt_id": prompt_id, **dict(zip(columns_C, values, strict=True))}
-            for prompt_id, *values in zip(
-                (candidates.prompt_ids[i] for i in places_C.tolist()), *columns_C.values(), strict=True
-            )
-        ],
+        "candidates": [dict(zip(columns_C, values, strict=True)) for values in zip(*columns_C.values(), strict=True)],
         "selected": selected,
         "skipped": [{"prompt_id": candidates.prompt_ids[i], "reason": reason} for i, reason in reasons.items()],
         "rollout_n": dict(rollout_n),

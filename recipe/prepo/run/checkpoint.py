@@ -61,9 +61,6 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
 
     The file of the arrays is written first, under a name of its own for each content, so that an interrupted write
     leaves the previous state intact.
-
-    Raises:
-        OSError: as :func:`write_atomically`.
     """
     path, keep = folder / FILE_NAME, None
     arrays: dict[str, Any] = {}
@@ -83,11 +80,7 @@ def save_state(folder: Path, payload: dict[str, Any]) -> Path:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote.
-
-    Raises:
-        StateError: the file is missing, truncated, edited, or of another version. Nothing is overwritten.
-    """
+    """Read what :func:`save_state` wrote; a StateError where it is missing, damaged, or of another version."""
     path = folder / FILE_NAME
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -96,28 +89,23 @@ def load_state(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _refused(path, f"is truncated or edited ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise _refused(path, f"is not a state file of this recipe (format {FORMAT!r} expected)")
+        raise _refused(path, "is not a state file of this recipe")
     if document.get("version") != VERSION:
-        raise _refused(
-            path,
-            f"has state version {document.get('version')!r}, this release reads version {VERSION}: options and state "
-            f"of the rules differ between the two. Resume with the release that wrote it",
-        )
-    payload = document.get("payload")
-    if not isinstance(payload, dict) or document.get("sha256") != _checksum(payload):
+        why = f"has state version {document.get('version')!r}, this release reads version {VERSION}"
+        raise _refused(path, f"{why}. Resume with the release that wrote it")
+    payload: Any = document.get("payload")
+    if document.get("sha256") != _checksum(payload):
         raise _refused(path, EDITED)
     if "arrays" not in document:
         return payload
     path = folder / Path(document["arrays"]["file"]).name
     try:
-        if file_sha256(path) != document["arrays"]["sha256"]:
-            raise _refused(path, EDITED)
-        with np.load(path, allow_pickle=False) as file:
-            return _put_arrays(payload, dict(file))
+        if file_sha256(path) == document["arrays"]["sha256"]:
+            with np.load(path, allow_pickle=False) as file:
+                return _put_arrays(payload, dict(file))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, StateError):
-            raise
         raise _refused(path, f"cannot be read: {error!r}") from error
+    raise _refused(path, EDITED)
 
 
 def is_complete(folder: Path) -> bool:
@@ -128,9 +116,8 @@ def is_complete(folder: Path) -> bool:
 def latest_checkpoint(run_dir: Path, *, repair: bool = False) -> int:
     """Step of the checkpoint that verl would resume from; 0 when there is none.
 
-    verl 0.9.1 does not write the name of the latest checkpoint atomically. After a kill or a full disk the file may be
-    empty, and verl could not resume; if the named folder was deleted, verl would start over. In both cases this
-    returns the newest complete checkpoint, and ``repair`` writes its name to the file.
+    verl 0.9.1 does not write the name of the latest checkpoint atomically. Where the file is empty or names a deleted
+    folder, this returns the newest complete checkpoint, and ``repair`` writes its name to the file.
 
     Raises:
         StateError: the named checkpoint is incomplete.
@@ -154,28 +141,22 @@ def latest_checkpoint(run_dir: Path, *, repair: bool = False) -> int:
 
 
 def archive(run_dir: Path, *, after: int) -> Path | None:
-    """Move the checkpoints of later steps into a folder of their own.
+    """Move the checkpoints of later steps, if there are any, into a folder of their own, which is returned.
 
     Otherwise a run that starts over, or goes on from an earlier step, would write into them and resume from them.
-
-    Returns:
-        The folder; None when there is no later checkpoint.
     """
     steps = _steps(run_dir)
-    later = [step for step in steps if step > after]
-    if not later:
+    if not steps or steps[-1] <= after:
         return None
     folder = next(name for n in itertools.count(1) if not (name := run_dir / f"earlier_{n}").exists())
     folder.mkdir()
+    (run_dir / LATEST_FILE).unlink(missing_ok=True)
     if after in steps:
         write_atomically(run_dir / LATEST_FILE, str(after))
-    else:
-        (run_dir / LATEST_FILE).unlink(missing_ok=True)
-    for step in later:
-        (run_dir / f"global_step_{step}").rename(folder / f"global_step_{step}")
+    for later in (f"global_step_{step}" for step in steps if step > after):
+        (run_dir / later).rename(folder / later)
     return folder
 
 
 def _steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints in a run directory, complete or not."""
     return sorted(int(name) for path in run_dir.glob("global_step_*") if (name := path.name[12:]).isdecimal())

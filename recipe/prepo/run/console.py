@@ -45,13 +45,9 @@ def describe_step(numbers: Numbers) -> str:
 
 @contextmanager
 def follow_steps(run_dir: Path, report: Callable[[int, Numbers], None], *, first_step: int = 0) -> Iterator[None]:
-    """Call ``report(step, metrics)`` in a thread for each step that the run logs while the body runs.
+    """Call ``report(step, metrics)`` in a thread for each step after ``first_step`` that is logged while the body runs.
 
-    Every run, also a resumed one, begins with a new file. Nothing happens when the driver does not see the file system
-    of the run directory; the run is not affected.
-
-    Args:
-        first_step: the step that a resumed run continues from.
+    Every run, also a resumed one, begins with a new file. Without its file system, nothing happens.
     """
     path, done = run_dir / "metrics.jsonl", threading.Event()
     old_file, old_size = log_identity(path), 0
@@ -89,28 +85,24 @@ def progress_bar(
 ) -> Iterator[None]:
     """Show the progress of the run in ``run_dir`` while the body runs; a resumed run continues from ``first_step``.
 
-    A bar on a terminal; elsewhere a line per step, with the step's seconds and the time left if steps, validations and
-    checkpoints go on at their mean pace. ``remarks`` returns what else to print below a step.
+    A bar on a terminal; elsewhere a line per step, with the time left if all goes on at its mean pace. ``remarks``
+    returns what else to print below a step.
     """
     took: list[float] = []
 
     def show(step: int, numbers: Numbers) -> None:
-        show_step(step, numbers)
-        for remark in remarks():
-            tqdm.write(f"note: {remark}")
-
-    def show_step(step: int, numbers: Numbers) -> None:
-        text = describe_step(numbers)
-        if not bar.disable:
+        text, seconds = describe_step(numbers), numbers.get(STEP_SECONDS)
+        if bar.disable:
+            if seconds is not None:
+                took.append(seconds + sum(numbers.get(name) or 0.0 for name in OUTSIDE_STEP))
+                left = sum(took) / len(took) * max(0, total_steps - step)
+                text += f"{', ' if text else ''}{seconds:.1f} s/step, {tqdm.format_interval(left)} left"
+            print(f"step {step}/{total_steps}: {text}", flush=True)
+        else:
             bar.set_postfix_str(text, refresh=False)
             bar.update(max(0, step - bar.n))
-            return
-        seconds = numbers.get(STEP_SECONDS)
-        if seconds is not None:
-            took.append(seconds + sum(numbers.get(name) or 0.0 for name in OUTSIDE_STEP))
-            left = sum(took) / len(took) * max(0, total_steps - step)
-            text += f"{', ' if text else ''}{seconds:.1f} s/step, {tqdm.format_interval(left)} left"
-        print(f"step {step}/{total_steps}: {text}", flush=True)
+        for remark in remarks():
+            tqdm.write(f"note: {remark}")
 
     bar = tqdm(total=total_steps, initial=first_step, desc="training", unit="step", disable=not sys.stderr.isatty())
     with bar, follow_steps(run_dir, show, first_step=first_step):

@@ -10,13 +10,9 @@ from typing import IO, Any
 
 
 def write_atomically(path: Path, content: str | Callable[[IO[bytes]], Any]) -> None:
-    """Replace a file so that a reader sees the old content or the new, never a part.
+    """Replace a file so that a reader sees the old content or the new, never a part, even where the disk is full.
 
-    Args:
-        content: text, or a function that writes to the open binary file.
-
-    Raises:
-        OSError: the file could not be written (for example on a full disk); the old content is still there.
+    ``content`` is text, or a function that writes to the open binary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -34,7 +30,6 @@ def write_atomically(path: Path, content: str | Callable[[IO[bytes]], Any]) -> N
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -39,7 +39,6 @@ class StepLog:
                 self.last_step = max(self.last_step, line["step"])
 
     def append(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Write objects that have a "step"; floats keep their full precision."""
         text = ""
         for line in lines:
             self.last_step = max(self.last_step, int(line["step"]))

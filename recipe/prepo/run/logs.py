@@ -23,13 +23,8 @@ class RunLogs:
     """The files of one run directory, and verl's trackers.
 
     All trackers get the same plain numbers, NaN and infinities among them; in ``metrics.jsonl`` those become null.
-    Anything else ends the run in some of verl 0.9.1's adapters (tensorboard: None, texts, arrays; file: tensors) or
-    loses the step's metrics (mlflow).
-
-    Args:
-        run_dir: ``trainer.default_local_dir``.
-        resume_step: last step of the resumed checkpoint; later lines are dropped, for those steps run again.
-        audit: whether to write audit lines.
+    Anything else ends the run in some of verl 0.9.1's adapters, or loses the step's metrics. Lines after
+    ``resume_step`` are dropped, for those steps run again.
     """
 
     def __init__(self, run_dir: Path, *, resume_step: int, audit: bool) -> None:
@@ -51,14 +46,13 @@ class RunLogs:
         """Log to verl's ``Tracking`` from now on, and call ``after_log`` after each time.
 
         Raises:
-            ConfigError: a tracker of ``trainer.logger=backends`` did not start. verl 0.9.1 only logs this for mlflow,
-                in a worker's log, and goes on.
+            ConfigError: a tracker did not start. verl 0.9.1 only logs this for mlflow, in a worker's log.
         """
         wanted = [backends] if isinstance(backends, str) else list(backends)
         if missing := [name for name in wanted if name != "tracking" and name not in tracking.logger]:
             raise ConfigError(
-                f"trainer.logger={wanted}: {', '.join(missing)} could not be started, so its metrics would be lost. "
-                f"Its own message is in the log of the task runner. Fix what it names (for mlflow most often "
+                f"trainer.logger={wanted}: {', '.join(missing)} could not be started. Its own message is in the log of "
+                f"the task runner. Fix what it names (for mlflow most often "
                 f"MLFLOW_TRACKING_URI={os.environ.get('MLFLOW_TRACKING_URI')!r}), or remove it from trainer.logger."
             )
         self._tracking, self._after_log = tracking, after_log

@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 MARK = "PREPO_STARTED_BY"
 GRACE_S = 10.0  # for processes to end by themselves; most do within two seconds
@@ -33,7 +32,6 @@ class Sweeper:
     Args:
         roots: folders in which Ray makes its session folders; empty: no Ray is started here, and nothing is done.
         names: glob patterns of the run's own files and folders.
-        grace_s: seconds that processes have to end by themselves.
     """
 
     def __init__(self, roots: Iterable[Path], names: Iterable[str] = (), *, grace_s: float = GRACE_S) -> None:
@@ -55,9 +53,7 @@ class Sweeper:
             os.environ[MARK] = self._arguments[0]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             os.environ.pop(MARK, None)
             self._process.communicate()  # closes its input
@@ -74,9 +70,6 @@ def ray_roots(temp_dir: str | None = None) -> list[Path]:
 def session_folders(roots: Iterable[Path]) -> list[str]:
     """Glob patterns of the folders of a Ray that this process starts."""
     return [f"{root.resolve()}/session_*_{os.getpid()}" for root in roots]
-
-
-# ---- in the small process -------------------------------------------------------------------------------------------
 
 
 def processes(mark: str) -> list[int]:
@@ -112,7 +105,6 @@ def remove_sockets(pattern: str) -> None:
 
 
 def main(mark: str, grace_s: str, sockets: str, names: str) -> None:
-    """Wait for the end of standard input, then clean up."""
     sys.stdin.buffer.read()
     end_processes(mark, float(grace_s))
     for pattern in json.loads(sockets):

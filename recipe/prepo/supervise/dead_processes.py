@@ -1,9 +1,7 @@
 """Notices when a process of the run dies, where verl 0.9.1 would wait for ever or fail with a misleading error.
 
-A dead agent-loop worker leaves its prompts "running", so the replay buffer polls on. A dead reward worker or rollout
-server makes groups fail, and the step goes on without them. A dead engine stalls the weight transfer. So a thread of
-the trainer calls every process in turn. A call to a dead process fails at once; a busy process answers later. Silence
-never counts as death.
+A thread of the trainer calls every process in turn. A call to a dead process fails at once; a busy process answers
+later. Silence never counts as death.
 """
 
 from __future__ import annotations
@@ -46,13 +44,8 @@ def probe(actor: Any) -> tuple[str, bool]:
 class Watch(threading.Thread):
     """A context manager that calls processes until one is dead, and then interrupts the main thread.
 
-    Args:
-        processes: what to watch.
-        how_to_resume: returns the second half of the message about a death.
-        exit_limit_s: seconds from a death to the end of this process, if nothing else ends it before.
-
-    Raises:
-        FaultError: on leaving the block with an error, where a process died.
+    Leaving the block with an error after a death raises a FaultError, whose message ends with ``how_to_resume()``.
+    Without that, this process ends ``exit_limit_s`` after the death.
     """
 
     def __init__(
@@ -68,8 +61,6 @@ class Watch(threading.Thread):
         self._left = threading.Event()
         self._fault = ""
         self._in_main = threading.current_thread() is threading.main_thread()
-
-    # ---- in the trainer's main thread -------------------------------------------------------------------------------
 
     def __enter__(self) -> Watch:
         if self._in_main:
@@ -93,11 +84,7 @@ class Watch(threading.Thread):
             raise FaultError(self._fault) from (None if isinstance(error, KeyboardInterrupt) else error)
 
     def require_alive(self) -> None:
-        """Call every process once more.
-
-        Raises:
-            FaultError: one is dead.
-        """
+        """Call every process once more; a FaultError if one is dead."""
         self._ask_all()
         if self._fault:
             raise FaultError(self._fault)
@@ -109,8 +96,6 @@ class Watch(threading.Thread):
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         if not self._leaving:
             raise KeyboardInterrupt  # the only error that also ends a ray.get
-
-    # ---- in the thread ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         while not self._left.wait(INTERVAL_S):
@@ -141,7 +126,6 @@ class Watch(threading.Thread):
                 return
 
     def _read(self, process: Process, call: Any) -> str:
-        """What died, if anything did."""
         try:
             process.place, engine_died = ray.get(call)
         except ActorUnavailableError:

@@ -1,8 +1,7 @@
 """Failed rollouts and hung rewards: what agent-loop workers note, and what the trainer reads of it.
 
-Where a rollout raises (most often in the user's reward function), verl 0.9.1 logs the error in an agent-loop worker and
-goes on. In sync mode the step is trained on the remaining rollouts; in the asynchronous modes other prompts take their
-place, for ever if all of them fail. A reward function that hangs would be waited for without end.
+Where a rollout raises, verl 0.9.1 logs the error in an agent-loop worker and goes on. In sync mode the step is trained
+on the remaining rollouts; in the asynchronous modes other prompts take their place, for ever if all of them fail.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ class Failures:
     latest: str = ""
 
     def note(self, error: Exception, *, validate: bool) -> None:
-        """Count a rollout that failed with this error."""
         self.validation += validate
         self.training += not validate
         self.latest = describe(error)
@@ -102,7 +100,6 @@ class FailureCount:
         self._known = [Failures()] * len(self._workers)
 
     def __call__(self) -> Failures:
-        """The failures of all workers together since the run began."""
         # A worker of the user's own may not count.
         calls = [w.__ray_call__.remote(lambda worker: getattr(worker, "failures", Failures())) for w in self._workers]
         answered = set(ray.wait(calls, num_returns=len(calls), timeout=ANSWER_LIMIT_S)[0] if calls else [])

@@ -32,7 +32,6 @@ def _full_key(key: str) -> bytes:
 
 
 def put(key: str, text: str) -> None:
-    """Leave a message for the other side."""
     internal_kv._internal_kv_put(_full_key(key), text.encode(), overwrite=True)
 
 
@@ -42,11 +41,7 @@ def get(key: str) -> str:
 
 
 def clear() -> None:
-    """Remove all messages of this job."""
     internal_kv._internal_kv_del(_full_key(""), del_by_prefix=True)
-
-
-# ---- errors as one line ---------------------------------------------------------------------------------------------
 
 
 def describe(error: BaseException) -> str:
@@ -91,19 +86,13 @@ def failed_process(text: str) -> str:
     return (re.findall(r"\(pid[ =](\d+)", text.partition("direct cause")[0]) or [""])[-1]
 
 
-# ---- the trainer's side ---------------------------------------------------------------------------------------------
-
 _numbers = {"told": 0, "read": 0}  # of the remarks, on each side
 _reading = threading.Lock()
 
 
 def tell(text: str) -> None:
-    """Let the driver print a line beside those of the steps."""
     put(f"{REMARK}{_numbers['told']}", text)
     _numbers["told"] += 1
-
-
-# ---- the driver's side ----------------------------------------------------------------------------------------------
 
 
 def request_stop(signal_name: str, closed: threading.Event) -> None:
@@ -135,11 +124,7 @@ def fault_behind(error: Exception) -> str:
 
 
 def require_lone_run() -> None:
-    """Refuse a second run on one cluster: TransferQueue has one name there, and would mix the rollouts of the two.
-
-    Raises:
-        ConfigError: another run is on this Ray cluster.
-    """
+    """Refuse a second run on one cluster: TransferQueue has one name there, and would mix the rollouts of the two."""
     try:
         ray.get_actor(QUEUE, namespace=QUEUE_NAMESPACE)
     except ValueError:

@@ -1,7 +1,6 @@
 """Stopping on a signal: the first one requests a stop after the step, with a checkpoint; a second one stops at once.
 
-SIGTERM and SIGINT (Ctrl-C) do both. SIGUSR1 only requests: batch systems such as Slurm send it as an early warning of
-the time limit (``--signal=B:USR1@300``).
+SIGTERM and SIGINT (Ctrl-C) do both. SIGUSR1, which Slurm sends before the time limit, only requests.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ FORCING = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """Catches the signals while its ``with`` block runs; must be entered in the main thread.
 
-    Args:
-        forward: called once, in its own thread, with the name of the first signal. It may block and retry, and should
-            return when its second argument, an event, is set.
+    ``forward`` is called once, in its own thread, with the first signal's name and an event at which it should return.
     """
 
     def __init__(self, forward: Callable[[str, threading.Event], None]) -> None:

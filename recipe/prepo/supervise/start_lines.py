@@ -37,7 +37,6 @@ class StartLines:
         sys.stdout.flush()
 
     def follow_actors(self) -> None:
-        """Print the other parts from a thread, as the run's actors become alive."""
         threading.Thread(target=self._follow, daemon=True, name="prepo-start").start()
 
     def _follow(self) -> None:

@@ -26,11 +26,7 @@ COUNT_INTERVAL_S = 5.0
 
 
 class Supervisor:
-    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on.
-
-    Args:
-        trainer: the trainer that calls the public methods; verl builds its parts only later.
-    """
+    """Stops a run when the driver asks for it, and ends it with one clear message when it cannot go on."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -38,10 +34,7 @@ class Supervisor:
         self._counted = Failures()  # up to the step before
         self._count_again_at = 0.0
 
-    # ---- graceful stop ----------------------------------------------------------------------------------------------
-
     def stop_requested(self) -> bool:
-        """Whether the run should end now: before its first step, or after a step."""
         return bool(messages.get(messages.STOP))
 
     def stopped(self) -> None:
@@ -49,10 +42,7 @@ class Supervisor:
         messages.put(messages.STOPPED, str(self.trainer.global_steps))
 
     def tell(self, text: str) -> None:
-        """Let the driver print a line beside those of the steps."""
         messages.tell(text)
-
-    # ---- failures ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def training(self, agent_loop_manager: Any) -> Iterator[None]:
@@ -67,7 +57,7 @@ class Supervisor:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
                     raise self._fault(f"step {self.trainer.global_steps} failed: {reason(error)}") from error
-                if failed := self._new_failures():  # which may be the cause
+                if failed := self._count_failures().since(self._counted):  # which may be the cause
                     raise self._failed(failed, f"then: {reason(error)}") from error
                 raise
 
@@ -75,7 +65,7 @@ class Supervisor:
         """End a wait for rollouts that all fail: in the asynchronous modes verl would replace them for ever."""
         if time.monotonic() < self._count_again_at:
             return
-        failed = self._new_failures()
+        failed = self._count_failures().since(self._counted)
         self._count_again_at = time.monotonic() + COUNT_INTERVAL_S
         prepo = self.trainer.prepo
         if failed.training > prepo.num_selected * prepo.rollouts_per_prompt:
@@ -107,7 +97,6 @@ class Supervisor:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Surround the writing of a checkpoint."""
         self._watch.require_alive()  # a step that lost rollouts to a death must not be kept
         try:
             yield
@@ -123,9 +112,6 @@ class Supervisor:
                 f"({reason(error)}; {free:.0f} MiB are free there). Free some space, or keep fewer checkpoints "
                 f"(trainer.max_actor_ckpt_to_keep)"
             ) from error
-
-    def _new_failures(self) -> Failures:
-        return self._count_failures().since(self._counted)
 
     def _failed(self, failed: Failures, then: str) -> FaultError:
         self._watch.require_alive()  # a death makes rollouts fail too, and has a message of its own

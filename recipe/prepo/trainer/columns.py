@@ -25,7 +25,6 @@ TRAIN_PARTITION = "train"
 ROLLOUT_N = "__rollout_n__"
 TEMPERATURE = "temperature"  # of a prompt; verl's agent loop copies it to the rollouts, its FSDP engine reads it by row
 CALL = "prepo_call"  # which of a step's choices a prompt comes from, where it is not the first
-ARROW_CHUNK_ROWS = 100_000
 
 
 def _rows(column: Any) -> list[Any]:
@@ -40,68 +39,47 @@ def with_prompt_ids(table: Any, prompt_key: str) -> tuple[Any, list[str]]:
     A row without an id gets that of its content (:func:`recipe.prepo.rows.content_ids`). Where all have one, the table
     stays the same. Reads columns: building a dictionary for each row would take forty times as long.
     """
-    ids: list[str | None] = [None] * len(table)
-    infos: list[pa.Array] = []
-    if "extra_info" in table.column_names:
-        infos = [rows["extra_info"] for rows in _arrow_chunks(table, "extra_info")]
-        if any(field.name == "prompt_id" for info in infos[:1] for field in info.type):
-            ids = [prompt_id for info in infos for prompt_id in pc.struct_field(info, "prompt_id").to_pylist()]
+
+    def column(name: str) -> pa.ChunkedArray:
+        return table.with_format("arrow").select_columns([name])[:][name]
+
+    has_info = "extra_info" in table.column_names
+    info = column("extra_info") if has_info else pa.nulls(len(table), pa.struct([]))
+    fields = {field.name: pc.struct_field(info, field.name) for field in info.type}
+    ids: list[Any] = fields["prompt_id"].to_pylist() if "prompt_id" in fields else [None] * len(table)
     if all(ids):
-        return table, [str(prompt_id) for prompt_id in ids]
-    prompts, golds = [], []
-    for rows in _arrow_chunks(table, prompt_key, "reward_model"):
-        prompts += rows[prompt_key].to_pylist()
-        golds += pc.struct_field(rows["reward_model"], "ground_truth").to_pylist()
-    filled = [given or derived for given, derived in zip(ids, content_ids(prompts, golds), strict=True)]
-    start, columns = 0, []
-    for info in infos or [pa.nulls(len(table), pa.struct([]))]:
-        fields = dict(zip([field.name for field in info.type], info.flatten(), strict=True))
-        fields["prompt_id"] = pa.array(filled[start : start + len(info)])
-        columns.append(pa.StructArray.from_arrays(list(fields.values()), list(fields)))
-        start += len(info)
-    rest = table.remove_columns("extra_info") if infos else table
-    return rest.add_column("extra_info", pa.chunked_array(columns)), filled
-
-
-def _arrow_chunks(table: Any, *names: str) -> Iterator[dict[str, Any]]:
-    for rows in table.with_format("arrow").select_columns(list(names)).iter(ARROW_CHUNK_ROWS):
-        yield {name: rows[name].combine_chunks() for name in names}
+        return table, ids
+    golds = pc.struct_field(column("reward_model"), "ground_truth").to_pylist()
+    derived = content_ids(column(prompt_key).to_pylist(), golds)
+    ids = [given or own for given, own in zip(ids, derived, strict=True)]
+    fields["prompt_id"] = pa.array(ids)
+    rest = table.remove_columns("extra_info") if has_info else table
+    return rest.add_column("extra_info", pc.make_struct(*fields.values(), field_names=list(fields))), ids
 
 
 def prompt_ids_of(batch: Any) -> tuple[str, ...]:
-    """``extra_info.prompt_id`` of each row.
-
-    Raises:
-        DataError: a row has none.
-    """
+    """``extra_info.prompt_id`` of each row; a DataError where one has none."""
     prompt_ids = tuple(info.get("prompt_id") for info in _rows(batch["extra_info"]))
     for prompt_id in prompt_ids:
         if not isinstance(prompt_id, str) or not prompt_id:
             raise DataError(
                 f"a data row has extra_info.prompt_id={prompt_id!r}, but it must be a non-empty string. Make the file "
-                f"with python -m data_prep <dataset> --out DIR"
+                f"with python -m data_prep"
             )
     return prompt_ids
 
 
 def messages_of(batch: TensorDict) -> list[list[dict[str, Any]]]:
-    """The chat messages of each prompt row."""
     return [list(messages) for messages in _rows(batch["raw_prompt"])]
 
 
 class RowLoader:
-    """Loads rows by number through verl's data path, in place of its loader: no order, no workers, nothing to resume.
-
-    Args:
-        dataset: verl's training set.
-        collate: makes a batch of its rows.
-    """
+    """Loads rows of verl's training set by number, in place of verl's loader: no order, workers or state."""
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
         self._dataset, self._collate = dataset, collate
 
     def load(self, rows: IntArray) -> Iterator[Any]:
-        """One batch of these rows."""
         return iter([self._collate([self._dataset[row] for row in rows.tolist()])])
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,10 +96,12 @@ def take_rows(batch: TensorDict, indices: IntArray) -> TensorDict:
     return tu.index_select_tensor_dict(batch, torch.as_tensor(indices))
 
 
-def set_rollout_n(batch: TensorDict, rollout_n_P: IntArray, nominal: int) -> None:
-    """Give each prompt its group size. Where all have the nominal size, the batch stays as stock verl's."""
+def set_sizes_and_call(batch: TensorDict, rollout_n_P: IntArray, nominal: int, call: int) -> None:
+    """Give prompts their group sizes and the number of the step's choice, where they are not ``nominal`` and 0."""
     if (rollout_n_P != nominal).any():
-        tu.assign_non_tensor_stack(batch, ROLLOUT_N, [int(n) for n in rollout_n_P])
+        tu.assign_non_tensor_stack(batch, ROLLOUT_N, rollout_n_P.tolist())
+    if call:
+        tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
 
 
 def set_temperature(batch: TensorDict, temperature: float) -> None:
@@ -129,62 +109,45 @@ def set_temperature(batch: TensorDict, temperature: float) -> None:
     batch[TEMPERATURE] = torch.full((len(batch),), temperature, dtype=torch.float32)
 
 
-def set_call(batch: TensorDict, call: int) -> None:
-    """Number the choices of one step. The first one, 0, leaves the batch as stock verl's."""
-    if call:
-        tu.assign_non_tensor_stack(batch, CALL, [call] * len(batch))
-
-
 def _dense(column: torch.Tensor) -> list[np.ndarray]:
     """Rows of a jagged or padded column as float64 arrays."""
     return [row.detach().to(torch.float64).numpy() for row in column.unbind()]
 
 
-def _rewards(data: Any) -> FloatArray:
-    return np.array([scores.sum() for scores in _dense(data["rm_scores"])])
-
-
-def _accs(data: Any) -> FloatArray:
-    """``acc`` of each rollout, NaN where the reward function returned none.
-
-    verl 0.9.1 notes the entries of a reward's dictionary; of a plain number it notes that number as ``acc``.
-    """
+def _rollouts(data: Any, uids: list[str], num_tokens: list[int], entropy_nats_R: Any = None) -> RolloutBatch:
+    """Rollouts from their columns; ``uids`` are the keys of their prompts."""
+    group = {uid: i for i, uid in enumerate(dict.fromkeys(uids))}
+    # verl 0.9.1 notes the entries of a reward's dictionary; of a plain number it notes that number as acc.
     infos = [fields.get("reward_extra_info") or {} for fields in _rows(data["extra_fields"])]
     accs = [info.get("acc") if "score" in info else None for info in infos]
-    return np.array([float(acc) if isinstance(acc, int | float) else np.nan for acc in accs])
+    return RolloutBatch(
+        prompt_ids=prompt_ids_of(data),
+        group_R=np.array([group[uid] for uid in uids], dtype=np.int64),
+        reward_R=np.array([scores.sum() for scores in _dense(data["rm_scores"])]),
+        num_tokens_R=np.array(num_tokens, dtype=np.int64),
+        entropy_nats_R=entropy_nats_R,
+        acc_R=np.array([float(acc) if isinstance(acc, int | float) else np.nan for acc in accs]),
+    )
 
 
-def of_one_kind(infos: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+def of_one_kind(infos: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Entries of the rewards' dictionaries that verl 0.9.1 can average: numbers, or texts where one is a text."""
-    return {
-        name: [value if value is None else str(value) for value in values]
-        if any(isinstance(value, str) for value in values)
-        else values
-        for name, values in infos.items()
-    }
+    texts = {name for name, values in infos.items() if any(isinstance(value, str) for value in values)}
+    return infos | {name: [value if value is None else str(value) for value in infos[name]] for name in texts}
 
 
 @dataclass
 class TrainedRollouts:
-    """The rows of a training batch that are not padding.
-
-    Attributes:
-        rollout_R: number of each rollout within its group.
-        rows_R: index of each in ``meta.keys``.
-        masks_R_T: the tokens that the policy generated.
-        policy_versions_R: first and last version of the weights that generated them.
-        weight_R: the rollouts' weights, once they are known.
-        shaped_R: their shaped rewards, if rewards are shaped.
-    """
+    """The rows of a training batch that are not padding."""
 
     rollouts: RolloutBatch
-    rollout_R: IntArray
-    rows_R: IntArray
-    masks_R_T: list[np.ndarray]
+    rollout_R: IntArray  # number of each rollout within its group
+    rows_R: IntArray  # index of each in ``meta.keys``
+    masks_R_T: list[np.ndarray]  # the tokens that the policy generated
     temperature_R: FloatArray | None
-    policy_versions_R: list[tuple[int, int]]
-    weight_R: FloatArray = field(default_factory=lambda: np.zeros(0))
-    shaped_R: FloatArray | None = None
+    policy_versions_R: list[tuple[int, int]]  # first and last version of the weights that generated them
+    weight_R: FloatArray = field(default_factory=lambda: np.zeros(0))  # once it is known
+    shaped_R: FloatArray | None = None  # if rewards are shaped
 
     def scalar_advantages(self, advantages: torch.Tensor) -> FloatArray:
         """Each rollout's advantage at its first own token, shape [R]; a group-relative one is that at every token."""
@@ -201,18 +164,9 @@ def read_rollouts(meta: KVBatchMeta, *, with_entropy: bool, with_temperature: bo
     names += ["entropy"] * with_entropy + [TEMPERATURE] * with_temperature
     data = tq.kv_batch_get(keys=keys, partition_id=meta.partition_id, select_fields=names)
     masks_R_T = [mask.astype(bool) for mask in _dense(data["response_mask"])]
-    uids = _rows(data["uid"])
-    first_seen = {uid: i for i, uid in reversed(list(enumerate(uids)))}
-    rollouts = RolloutBatch(
-        prompt_ids=prompt_ids_of(data),
-        group_R=np.array([first_seen[uid] for uid in uids], dtype=np.int64),
-        reward_R=_rewards(data),
-        num_tokens_R=np.array([int(mask.sum()) for mask in masks_R_T], dtype=np.int64),
-        entropy_nats_R=sequence_entropy_nats(_dense(data["entropy"]), masks_R_T) if with_entropy else None,
-        acc_R=_accs(data),
-    )
+    entropy_nats_R = sequence_entropy_nats(_dense(data["entropy"]), masks_R_T) if with_entropy else None
     return TrainedRollouts(
-        rollouts=rollouts,
+        rollouts=_rollouts(data, _rows(data["uid"]), [int(mask.sum()) for mask in masks_R_T], entropy_nats_R),
         rollout_R=np.array([int(key.rsplit("_", 2)[1]) for key in keys], dtype=np.int64),
         rows_R=np.array(rows, dtype=np.int64),
         masks_R_T=masks_R_T,
@@ -228,18 +182,9 @@ def uid_of(key: str) -> str:
 
 def read_outcomes(partition_id: str, tags: Mapping[str, Mapping[str, Any]]) -> RolloutBatch:
     """Rewards and lengths of finished rollouts that are about to be discarded; ``tags`` maps their keys to tags."""
-    keys = list(tags)
-    data = tq.kv_batch_get(
-        keys=keys, partition_id=partition_id, select_fields=["extra_info", "extra_fields", "rm_scores"]
-    )
-    group = {uid: i for i, uid in enumerate(dict.fromkeys(map(uid_of, keys)))}
-    return RolloutBatch(
-        prompt_ids=prompt_ids_of(data),
-        group_R=np.array([group[uid_of(key)] for key in keys], dtype=np.int64),
-        reward_R=_rewards(data),
-        num_tokens_R=np.array([int(tag["response_len"]) for tag in tags.values()], dtype=np.int64),
-        acc_R=_accs(data),
-    )
+    keys, names = list(tags), ["extra_info", "extra_fields", "rm_scores"]
+    data = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=names)
+    return _rollouts(data, list(map(uid_of, keys)), [int(tag["response_len"]) for tag in tags.values()])
 
 
 def get_column(meta: KVBatchMeta, name: str) -> torch.Tensor:

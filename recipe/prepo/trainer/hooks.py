@@ -1,8 +1,7 @@
 """PREPO as hooks on verl 0.9.1's V1 trainers: read columns -> controller -> write columns -> ``super()``.
 
-:class:`PrepoHooks` is mixed into any of verl's trainers. ``fit``'s loop, ``step`` and ``_step_once`` stay verl's; only
-the checkpoint moves, from the middle of a step to its end. By then the step's metrics are written, so a kill between
-two writes neither loses nor doubles a step.
+``fit``'s loop, ``step`` and ``_step_once`` stay verl's; only the checkpoint moves, from the middle of a step to its
+end. By then the step's metrics are written, so a kill between two writes neither loses nor doubles a step.
 """
 
 from __future__ import annotations
@@ -46,22 +45,15 @@ else:
 
 
 class PrepoHooks(_Trainer):
-    """Chooses prompts, weighs rollouts and keeps the run's files. Methods follow the life of a run.
+    """Chooses prompts, weighs rollouts and keeps the run's files. Methods follow the life of a run."""
 
-    Attributes:
-        verl_mode: the mode of verl that a subclass extends.
-        supervisor_class: class of what watches the run, such as ``recipe.prepo.supervise.supervisor.Supervisor``.
-    """
-
-    verl_mode: str
-    supervisor_class: Callable[[Any], Any]
+    verl_mode: str  # the mode of verl that a subclass extends
+    supervisor_class: Callable[[Any], Any]  # of what watches the run: recipe.prepo.supervise.supervisor
     _own_buffer: PrepoReplayBuffer | None = None  # stays None with a replay buffer of the user's own
     _in_step = False
     _checkpoint_due = False
     _saving_s = 0.0
     _samples_dir = ""  # of validations whose generations are kept in part
-
-    # ---- set-up -----------------------------------------------------------------------------------------------------
 
     def __init__(self, config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -134,9 +126,9 @@ class PrepoHooks(_Trainer):
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
         if self.global_steps > 0:
-            trainer = self.config.trainer
-            named = trainer.resume_from_path if trainer.resume_mode == "resume_path" else None
-            self.controller.load_state_dict(load_state(Path(named).absolute() if named else self.checkpoint_dir))
+            by_path = self.config.trainer.resume_mode == "resume_path"
+            folder = Path(self.config.trainer.resume_from_path) if by_path else self.checkpoint_dir
+            self.controller.load_state_dict(load_state(folder.absolute()))
 
     def on_init_end(self) -> None:
         """Workers and servers are up and a checkpoint is loaded: open the run's files and build the scorer."""
@@ -162,15 +154,12 @@ class PrepoHooks(_Trainer):
 
     @property
     def run_dir(self) -> Path:
-        """Where the run's files and checkpoints are."""
         return Path(self.config.trainer.default_local_dir).absolute()
 
     @property
     def checkpoint_dir(self) -> Path:
         """Where the current step's checkpoint is."""
         return self.run_dir / f"global_step_{self.global_steps}"
-
-    # ---- training ---------------------------------------------------------------------------------------------------
 
     def fit(self, agent_loop_manager: Any) -> None:
         if self.supervisor.stop_requested():
@@ -197,26 +186,18 @@ class PrepoHooks(_Trainer):
             self.timing_raw["save_checkpoint"], self._saving_s = self._saving_s, 0.0
         super().on_step_begin()
 
-    # ---- selection --------------------------------------------------------------------------------------------------
-
     @property
     def first_round(self) -> int:
-        """Prompts that a step asks for first."""
         return self.controller.first_round
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """Draw candidates and return the chosen ones. Every mode of verl fetches its prompts here."""
-        num_selected = num_prompts or self.first_round
-        if self.prepo.skips_prompts:
-            batch, decision = self._choose_from_stream(num_selected)
-            batch = columns.take_rows(batch, decision.selection.indices_P)
-        else:
-            batch, decision = self._choose(num_selected)
+        choose = self._choose_from_stream if self.prepo.skips_prompts else self._choose
+        batch, decision = choose(num_prompts or self.first_round)
         with marked_timer("prompt_selection", self.timing_raw):
             self._logs.audit("selection", lambda: [selection_line(decision)])
-            columns.set_rollout_n(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt)
-            if self.prepo.seed_rollouts:
-                columns.set_call(batch, decision.call)
+            call = decision.call if self.prepo.seed_rollouts else 0
+            columns.set_sizes_and_call(batch, decision.rollout_n_P, self.prepo.rollouts_per_prompt, call)
             if not self.controller.temperature.is_constant:
                 columns.set_temperature(batch, decision.temperature)
         return batch
@@ -249,14 +230,12 @@ class PrepoHooks(_Trainer):
         with marked_timer("prompt_selection", self.timing_raw):
             decision = self.controller.select(candidates, num_selected=num_selected, step=step)
             places_P = places_C[decision.selection.indices_P]
-            return columns.take_rows(drawn, places_P) if pool is None else self._load_rows(rows_C[places_P]), decision
-
-    def _load_rows(self, rows_P: IntArray) -> TensorDict:
-        """These rows of the data, as verl's loader would have drawn them."""
-        self.train_dataloader_it: Any = self.train_dataloader.load(rows_P)
-        batch = self._fetch_one_gen_batch()
-        tensordict_utils.assign_non_tensor_data(batch, "global_steps", self.global_steps)
-        return batch
+            if pool is None:
+                return columns.take_rows(drawn, places_P), decision
+            self.train_dataloader_it: Any = self.train_dataloader.load(rows_C[places_P])
+            batch = self._fetch_one_gen_batch()
+            tensordict_utils.assign_non_tensor_data(batch, "global_steps", step)
+            return batch, decision
 
     def _choose_from_stream(self, num_selected: int) -> tuple[TensorDict, Decision]:
         drawn: list[TensorDict] = []
@@ -267,7 +246,8 @@ class PrepoHooks(_Trainer):
 
         with marked_timer("prompt_selection", self.timing_raw):
             decision = self.controller.select_from_stream(draw, num_selected=num_selected, step=self.global_steps)
-            return drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn), decision
+            batch = drawn[0] if len(drawn) == 1 else tensordict_utils.concat_tensordict(drawn)
+            return columns.take_rows(batch, decision.selection.indices_P), decision
 
     def _val_metrics_update(
         self,
@@ -288,8 +268,6 @@ class PrepoHooks(_Trainer):
     def on_poll(self) -> None:
         """Called again and again while the replay buffer waits for rollouts. An error ends the wait."""
         self.supervisor.polling()
-
-    # ---- weighting --------------------------------------------------------------------------------------------------
 
     def wait_for_dispatch(self) -> None:
         """Wait until prompts that were asked for are submitted. Here that has happened; see ``async_hooks``."""
@@ -356,27 +334,18 @@ class PrepoHooks(_Trainer):
             self.supervisor.tell(self.controller.remark)
         return metrics
 
-    # ---- validation -------------------------------------------------------------------------------------------------
-
     def _dump_generations(
         self, inputs: Any, outputs: Any, gts: Any, scores: Any, reward_extra_infos_dict: Any, dump_path: Any
     ) -> None:
         """verl writes all generations where ``trainer.validation_data_dir`` is set; else a few, of the same prompts."""
+        values = {"inputs": inputs, "outputs": outputs, "gts": gts, "scores": scores}
         if dump_path == self._samples_dir:
             kept = first_of_some(inputs, self.prepo.val_generations)
-            inputs, outputs, gts, scores = ([values[i] for i in kept] for values in (inputs, outputs, gts, scores))
-            extra = {key: [values[i] for i in kept] for key, values in reward_extra_infos_dict.items()}
-            reward_extra_infos_dict = extra
-        super()._dump_generations(
-            inputs=inputs,
-            outputs=outputs,
-            gts=gts,
-            scores=scores,
-            reward_extra_infos_dict=reward_extra_infos_dict,
-            dump_path=dump_path,
-        )
-
-    # ---- end of a step ----------------------------------------------------------------------------------------------
+            values, reward_extra_infos_dict = (
+                {name: [each[i] for i in kept] for name, each in group.items()}
+                for group in (values, reward_extra_infos_dict)
+            )
+        super()._dump_generations(**values, reward_extra_infos_dict=reward_extra_infos_dict, dump_path=dump_path)
 
     def _save_checkpoint(self) -> None:
         """verl calls this before the step's metrics are known, so it is only noted here."""
@@ -401,25 +370,17 @@ class PrepoHooks(_Trainer):
 
 
 def set_val_samples(dataset: Any, samples: Mapping[str, int], *, default: int) -> None:
-    """Give each row of verl's validation dataset its number of samples.
+    """Give each row of verl's validation dataset its number of samples (``prepo.val_samples``, else ``default``).
 
     verl 0.9.1 has one number for all sets (``val_kwargs.n``), but its ``_validate`` and agent loop read a column where
     there is one. It names its metrics after each set's number (``val-core/<data_source>/acc/mean@<n>``).
-
-    Args:
-        dataset: verl's ``RLHFDataset``, or another with a Hugging Face table as its ``dataframe``.
-        samples: data source -> samples of each of its prompts; empty leaves the dataset as it is.
-        default: samples for data sources that are not named.
-
-    Raises:
-        ConfigError: a named data source is not in the data, or the data already have that column.
     """
     if not samples:
         return
     table = dataset.dataframe
     if columns.ROLLOUT_N in table.column_names:
         raise ConfigError(
-            f"data.val_files have a column {columns.ROLLOUT_N} of their own, and prepo.val_samples would replace it. "
+            f"data.val_files have a column {columns.ROLLOUT_N} of their own, which prepo.val_samples would replace. "
             f"Drop the column, or set prepo.val_samples=null."
         )
     data_sources = list(table["data_source"])
@@ -446,19 +407,15 @@ def use_row_temperatures(worker_groups: Iterable[Any]) -> None:
     each row, where there is no such scalar.
     """
 
-    def without_batch_temperature(method: Callable[[KVBatchMeta], Any]) -> Callable[[KVBatchMeta], Any]:
-        @functools.wraps(method)
-        def call(batch: KVBatchMeta) -> Any:
-            if batch.partition_id == columns.TRAIN_PARTITION:
-                batch.extra_info.pop(columns.TEMPERATURE, None)
-            return method(batch)
-
-        return call
+    def without_batch_temperature(method: Callable[[KVBatchMeta], Any], batch: KVBatchMeta) -> Any:
+        if batch.partition_id == columns.TRAIN_PARTITION:
+            batch.extra_info.pop(columns.TEMPERATURE, None)
+        return method(batch)
 
     for group in worker_groups:
         for name in ("compute_log_prob", "compute_ref_log_prob", "update_actor"):
             if hasattr(group, name):
-                setattr(group, name, without_batch_temperature(getattr(group, name)))
+                setattr(group, name, functools.partial(without_batch_temperature, getattr(group, name)))
 
 
 def data_parallel_size(worker_group: Any) -> int:

@@ -36,9 +36,7 @@ class PromptTokenizer:
     """Tokenises chat messages exactly as verl 0.9.1's single-turn agent loop does.
 
     Args:
-        tokenizer: the policy's tokenizer.
         model_type: Hugging Face ``model_type``, which chooses verl's token builder.
-        chat_template_kwargs: ``data.apply_chat_template_kwargs``.
         max_prompt_tokens: longer prompts lose their beginning, as in the agent loop.
     """
 
@@ -53,11 +51,7 @@ class PromptTokenizer:
 
 
 class RolloutScorer:
-    """Asks the rollout servers for ``prompt_logprobs``, all prompts at once, balanced over the replicas.
-
-    Args:
-        make_client: returns verl's ``LLMServerClient``; called when the servers are up.
-    """
+    """Asks the rollout servers, through verl's ``LLMServerClient``, for ``prompt_logprobs`` of all prompts at once."""
 
     def __init__(self, make_client: Callable[[], Any]) -> None:
         self._make_client = make_client
@@ -65,11 +59,12 @@ class RolloutScorer:
 
     def __call__(self, prompts: Sequence[TokenIds]) -> list[np.ndarray]:
         self._client = self._client or self._make_client()
-        return asyncio.run(self._score_all(prompts))
 
-    async def _score_all(self, prompts: Sequence[TokenIds]) -> list[np.ndarray]:
-        slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
-        return list(await asyncio.gather(*(self._score(token_ids, slots) for token_ids in prompts)))
+        async def score_all() -> list[np.ndarray]:
+            slots = asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
+            return list(await asyncio.gather(*(self._score(token_ids, slots) for token_ids in prompts)))
+
+        return asyncio.run(score_all())
 
     async def _score(self, token_ids: TokenIds, slots: asyncio.Semaphore) -> np.ndarray:
         for _ in range(MAX_TRIES):
@@ -86,8 +81,8 @@ class RolloutScorer:
         log_probs = output.extra_fields.get("prompt_logprobs")
         if log_probs is None or len(log_probs) != len(token_ids):
             raise RuntimeError(
-                f"the rollout server did not score a prompt of {len(token_ids)} tokens "
-                f"(stop reason {output.stop_reason!r}). Set prepo.scorer=actor to score through the actor instead"
+                f"the rollout server did not score a prompt of {len(token_ids)} tokens (stop reason "
+                f"{output.stop_reason!r}). Score through the actor instead: prepo.scorer=actor"
             )
         # Entry t is the log-probability of token t + 1; the last one is a filler of verl's.
         return np.array([row[0] for row in log_probs[:-1]], dtype=np.float64)
@@ -96,9 +91,7 @@ class RolloutScorer:
 class ActorScorer:
     """Runs the actor's log-prob pass over the prompts, with every token but the first as the response.
 
-    Args:
-        compute_log_prob: the actor worker group's ``compute_log_prob``.
-        batch_multiple: returns the number that the batch size must be a multiple of (data-parallel size).
+    ``batch_multiple`` returns the number that the batch size must be a multiple of (data-parallel size).
     """
 
     def __init__(self, compute_log_prob: Callable[[KVBatchMeta], Any], batch_multiple: Callable[[], int]) -> None:
@@ -110,7 +103,7 @@ class ActorScorer:
         request = uuid.uuid4().hex
         keys = [f"{request}_{i}_0" for i in range(len(rows))]
         tags = [{"seq_len": len(row), "prompt_len": 1, "response_len": len(row) - 1} for row in rows]
-        fields = list_of_dict_to_tensordict([_as_rollout(torch.tensor(row, dtype=torch.int64)) for row in rows])
+        fields = list_of_dict_to_tensordict([self._as_rollout(torch.tensor(row, dtype=torch.int64)) for row in rows])
         tq.kv_batch_put(keys=keys, partition_id=SCORE_PARTITION, fields=fields, tags=tags)
         try:
             batch = KVBatchMeta(partition_id=SCORE_PARTITION, keys=keys, tags=tags)
@@ -130,18 +123,11 @@ class ActorScorer:
         # Entry t is the log-probability of token t + 1; the last one has no target.
         return [row[:-1].to(torch.float64).numpy() for row in log_probs[: len(prompts)]]
 
-
-def _as_rollout(input_ids: torch.Tensor) -> dict[str, Any]:
-    mask = torch.ones_like(input_ids[1:])
-    return {
-        "prompts": input_ids[:1],
-        "responses": input_ids[1:],
-        "input_ids": input_ids,
-        "position_ids": torch.arange(len(input_ids)),
-        "response_mask": mask,
-        "loss_mask": mask,
-        "multi_modal_inputs": {},
-    }
+    @staticmethod
+    def _as_rollout(input_ids: torch.Tensor) -> dict[str, Any]:
+        mask, positions = torch.ones_like(input_ids[1:]), torch.arange(len(input_ids))
+        tokens = {"prompts": input_ids[:1], "responses": input_ids[1:], "input_ids": input_ids}
+        return tokens | {"position_ids": positions, "response_mask": mask, "loss_mask": mask, "multi_modal_inputs": {}}
 
 
 def score_candidates(

@@ -24,13 +24,8 @@ CPU_POLL_INTERVAL_S, GPU_POLL_INTERVAL_S = 0.05, 0.25
 class PrepoReplayBuffer(ReplayBuffer):
     """Keeps the outcomes of discarded groups, and returns groups in the order of their submission.
 
-    Groups may be ragged. A batch takes those of the ready groups that fit into ``max_rollouts`` together, so that a
-    step never trains on more rollouts than its mini-batches hold.
-
-    Args:
-        max_rollouts: most rollouts in one batch (K * M).
-        on_poll: called while the buffer waits for rollouts; an error ends the wait.
-        kwargs: of verl's ``ReplayBuffer``.
+    Groups may be ragged. A batch takes those of the ready groups that fit into ``max_rollouts`` (K * M) together, what
+    its mini-batches hold. ``on_poll`` is called while the buffer waits for rollouts; an error ends the wait.
     """
 
     def __init__(self, *, max_rollouts: int, on_poll: Callable[[], None], **kwargs: Any) -> None:
@@ -47,7 +42,6 @@ class PrepoReplayBuffer(ReplayBuffer):
         self._submitted.update(zip(uids, self._numbers, strict=False))
 
     def take_discarded(self) -> tuple[RolloutBatch, ...]:
-        """The groups that were discarded since the last call."""
         taken, self._discarded = tuple(self._discarded), []
         return taken
 
@@ -71,11 +65,9 @@ class PrepoReplayBuffer(ReplayBuffer):
                 self._submitted.pop(uid, None)
         super()._clear_groups(partition_id, uids)
 
-    def _select_prompt_uids(
-        self, partition_id: str, sampleable_keys: set[str], batch_size: int
-    ) -> tuple[list[str], dict[str, dict], dict[str, int]]:
+    def _select_prompt_uids(self, partition_id: str, sampleable_keys: set[str], batch_size: int) -> Any:
         if partition_id != columns.TRAIN_PARTITION:
-            return tuple(super()._select_prompt_uids(partition_id, sampleable_keys, batch_size))
+            return super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)
         steps, partition = dict(self.prompt_global_steps[partition_id]), dict(self.partitions[partition_id])
         size = Counter(map(columns.uid_of, partition))
         room = self._max_rollouts
@@ -96,10 +88,7 @@ class PrepoReplayBufferAsync(PrepoReplayBuffer, ReplayBufferAsync):
 class RoundsReplayBuffer(PrepoReplayBuffer):
     """Rolls out in rounds: waits for a whole round, discards groups without reward variance, asks for the next round.
 
-    Args:
-        next_round: sizes the next round from ``(num_missing, zero_variance_frac=…, refills=…)``; None ends the step
-            with the groups that there are.
-        kwargs: of :class:`PrepoReplayBuffer`.
+    ``next_round`` sizes it from ``(num_missing, zero_variance_frac=…, refills=…)``; None trains on what there is.
     """
 
     def __init__(self, *, next_round: Callable[..., Refill | None], **kwargs: Any) -> None:
@@ -107,11 +96,7 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
         self._next_round = next_round
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict]:
-        """A batch of ``batch_size`` groups with reward variance; fewer when no further round is wanted.
-
-        Raises:
-            DataError: after the last round not one group had reward variance.
-        """
+        """``batch_size`` groups with reward variance, or fewer; a DataError where there is none at all."""
         if partition_id != columns.TRAIN_PARTITION:
             return tuple(super().sample(global_steps, partition_id, batch_size))
         refills: tuple[Refill, ...] = ()
@@ -138,10 +123,9 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
             self.refill_fn(refill.num_prompts)
         if not ready:
             raise DataError(
-                f"step {global_steps}: in {len(refills) + 1} rounds of rollouts not one group had rewards that differ, "
-                f"so there is nothing to learn from. Look at the rewards (audit/selection.jsonl has the prompts), "
-                f"take easier or harder prompts (data.train_files), or choose without discarding groups "
-                f"(prepo/selection=uniform)."
+                f"step {global_steps}: in {len(refills) + 1} rounds of rollouts not one group had rewards that differ. "
+                f"Look at the rewards (audit/selection.jsonl has the prompts), or take easier or harder prompts "
+                f"(data.train_files)."
             )
         chosen, partition, _ = self._select_prompt_uids(partition_id, ready, batch_size)
         surplus = self._terminal(partition_id) - set(chosen)
@@ -164,17 +148,12 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
 
 
 def extend_replay_buffer(trainer: Any, stock: ReplayBuffer) -> PrepoReplayBuffer | None:
-    """This recipe's buffer with the options of verl's own; None beside a buffer of the user's.
-
-    Args:
-        trainer: a :class:`~recipe.prepo.trainer.hooks.PrepoHooks`, whose controller is built later, with the data.
-    """
+    """This recipe's buffer with the options of verl's own; None beside a buffer of the user's."""
     if type(stock) not in (ReplayBuffer, ReplayBufferAsync):
         return None
-    options = {name: getattr(stock, name) for name in inspect.signature(ReplayBuffer).parameters}
+    prepo, options = trainer.prepo, {name: getattr(stock, name) for name in inspect.signature(ReplayBuffer).parameters}
     options["poll_interval"] = CPU_POLL_INTERVAL_S if is_cpu_platform() else GPU_POLL_INTERVAL_S
     options["on_poll"] = trainer.on_poll
-    prepo = trainer.prepo
     options["max_rollouts"] = prepo.num_selected * prepo.rollouts_per_prompt // trainer.parameter_sync_step
     if isinstance(stock, ReplayBufferAsync):
         return PrepoReplayBufferAsync(**options)

@@ -25,11 +25,10 @@ def log_without_flush(trainer_separate_async: Any) -> None:
 
 
 def name_weight_sockets_by_run(module: ModuleType) -> None:
-    """Put the run's id into the names of the sockets through which weights are pushed.
+    """Put the run's id into the names of the sockets through which weights are pushed, on both sides.
 
     verl 0.9.1 names them by Ray's job id, which is 01000000 in every new cluster, so two runs on one machine would push
-    their weights into each other's servers. ``module`` is the sender's (``vllm_rollout``, ``ServerAdapter``) or the
-    receiver's (``utils``, ``vLLMColocateWorkerExtension``).
+    their weights into each other's servers.
     """
     own_name = f"{SOCKET}{os.environ.get(RUN_ID_ENV)}-"
     if not os.environ.get(RUN_ID_ENV):

@@ -19,10 +19,9 @@ def allocate_rollouts(rank_P: FloatArray, *, rollouts_per_prompt: int, low: int,
     the hardest prompts in turn; each is filled to ``high`` before the next.
 
     Args:
-        rank_P: difficulty ranks, shape [P]; negative ones (unranked) count as 0.
+        rank_P: difficulty ranks k, shape [P]; negative ones (unranked) count as 0.
         rollouts_per_prompt: nominal group size M; ``low <= M <= high``.
-        clip: cut the proportional part at ``high`` too, so that no group is larger. DEVIATION: the published code caps
-            only what it gives to the hardest prompts in turn, so a large rank among small ones exceeds the cap.
+        clip: no group is larger than ``high``. DEVIATION: the published code caps only the rest.
 
     >>> ranks = np.array([0.05, 0.05, 0.1, 0.95])
     >>> allocate_rollouts(ranks, rollouts_per_prompt=8, low=4, high=12, clip=False).tolist()

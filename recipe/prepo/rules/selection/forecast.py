@@ -33,15 +33,13 @@ class Forecast(SelectionRule):
 
     The logit of a prompt's pass rate is ``x . w + u``, with features x of the prompt, coefficients w that all prompts
     share, and the prompt's own deviation u. Both have normal beliefs. A group moves them by the matched moments of its
-    binomial likelihood, in proportion to their variances (assumed-density filtering, as in TrueSkill). Between groups
-    time passes: w takes a random step, and u returns towards 0 as in an Ornstein-Uhlenbeck process. So evidence ages
-    with time and not with a prompt's own groups. The spread of u is the one of ``OWN_SDS`` under which the first groups
-    of prompts are most likely (empirical Bayes).
+    binomial likelihood, in proportion to their variances (assumed-density filtering, as in TrueSkill). Between groups w
+    takes a random step, and u returns towards 0 as in an Ornstein-Uhlenbeck process. The spread of u is the one of
+    ``OWN_SDS`` under which the first groups of prompts are most likely (empirical Bayes).
 
-    Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]`` under the belief, K
-    are drawn among those whose group is at least as likely live as not (``ENOUGH``). If there are fewer, the next ones
-    in that order follow. Ranks alone would train on ever the same few prompts. A share ``any_share`` of K is drawn from
-    all other candidates: it shows when solved prompts are forgotten, and no prompt starves.
+    Of the ``best_ratio`` K candidates with the largest expected reward variance ``E[p (1 - p)]``, K are drawn among
+    those whose group is at least as likely live as not; if there are fewer, the next ones follow. A share ``any_share``
+    of K is drawn from all other candidates, so that no prompt starves.
     """
 
     needs_scores = True
@@ -109,17 +107,10 @@ class Forecast(SelectionRule):
         sides = np.where(mean_C[rest] > 0.0, "predicted_too_easy", "predicted_too_hard")
         sides = np.where(live_C[rest] >= ENOUGH, "predicted_live", sides)
         reasons = dict(zip(rest.tolist(), sides.tolist(), strict=True))
-        details = {
-            "pass_logit": mean_C,
-            "pass_logit_variance": variance_C,
-            "predicted_live": live_C,
-            "predicted_reward_variance": reward_variance_C,
-            "least_reward_variance": least,
-            "draw": draw_C,
-            "any_draw": any_draw_C,
-            "group_size": self._group_size,
-        }
-        return Selection(chosen_P, reasons, details)
+        beliefs = {"pass_logit": mean_C, "pass_logit_variance": variance_C, "predicted_live": live_C}
+        worth = {"predicted_reward_variance": reward_variance_C, "least_reward_variance": least}
+        draws = {"draw": draw_C, "any_draw": any_draw_C, "group_size": self._group_size}
+        return Selection(chosen_P, reasons, beliefs | worth | draws)
 
     def _features(self, candidates: Candidates) -> FloatArray:
         """Each candidate's ``x``, shape [C, WIDTH]: standardised by the moments of all candidates so far."""
@@ -212,13 +203,8 @@ class Forecast(SelectionRule):
             if prompt_id not in chosen:
                 if draws[prompt_id] < last_draw:
                     return f"the skipped prompt {prompt_id} was drawn before a chosen one"
-                side = (
-                    "predicted_live"
-                    if live >= ENOUGH
-                    else "predicted_too_easy"
-                    if logit > 0.0
-                    else "predicted_too_hard"
-                )
+                side = "predicted_too_easy" if logit > 0.0 else "predicted_too_hard"
+                side = "predicted_live" if live >= ENOUGH else side
                 if reasons[prompt_id] != side:
                     return f"{prompt_id} with the logit {logit} and predicted_live {live} is not {reasons[prompt_id]!r}"
                 continue

@@ -18,8 +18,7 @@ def skip_probability(run_P: IntArray, *, p_easy: float, p_hard: float, explore: 
     """Probability of skipping each prompt, shape [P]: ``1 - max(p^z, explore)`` after z groups without a signal.
 
     Args:
-        run_P: length of the trailing run of groups without a signal, shape [P]: positive if all their rollouts were
-            correct, negative if none was, 0 for a new prompt or one whose last group had both.
+        run_P: trailing runs (:class:`SignalHistory`), shape [P].
         p_easy, p_hard: probability of keeping a prompt after one such group.
         explore: least probability of keeping a prompt.
 
@@ -37,10 +36,7 @@ def skip_reasons(is_skipped_C: NDArray[np.bool_], run_C: IntArray) -> dict[int, 
 
 
 class SignalHistory(Stateful):
-    """Trailing run of each prompt: n > 0 after n all-correct groups in a row, n < 0 after all-incorrect ones, else 0.
-
-    The published code keeps the mean reward of every group and uses only this run of it.
-    """
+    """Trailing run of each prompt: n > 0 after n all-correct groups in a row, n < 0 after all-incorrect ones."""
 
     saved = ("run_N",)
 
@@ -49,7 +45,6 @@ class SignalHistory(Stateful):
         self._run_N = np.zeros(len(run.prompts), dtype=np.int32)
 
     def runs(self, prompt_ids: tuple[str, ...]) -> IntArray:
-        """Trailing run of each prompt, shape [P]."""
         return self._run_N[self._index.rows(prompt_ids)].astype(np.int64)
 
     def observe(self, outcome: StepOutcome) -> tuple[float, float]:
@@ -75,14 +70,10 @@ class Greso(SkippingRule):
 
     DEVIATIONS from the published code:
 
-    * Runs and control count correct rollouts, instead of comparing mean rewards with thresholds (its three notions of
-      "hard" let p_hard drift). The refill drops groups of equal rewards, as verl's filter does.
-    * A prompt that is drawn twice for a round is rolled out once.
-    * A round holds exactly as many prompts as its size says, so no kept prompt is dropped. alpha = 1 asks for a full
-      round (published: a division by zero), and ``min_round`` never raises a round above a full one.
-    * A step is filled up by default, in at most ``max_rounds`` rounds; ``allow_short`` trains on fewer groups after
-      the last round, as published.
-    * The trailing run replaces the whole trace, and grows at the end of the step.
+    * Runs and control count correct rollouts, instead of comparing mean rewards with thresholds.
+    * A prompt that is drawn twice for a round is rolled out once, and no kept prompt of a round is dropped.
+    * alpha = 1 asks for a full round (published: a division by zero), and ``min_round`` for no more than that.
+    * A step is filled up, in at most ``max_rounds`` rounds; ``allow_short`` trains on fewer groups, as published.
     """
 
     reads_correctness = True

@@ -20,12 +20,10 @@ class Mopps(SelectionRule):
     """The K candidates whose pass rates, drawn from Beta posteriors, are nearest to a target (arXiv 2507.04632).
 
     The posterior of a prompt counts its correct and incorrect rollouts, with weight ``discount`` for each later group:
-    ``alpha = alpha_0 + c``, ``c <- discount * c + s`` after s correct rollouts (the paper's recursion without its
-    prior), and beta alike. Drawing from it (Thompson sampling) also tries prompts that are little known. Needs no
-    scores, refills nothing.
+    ``alpha = alpha_0 + c``, ``c <- discount * c + s`` after s correct rollouts, and beta alike. Drawing from it also
+    tries prompts that are little known (Thompson sampling).
 
-    DEVIATION from the published code: it counts the rollouts that a group had, not the nominal group size, so that
-    ragged groups count correctly.
+    DEVIATION from the published code: it counts the rollouts that a group had, not the nominal group size.
     """
 
     needs_scores = False
@@ -76,19 +74,15 @@ class Mopps(SelectionRule):
     def observe(self, outcome: StepOutcome) -> None:
         groups = outcome.prompts(self._index)
         rows_G, correct_G, size_G = groups.rows_G, groups.num_correct_G, groups.size_G
-        self._last_metrics = {}
-        if len(rows_G):
-            rate_G = correct_G / size_G
-            alpha_G, beta_G = self._posterior(rows_G)
-            predicted_G = alpha_G / (alpha_G + beta_G)
-            self._last_metrics = {
-                "prepo/known_prompts_frac/mean": float(
-                    (self._correct_N[rows_G] + self._incorrect_N[rows_G] > 0).mean()
-                ),
-                "prepo/pass_rate/mean": float(rate_G.mean()),
-                "prepo/predicted_pass_rate/mean": float(predicted_G.mean()),
-                "prepo/pass_rate_error/mean": float(np.abs(rate_G - predicted_G).mean()),
-            }
+        rate_G, (alpha_G, beta_G) = correct_G / size_G, self._posterior(rows_G)
+        predicted_G = alpha_G / (alpha_G + beta_G)
+        values = {
+            "prepo/known_prompts_frac/mean": self._correct_N[rows_G] + self._incorrect_N[rows_G] > 0,
+            "prepo/pass_rate/mean": rate_G,
+            "prepo/predicted_pass_rate/mean": predicted_G,
+            "prepo/pass_rate_error/mean": np.abs(rate_G - predicted_G),
+        }
+        self._last_metrics = {name: float(each.mean()) for name, each in values.items()} if len(rows_G) else {}
         for now in groups.rounds():
             rows = rows_G[now]
             self._correct_N[rows] = self.config.discount * self._correct_N[rows] + correct_G[now]

@@ -32,18 +32,14 @@ def prior_of_near(
 ) -> tuple[FloatArray, FloatArray]:
     """Beta priors fitted to the groups around each place of an ordered history: moments of the beta-binomial.
 
-    Take the ``num_near`` groups around a place, half of them before it. The mean m is their share of correct rollouts,
-    with ``prior_right`` and ``prior_wrong`` added. The intraclass correlation is ``icc = (v - 1/n) / (1 - 1/n)``, with
-    v the variance of the groups' pass rates over m (1 - m) and n their mean size. Then ``alpha + beta = 1/icc - 1`` and
-    ``alpha = m (alpha + beta)``. A mixture of all-correct and all-incorrect groups has an icc near 1, and a prior with
-    mass at both ends. Groups with similar pass rates give a prior worth ``max_rollouts`` rollouts; so do groups of
-    one rollout, whose icc is unknown.
+    The mean m is the share of correct rollouts of the ``num_near`` groups around a place, half of them before it, with
+    ``prior_right`` and ``prior_wrong`` added. The intraclass correlation is ``icc = (v - 1/n) / (1 - 1/n)``, with v the
+    variance of the groups' pass rates over m (1 - m) and n their mean size. Then ``alpha + beta = 1/icc - 1``, at most
+    ``max_rollouts``, and ``alpha = m (alpha + beta)``.
 
     Args:
         correct_H, size_H: correct rollouts and all rollouts of each group of the history, shape [H].
         before_C: number of groups of the history before each place, shape [C].
-        num_near: groups in a fit, at most H.
-        max_rollouts: upper bound of alpha + beta.
 
     Returns:
         alpha and beta, shape [C] each.
@@ -71,8 +67,7 @@ def prior_of_near(
 class MoppsPpl(Mopps):
     """MoPPS (arXiv 2507.04632), with each prompt's prior fitted to earlier groups of similar perplexity.
 
-    PREPO observes that perplexity and pass rate are related (arXiv 2511.00794). Where they are not, every prompt gets
-    the prior of all remembered groups together. A combination of this project, in neither paper.
+    A combination of this project. PREPO observes that perplexity and pass rate are related (arXiv 2511.00794).
     """
 
     needs_scores = True

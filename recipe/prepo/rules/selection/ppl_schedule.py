@@ -38,8 +38,7 @@ class PplSchedule(SelectionRule):
     """``I_rho = {sigma(j) : l(rho) <= j <= l(rho) + K - 1}``, ``l(rho) = floor(rho * (|B| - K))`` (arXiv 2511.00794).
 
     rho = 0 takes the K lowest perplexities, rho = 1 the K highest; K = |B| takes all. This project adds
-    ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper, 0 and 0
-    (1 and 1) for its ablations with the lowest (highest) perplexities only.
+    ``progress_start`` and ``progress_end``, between which rho moves over the run: 0 and 1 as in the paper.
 
     >>> candidates = Candidates(("a", "b", "c", "d"), np.array([0.4, 0.1, 0.3, 0.2]), np.full(4, 9))
     >>> rule = PplSchedule(PplSchedule.Config(progress_start=0.0, progress_end=1.0), seed=0)
@@ -62,10 +61,6 @@ class PplSchedule(SelectionRule):
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
         self._starts: list[int] = []  # of the step's choices
-
-    @property
-    def follows_progress(self) -> bool:
-        return self.config.progress_start < self.config.progress_end
 
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         assert candidates.ppl_C is not None, "the rule needs scores"

@@ -22,9 +22,8 @@ LEFT_OUT = "prepo/left_out_frac/mean"
 class SkipDead(SelectionRule):
     """Skips with probability ``1 - max(p^z, explore)`` after z groups in a row without a signal, then chooses.
 
-    The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed. Unlike GRESO, the rule
-    discards no group and refills no step: a step has K groups, whatever their outcome. If fewer than K candidates are
-    left, those come back that were the least likely to be skipped (ties by the draw).
+    The probability is GRESO's (arXiv 2506.02177), with ``p_easy`` and ``p_hard`` fixed; no group is discarded, no step
+    refilled. If fewer than K candidates are left, those come back that were the least likely to be skipped.
     """
 
     chooser: ClassVar[type[SelectionRule]]
@@ -53,10 +52,6 @@ class SkipDead(SelectionRule):
         self._history = SignalHistory()
         self._chooser = self.chooser(config, seed=seed)
         self._num_left_out = self._num_candidates = 0  # of the step's choices
-
-    @property
-    def follows_progress(self) -> bool:
-        return self._chooser.follows_progress
 
     def bind(self, run: RunFacts) -> None:
         self._history.bind(run)
@@ -108,10 +103,7 @@ class UniformSkip(SkipDead):
 
 
 class PplScheduleSkip(SkipDead):
-    """PREPO's window (arXiv 2511.00794) among the candidates that GRESO (arXiv 2506.02177) would not skip.
-
-    ``l(rho) = floor(rho * (L - K))`` with L candidates left. A combination of this project, in neither paper.
-    """
+    """PREPO's window (arXiv 2511.00794) among the candidates that GRESO (arXiv 2506.02177) would not skip."""
 
     chooser = PplSchedule
     needs_scores = True

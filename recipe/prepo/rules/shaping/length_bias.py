@@ -17,9 +17,8 @@ class LengthBias(ShapingRule):
     """``r = 1 / (1 + mu * l)`` for a correct answer of l tokens to one of the easiest ``easiest_share`` of prompts.
 
     From the README of the code of arXiv 2505.18573 (not in the paper, off in its scripts). Ranks are those of the start
-    of the epoch; before the first ranking no reward is changed. DEVIATIONS: the published code overwrites the rewards
-    that its statistics and metrics read, this changes only the copy for the advantages; its second mode never acts and
-    is left out.
+    of the epoch; before the first ranking no reward is changed. DEVIATIONS: only the rewards for the advantages change,
+    not those of statistics and metrics; a second mode, which never acts, is left out.
     """
 
     reads_correctness = True

@@ -19,17 +19,14 @@ TARGET = "prepo/entropy_target_nats/mean"
 class EntropyTarget(TemperatureRule):
     """``tau <- tau * (1 + tau * ln(H_target / H) / D)``, ``D = ln V + ln ln V`` (arXiv 2505.18573, equation 4).
 
-    If one logit dominates the next-token distribution by about D, this scales the entropy by ``H_target / H``, to first
-    order. ``H_target`` is the mean entropy ``H_0`` of the first ``init_steps`` steps. Over the last
-    ``annealing_share`` of the run, from step ``s_a`` to ``s_max``, a cosine lowers it to ``eta = annealing_factor`` of
-    that: ``H_0 * (eta + (1 - eta) * (1 + cos(pi * (s - s_a) / (s_max - s_a))) / 2)``. A new target acts one step later.
-    H is the token mean of the step's rollouts at their own temperatures, from the old-log-prob pass, over all ranks.
+    ``H_target`` is the mean entropy ``H_0`` of the first ``init_steps`` steps. Over the last ``annealing_share`` of the
+    run, from step ``s_a`` to ``s_max``, a cosine lowers it to ``eta = annealing_factor`` of that:
+    ``H_0 * (eta + (1 - eta) * (1 + cos(pi * (s - s_a) / (s_max - s_a))) / 2)``. A new target acts one step later. H is
+    the token mean of the step's rollouts at their own temperatures, from the old-log-prob pass, over all ranks.
 
-    DEVIATIONS: the published code has no bounds, so that an entropy near 0 gives an infinite temperature, and one far
-    above its target a negative one. Here a step changes the temperature by a factor of at most 2, within [0.01, 100].
-    The published code measures H in the update, on each rank alone, as an unweighted mean of micro-batches, and only
-    with an entropy bonus (off in its scripts), so that its temperature is wrong or constant. Its reference log-probs
-    keep the first temperature; here they use the rollout's own.
+    DEVIATIONS: the published code has no bounds; here a step changes the temperature by a factor of at most 2, within
+    [0.01, 100]. It measures H in the update, on each rank alone, as an unweighted mean of micro-batches, and its
+    reference log-probs keep the first temperature.
     """
 
     needs_entropy = True
@@ -68,10 +65,6 @@ class EntropyTarget(TemperatureRule):
         self._init_nats: list[float] = []
         self._target_nats = None if config.target_nats is None else float(config.target_nats)
 
-    @property
-    def measures_target(self) -> bool:
-        return self.config.target_nats is None
-
     def bind(self, run: RunFacts) -> None:
         self._depth = math.log(run.vocab_size) + math.log(math.log(run.vocab_size))
         self._total_steps = run.total_steps
@@ -91,7 +84,7 @@ class EntropyTarget(TemperatureRule):
         entropy_nats = token_mean_entropy_nats(trained.entropy_nats_R, trained.num_tokens_R)
         if entropy_nats is None or self._temperature is None:
             return
-        if self.measures_target and len(self._init_nats) < self.config.init_steps:
+        if self.config.target_nats is None and len(self._init_nats) < self.config.init_steps:
             self._init_nats.append(entropy_nats)
             self._target_nats = sum(self._init_nats) / len(self._init_nats)
             return

@@ -16,8 +16,7 @@ TOLERANCE = 1e-6
 def relative_entropy_weights(entropy_nats_R: FloatArray) -> FloatArray:
     """Weights ``w_i = H_i / mean_j H_j`` over all rollouts of the step: scale-free, mean 1, never negative.
 
-    If every entropy is 0 (a deterministic policy, or an empty batch), every weight is 1. A rollout without tokens has
-    entropy 0 and therefore weight 0; it has no token to which a weight could apply.
+    If every entropy is 0 (a deterministic policy, or an empty batch), every weight is 1.
 
     >>> relative_entropy_weights(np.array([1.0, 3.0])).tolist()
     [0.5, 1.5]

@@ -26,7 +26,7 @@ from recipe.prepo.maths.rng import make_generator, rollout_seed
 from recipe.prepo.preflight import check_verl_version
 from recipe.prepo.reward import own
 from recipe.prepo.reward.extract import marked_answer
-from recipe.prepo.rows import open_parquet, validate_rows
+from recipe.prepo.rows import read_table, validate_rows
 from recipe.prepo.run.files import file_sha256
 from recipe.prepo.tools.evaluation.models import Model, find_model, loadable_folder
 from recipe.prepo.tools.evaluation.options import CPU, OWN_GRADER
@@ -105,7 +105,7 @@ def load_sets(paths: Iterable[Path], *, max_questions: int | None = None, seed: 
     for path in paths:
         if path.stem in sets:
             raise DataError(f"--data: two files are called {path.stem}, which names their results. Rename one of them.")
-        table = open_parquet(path).read()
+        table = read_table(path)
         rows = table.to_pylist()
         if not any("prompt_id" in (row.get("extra_info") or {}) for row in rows):
             for number, row in enumerate(rows):
