@@ -1,13 +1,8 @@
 """Callbacks after an import run once, on the complete module, however it is imported."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,7 +10,7 @@ from recipe.prepo.import_hooks import after_import
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
     yield tmp_path
@@ -23,14 +18,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def write(folder: Path, name: str, text: str = "VALUE = 1\n") -> None:
+def write(folder, name, text="VALUE = 1\n"):
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
     importlib.invalidate_caches()
 
 
-def test_called_once_in_order_after_a_later_import_and_at_once_for_an_imported_module(folder: Path) -> None:
+def test_called_once_in_order_after_a_later_import_and_at_once_for_an_imported_module(folder):
     write(folder, "hooked_later")
-    seen: list[int] = []
+    seen = []
     after_import("hooked_later", lambda module: setattr(module, "VALUE", module.VALUE + 1))
     after_import("hooked_later", lambda module: seen.append(module.VALUE))
     assert importlib.util.find_spec("hooked_later") is not None  # as libraries probe for optional modules
@@ -42,24 +38,22 @@ def test_called_once_in_order_after_a_later_import_and_at_once_for_an_imported_m
     assert seen == [2, 2]
 
 
-def test_submodule_is_hooked_without_importing_its_package_early(folder: Path) -> None:
-    (folder / "hooked_package").mkdir()
-    (folder / "hooked_package" / "__init__.py").touch()
-    (folder / "hooked_package" / "part.py").write_text("VALUE = 3\n", encoding="utf-8")
-    importlib.invalidate_caches()
-    seen: list[int] = []
+def test_submodule_is_hooked_without_importing_its_package_early(folder):
+    write(folder, "hooked_package/__init__", "")
+    write(folder, "hooked_package/part", "VALUE = 3\n")
+    seen = []
     after_import("hooked_package.part", lambda module: seen.append(module.VALUE))
     assert "hooked_package" not in sys.modules
-    from hooked_package.part import VALUE  # type: ignore[import-not-found]
+    from hooked_package.part import VALUE
 
     assert [VALUE] == seen == [3]
 
 
 @pytest.mark.parametrize("text", [None, "raise ImportError('not yet')\n"])
-def test_import_that_fails_first_keeps_the_callback(text: str | None, folder: Path) -> None:
+def test_import_that_fails_first_keeps_the_callback(text, folder):
     if text:
         write(folder, "hooked_failing", text)
-    seen: list[ModuleType] = []
+    seen = []
     after_import("hooked_failing", seen.append)
     with pytest.raises(ImportError, match="not yet" if text else "No module named"):
         importlib.import_module("hooked_failing")
@@ -67,11 +61,11 @@ def test_import_that_fails_first_keeps_the_callback(text: str | None, folder: Pa
     assert [importlib.import_module("hooked_failing")] == seen
 
 
-def test_failing_callback_reaches_every_importer(folder: Path) -> None:
+def test_failing_callback_reaches_every_importer(folder):
     """A module without its change must not slip in on the second try."""
     write(folder, "hooked_refused")
 
-    def refuse(_module: ModuleType) -> None:
+    def refuse(_module):
         raise RuntimeError("cannot patch this module")
 
     after_import("hooked_refused", refuse)
