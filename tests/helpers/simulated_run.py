@@ -97,12 +97,10 @@ def _draw(*key: Any) -> float:
 
 
 class SimulatedRun:
-    """Steps of one controller over a training set of ``num_prompts`` prompts, drawn in turn."""
+    """Steps of one controller over a training set of 60 prompts, drawn in turn."""
 
-    def __init__(
-        self, options: Mapping[str, Mapping[str, Any]], *, num_prompts: int = 60, seed: int = 0, **own: Any
-    ) -> None:
-        self.prompt_ids = [f"é{i}" for i in range(num_prompts)]
+    def __init__(self, options: Mapping[str, Mapping[str, Any]], *, seed: int = 0, **own: Any) -> None:
+        self.prompt_ids = [f"é{i}" for i in range(60)]
         self.controller = make_controller(options, self.prompt_ids, seed=seed, **own)
         self.position = 0
         self.audit: dict[str, list[dict[str, Any]]] = {"selection": [], "rollouts": []}
