@@ -1,9 +1,7 @@
 """E3's temperature control (arXiv 2505.18573): the published vectors, its bounds, and what a resumed run does."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 from simulated_run import batch_of, make_rule
 
@@ -118,16 +116,6 @@ def test_one_step_changes_the_temperature_by_a_factor_of_two_at_most():
     assert temperatures(controlled(), [0.4] + [1e300] * 30)[-1] == 0.01
     # A target that was measured on a deterministic policy holds nothing.
     assert temperatures(controlled(), [0.0, 0.4, 0.0, 2.0]) == [1.0] * 4
-
-
-@pytest.mark.parametrize("initial", [0.4, 0.0, 1e-300, 1e300])
-def test_adversarial_entropies(initial):
-    rng = np.random.default_rng(2)
-    hostile = rng.choice([0.0, 5e-324, 1e-300, 1e-12, 0.4, 12.0, 1e12, 1e300], size=1_000)
-    hostile[::3] = 10.0 ** rng.uniform(-300, 300, size=len(hostile[::3]))
-    found = temperatures(controlled(total_steps=800), [initial, *hostile.tolist()])
-    assert all(math.isfinite(tau) and 0.01 <= tau <= 100.0 for tau in found)
-    assert all(0.5 - 1e-12 <= after / before <= 2.0 + 1e-12 for before, after in itertools.pairwise([1.0, *found]))
 
 
 def test_state_saved_before_the_first_step_takes_the_configured_temperature():

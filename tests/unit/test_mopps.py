@@ -100,16 +100,6 @@ def test_chance_of_being_nearer_is_that_of_two_beta_draws():
 
 
 @settings(max_examples=30, deadline=None)
-@given(groups=st.lists(st.integers(0, 9), max_size=12), discount=st.floats(0.0, 1.0), prior_right=st.floats(0.1, 5.0))
-def test_counts_are_the_papers_recursion_without_its_prior(groups, discount, prior_right):
-    rule, alpha = make("mopps", discount=discount, prior_right=prior_right), prior_right
-    for num_correct in groups:
-        alpha = discount * alpha + (1.0 - discount) * prior_right + num_correct
-        observe(rule, ("p000", [1.0] * num_correct + [0.0]))
-    assert prior_right + rule.state_dict()["correct_N"][0] == pytest.approx(alpha, rel=1e-4)
-
-
-@settings(max_examples=30, deadline=None)
 @given(target=st.floats(0.0, 1.0), num_selected=st.integers(1, 40))
 def test_no_other_drawn_rate_is_nearer_to_the_target(target, num_selected):
     found = select(make("mopps", target_pass_rate=target), scored(IDS[:40]), num_selected)
@@ -162,13 +152,6 @@ def taught(name, **options):
 def test_prompts_that_were_never_rolled_out_are_judged_by_those_of_near_perplexity(name, expected):
     found = times_chosen(taught(name), scored((*NEW_LIVE, *NEW_HARD), PPL), 20, draws=100)
     assert sum(found[prompt_id] for prompt_id in NEW_LIVE) / 20 == pytest.approx(expected, abs=0.05)
-
-
-def test_own_rollouts_of_a_prompt_outweigh_those_of_others():
-    rule = taught("mopps_ppl", discount=1.0)
-    for _ in range(3):
-        observe(rule, (LIVE[0], CORRECT), (HARD[0], MIXED))
-    assert times_chosen(rule, scored((LIVE[0], HARD[0]), PPL), 1, draws=400)[HARD[0]] > 0.9
 
 
 def test_until_enough_groups_are_known_it_is_mopps():
