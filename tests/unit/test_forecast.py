@@ -9,12 +9,12 @@ from simulated_run import make_rule, step_outcome
 from recipe.prepo.maths.pass_rate import after_rollouts, expected_worth
 from recipe.prepo.types import Candidates
 
-LOGITS = np.linspace(-60.0, 60.0, 12_001)
+LOGITS = np.linspace(-60.0, 60.0, 2_401)
 IDS = tuple(f"p{i:03}" for i in range(120))
 BELIEFS = {"mean": st.floats(-6.0, 6.0), "variance": st.floats(0.05, 9.0)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**BELIEFS, size=st.integers(1, 16), data=st.data())
 def test_a_group_moves_a_belief_to_the_moments_of_its_posterior(mean, variance, size, data):
     correct = data.draw(st.integers(0, size))
@@ -26,7 +26,7 @@ def test_a_group_moves_a_belief_to_the_moments_of_its_posterior(mean, variance, 
     assert after_rollouts(mean, variance, correct, size) == pytest.approx(expected, abs=1e-3, rel=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**BELIEFS, size=st.integers(2, 16))
 def test_expected_worth_is_that_of_drawn_groups(mean, variance, size):
     mass = np.exp(-((LOGITS - mean) ** 2) / (2.0 * variance))
