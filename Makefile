@@ -25,9 +25,10 @@ test: lint
 test-all: lint
 	@$(ENV) exec "$$py" -m pytest $(PARALLEL) $(EVERYTHING)
 
-# The inner loop: seconds.
+# The inner loop: seconds. As many processes as cores, so one thread each.
 unit:
-	@$(ENV) exec "$$py" -m pytest -q $(PARALLEL) -p no:hydra_pytest -p no:anyio -m "not slow" --doctest-modules tests/unit $(LIGHT)
+	@$(ENV) OMP_NUM_THREADS=1 exec "$$py" -m pytest -q $(PARALLEL) -p no:hydra_pytest -p no:anyio -m "not slow" \
+		--doctest-modules tests/unit $(LIGHT)
 
 # Twenty hand-made changes, each of which a fast test must notice.
 mutants:
