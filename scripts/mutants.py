@@ -16,23 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "recipe/prepo"
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change.
-
-    Attributes:
-        name: what it breaks.
-        file: path below ``recipe/prepo``.
-        old, new: text that stands in the file exactly once, and its replacement.
-        tests: test files or folders to run.
-    """
+class Mutant(NamedTuple):
+    """What it breaks; a file below ``recipe/prepo``; text that stands there once; its replacement; tests to run."""
 
     name: str
     file: str

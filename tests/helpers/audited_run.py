@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,10 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "check_audit.py"
 
 def check_run(run_dir: Path) -> str:
     """What ``scripts/check_audit.py`` prints about a run directory."""
-    spec = importlib.util.spec_from_file_location("check_audit", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = runpy.run_path(str(SCRIPT))
     try:
-        return script.check_run(run_dir)
-    except script.Difference as difference:
+        return script["check_run"](run_dir)
+    except script["Difference"] as difference:
         return f"difference: {difference}"
 
 

@@ -37,36 +37,20 @@ def add(a: int, b: int) -> int:
 '''
 ACTOR, MODEL, ROLLOUT = (f"actor_rollout_ref.{part}" for part in ("actor", "model", "rollout"))
 REWARD, TOOLS_PATH = "reward.custom_reward_function", f"{ROLLOUT}.multi_turn.function_tool_path"
-EIGHT = ("data.train_batch_size=8", f"{ACTOR}.ppo_mini_batch_size=8")
+EIGHT = f"data.train_batch_size=8 {ACTOR}.ppo_mini_batch_size=8"
 # {} is the folder of the files.
 ACCEPTED = {
-    "objective": [
-        f"{ACTOR}.use_kl_loss=true",
-        f"{ACTOR}.kl_loss_type=k3+",
-        f"{ACTOR}.loss_agg_mode=token-mean",
-        f"{ACTOR}.policy_loss.loss_mode=gspo",
-        f"{ACTOR}.optim.lr_scheduler_type=cosine",
-        "algorithm.adv_estimator=rloo",
-        "data.train_batch_size=32",
-        f"{REWARD}.path={{}}/graders.py",
-        f"{REWARD}.name=accepts",
-    ],
-    "tools": [
-        "method=mopps",
-        "data.train_files={}/tool.parquet",
-        "data.max_prompt_length=768",
-        f"{TOOLS_PATH}={{}}/tools.py",
-        f"{MODEL}.lora_rank=8",
-        *EIGHT,
-    ],
+    "objective": f"""
+        {ACTOR}.use_kl_loss=true {ACTOR}.kl_loss_type=k3+ {ACTOR}.loss_agg_mode=token-mean
+        {ACTOR}.policy_loss.loss_mode=gspo {ACTOR}.optim.lr_scheduler_type=cosine algorithm.adv_estimator=rloo
+        data.train_batch_size=32 {REWARD}.path={{}}/graders.py {REWARD}.name=accepts""".split(),
+    "tools": f"""
+        method=mopps data.train_files={{}}/tool.parquet data.max_prompt_length=768 {TOOLS_PATH}={{}}/tools.py
+        {MODEL}.lora_rank=8 {EIGHT}""".split(),
     "model": [
-        f"{MODEL}.path={{}}/no_template",
+        *f"{MODEL}.path={{}}/no_template {ROLLOUT}.max_model_len=144 data.train_files={{}}/long.parquet".split(),
+        *f"trainer.resume_mode=disable trainer.logger=[console,file] {EIGHT}".split(),
         f"{MODEL}.custom_chat_template={PLAIN_TEMPLATE}",
-        f"{ROLLOUT}.max_model_len=144",
-        "data.train_files={}/long.parquet",
-        "trainer.resume_mode=disable",
-        "trainer.logger=[console,file]",
-        *EIGHT,
     ],
 }
 

@@ -56,27 +56,35 @@ def step_outcome(trained: Groups, *discarded: Groups, step: int = 1) -> StepOutc
     return StepOutcome(trained=rollout_batch(trained, step), discarded=dropped, step=step)
 
 
+def batch_of(ids: Sequence[str], rewards: Sequence[float], *, group: Any = None, tokens: Any = 10, entropy: Any = None):
+    """Rollouts of these prompts; each argument is one number for all, or one for each. By default one group."""
+    size = len(ids)
+    return RolloutBatch(
+        prompt_ids=list(ids),
+        group_R=np.zeros(size, dtype=np.int64) if group is None else np.asarray(group),
+        reward_R=np.array(rewards, dtype=np.float64),
+        num_tokens_R=np.broadcast_to(np.array(tokens, dtype=np.int64), size),
+        entropy_nats_R=None if entropy is None else np.broadcast_to(np.array(entropy, dtype=np.float64), size),
+    )
+
+
 def make_controller(
     options: Mapping[str, Mapping[str, Any]],
     prompt_ids: Sequence[str],
     *,
     seed: int = 0,
-    num_selected: int = 4,
-    identity: RunIdentity | None = None,
     pooled: bool = False,
+    **own: Any,
 ) -> Controller:
-    """A controller of a small run; ``pooled``: it chooses from all prompts and keeps their scores."""
+    """A controller of a small run; ``pooled``: it chooses from all prompts and keeps their scores.
+
+    ``own`` are fields of its identity.
+    """
     kept: dict[str, Any] = {"score_ratio": 2.0, "rescore_after": 3, "model": "tiny"} if pooled else {}
+    sizes = {"num_selected": 4, "num_candidates": None if pooled else 20, "data_sha256": data_fingerprint(prompt_ids)}
     return Controller(
         options,
-        identity=identity
-        or RunIdentity(
-            seed=seed,
-            num_selected=num_selected,
-            num_candidates=None if pooled else 5 * num_selected,
-            data_sha256=data_fingerprint(prompt_ids),
-            **kept,
-        ),
+        identity=RunIdentity(seed=seed, **{**sizes, **kept, **own}),
         run=run_facts(prompt_ids),
         base_temperature=1.0,
         pool=Pool(prompt_ids, shuffle_seed=seed) if pooled else None,
@@ -89,18 +97,11 @@ def _draw(*key: Any) -> float:
 
 
 class SimulatedRun:
-    """Steps of one controller over a training set of ``num_prompts`` prompts, drawn in turn."""
+    """Steps of one controller over a training set of 60 prompts, drawn in turn."""
 
-    def __init__(
-        self,
-        options: Mapping[str, Mapping[str, Any]],
-        *,
-        num_prompts: int = 60,
-        seed: int = 0,
-        pooled: bool = False,
-    ) -> None:
-        self.prompt_ids = [f"é{i}" for i in range(num_prompts)]
-        self.controller = make_controller(options, self.prompt_ids, seed=seed, pooled=pooled)
+    def __init__(self, options: Mapping[str, Mapping[str, Any]], *, seed: int = 0, **own: Any) -> None:
+        self.prompt_ids = [f"é{i}" for i in range(60)]
+        self.controller = make_controller(options, self.prompt_ids, seed=seed, **own)
         self.position = 0
         self.audit: dict[str, list[dict[str, Any]]] = {"selection": [], "rollouts": []}
 
@@ -215,3 +216,15 @@ def every_combination() -> list[dict[str, str]]:
     for group, registry in REGISTRIES.items():
         combinations = [{**names, group: name} for names in combinations for name in registry]
     return combinations
+
+
+def rules_in_pairs() -> list[dict[str, str]]:
+    """Few combinations in which each rule meets each rule of every other group."""
+    first, *others = REGISTRIES
+    found = []
+    for i, name in enumerate(REGISTRIES[first]):
+        for turn in (0, 1):
+            rules = {group: list(REGISTRIES[group]) for group in others}
+            picks = ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0))[i % 4]
+            found.append({first: name} | {g: rules[g][pick ^ turn] for g, pick in zip(others, picks, strict=True)})
+    return found

@@ -187,16 +187,16 @@ def _start_munge(cluster: SlurmCluster) -> None:
 
 
 def _wait_until_idle(cluster: SlurmCluster) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        found = subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%t"], env=cluster.environment, text=True, capture_output=True, check=False
-        )
-        if found.stdout.split() == ["idle"] * len(cluster.nodes):
-            return
-        time.sleep(0.2)
-    logs = "\n".join(path.read_text(errors="replace")[-1500:] for path in sorted(cluster.folder.glob("*.log")))
-    raise AssertionError(f"the Slurm cluster did not come up:\n{found.stdout}{found.stderr}\n{logs}")
+    def states() -> list[str]:
+        command = ["sinfo", "-h", "-N", "-o", "%t"]
+        found = subprocess.run(command, env=cluster.environment, text=True, capture_output=True, check=False)
+        return found.stdout.split()
+
+    def logs() -> str:
+        return "\n".join(path.read_text(errors="replace")[-1500:] for path in sorted(cluster.folder.glob("*.log")))
+
+    idle = ["idle"] * len(cluster.nodes)
+    wait_until(lambda: states() == idle, "the Slurm cluster comes up", limit_s=START_TIMEOUT_S, show=logs)
 
 
 def _stop(cluster: SlurmCluster) -> None:

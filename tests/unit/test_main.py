@@ -1,11 +1,7 @@
 """What the entry point decides before anything is started: which Ray, which checkpoint, and how a stop is reported."""
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -25,36 +21,35 @@ from recipe.prepo.run.checkpoint import save_state
 CLUSTER = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False}
 
 
-def config_with(**ray_init: Any) -> Any:
+def config_with(**ray_init):
     return OmegaConf.create({"ray_kwargs": {"ray_init": {**CLUSTER, **ray_init}}})
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_enable_metrics_collection"):
+    names = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_enable_metrics_collection")
+    for name in (*names, "PREPO_RUN_ID", "PREPO_GRADING_TIME_LIMIT_S"):
         monkeypatch.setenv(name, "before")
 
 
-def test_a_run_joins_no_ray_that_an_earlier_one_left() -> None:
-    config = config_with()
+@pytest.mark.parametrize(
+    ("own", "variable", "expected"),
+    [
+        ({}, "", {**CLUSTER, "address": "local", "logging_level": "WARNING"}),  # not what an earlier run left
+        ({}, "10.0.0.1:6379", {}),  # a joined cluster has its own sizes
+        ({"address": "auto"}, "", {"address": "auto"}),
+    ],
+)
+def test_which_ray_a_run_starts_or_joins(own, variable, expected, monkeypatch):
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    config = config_with(**own)
     choose_ray(config)
-    assert config.ray_kwargs.ray_init == {**CLUSTER, "address": "local", "logging_level": "WARNING"}
+    assert config.ray_kwargs.ray_init == expected
 
 
-def test_a_joined_cluster_has_its_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    config = config_with()
-    choose_ray(config)
-    assert config.ray_kwargs.ray_init == {}
-    config = config_with(address="auto")
-    choose_ray(config)
-    assert config.ray_kwargs.ray_init == {"address": "auto"}
-
-
-def test_every_worker_gets_the_run_id_and_the_grading_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PREPO_RUN_ID", "PREPO_GRADING_TIME_LIMIT_S"):
-        monkeypatch.setenv(name, "before")
+def test_every_worker_gets_the_run_id_and_the_grading_limit():
     config = OmegaConf.create({"prepo": {"grading_time_limit_s": 2.5}, "trainer": {"device": "cuda"}})
     config.merge_with(config_with(runtime_env={"env_vars": {"OWN": "1"}}))
     choose_platform(config)
@@ -72,58 +67,41 @@ def test_every_worker_gets_the_run_id_and_the_grading_limit(monkeypatch: pytest.
         (2, "auto", 143, "before the first step was done (SIGTERM)"),
     ],
 )
-def test_a_stop_says_how_to_resume(
-    step: int, mode: str, status: int, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stop_says_how_to_resume(step, mode, status, text, capsys):
     """Status 75 only where a batch system that starts the run again gets further."""
     assert _report_stop(step, "SIGTERM", mode, first_step=2, total_steps=9) == status
     assert text in capsys.readouterr().out
 
 
-def trainer(mode: str, folder: Path, path: Any = None) -> Any:
+def trainer(mode, folder, path=None):
     values = {"resume_mode": mode, "default_local_dir": str(folder), "resume_from_path": path, "val_only": False}
     return OmegaConf.create(values)
 
 
-IDENTITY = {"seed": 1, "num_selected": 2, "num_candidates": 10}
+def prepo(**changes):
+    identity = {"seed": 1, "num_selected": 2, "num_candidates": 10, **changes}
+    return SimpleNamespace(identity=identity, rules={})
 
 
-def prepo(**changes: Any) -> Any:
-    return SimpleNamespace(identity={**IDENTITY, **changes}, rules={})
-
-
-PREPO = prepo()
-
-
-@pytest.mark.parametrize(
-    ("saved", "now", "named"),
-    [
-        ({"model": "a", "rescore_after": 5}, {"model": "b"}, "run.model='a', this run has 'b'"),
-        ({"model": "a", "rescore_after": 5}, {"model": "a", "rescore_after": 0}, "run.rescore_after=5"),
-        ({"num_candidates": 10}, {"num_candidates": None}, "run.num_candidates=10, this run has None"),
-    ],
-)
-def test_kept_scores_of_another_model_or_pool_are_refused(
-    saved: dict[str, Any], now: dict[str, Any], named: str, tmp_path: Path
-) -> None:
-    save_state(tmp_path / "global_step_3", {"identity": {**IDENTITY, **saved}, "options": {}})
-    with pytest.raises(StateError, match=named):
-        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_3"), prepo(**now))
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    save_state(tmp_path / "global_step_3", {"identity": prepo(model="a").identity, "options": {}})
+    with pytest.raises(StateError, match=r"run\.model='a', this run has 'b'"):
+        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_3"), prepo(model="b"))
 
 
 @pytest.mark.parametrize("path", [None, "", "checkpoints/last", "global_step_x"])
-def test_a_path_that_names_no_checkpoint_is_refused(path: str | None, tmp_path: Path) -> None:
+def test_a_path_that_names_no_checkpoint_is_refused(path, tmp_path):
     with pytest.raises(ConfigError, match=r"trainer\.resume_from_path=.*global_step_<N>.*trainer\.resume_mode=auto"):
-        resume_step(trainer("resume_path", tmp_path, path), PREPO)
+        resume_step(trainer("resume_path", tmp_path, path), prepo())
 
 
-def test_the_step_of_a_path_is_that_of_its_name(tmp_path: Path) -> None:
-    assert resume_step(trainer("auto", tmp_path), PREPO) == 0
-    assert resume_step(trainer("resume_path", tmp_path, "/on/another/node/global_step_12"), PREPO) == 12
+def test_the_step_of_a_path_is_that_of_its_name(tmp_path):
+    assert resume_step(trainer("auto", tmp_path), prepo()) == 0
+    assert resume_step(trainer("resume_path", tmp_path, "/on/another/node/global_step_12"), prepo()) == 12
     (tmp_path / "global_step_7").mkdir()
-    assert resume_step(trainer("disable", tmp_path), PREPO) == 0
+    assert resume_step(trainer("disable", tmp_path), prepo()) == 0
     with pytest.raises(StateError):  # it is there, and lacks its state
-        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_7"), PREPO)
+        resume_step(trainer("resume_path", tmp_path, tmp_path / "global_step_7"), prepo())
 
 
 @pytest.mark.parametrize(
@@ -135,22 +113,19 @@ def test_the_step_of_a_path_is_that_of_its_name(tmp_path: Path) -> None:
         ("resume_path", "elsewhere/global_step_2", []),
     ],
 )
-def test_checkpoints_of_an_earlier_course_are_archived(
-    mode: str, path: str | None, left: list[int], tmp_path: Path
-) -> None:
+def test_checkpoints_of_an_earlier_course_are_archived(mode, path, left, tmp_path):
     for step in (2, 4):
         (tmp_path / f"global_step_{step}").mkdir()
     archive_earlier(trainer(mode, tmp_path, path and str(tmp_path / path)), 2 if path else 0)
     assert [step for step in (2, 4) if (tmp_path / f"global_step_{step}").exists()] == left
 
 
-def test_the_named_logs_are_those_of_this_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_named_logs_are_those_of_this_run(tmp_path, monkeypatch):
     monkeypatch.delenv("PREPO_RAY_LOGS", raising=False)
     config = config_with(_temp_dir=str(tmp_path))
     assert ray_logs(config) == "/tmp/ray/session_latest/logs"
-    for day in (21, 22):
-        (tmp_path / f"session_2026-11-{day}_{os.getpid()}").mkdir()
-    (tmp_path / "session_2026-11-23_1").mkdir()
+    for name in (f"21_{os.getpid()}", f"22_{os.getpid()}", "23_1"):
+        (tmp_path / f"session_2026-11-{name}").mkdir()
     assert ray_logs(config) == f"{tmp_path}/session_2026-11-22_{os.getpid()}/logs"
     monkeypatch.setenv("PREPO_RAY_LOGS", str(tmp_path))
     assert ray_logs(config) == str(tmp_path)

@@ -1,36 +1,114 @@
-"""What a run leaves on disk: state files that are refused when damaged, logs in which each step stands once."""
+"""What a run leaves on disk: states and checkpoints that are refused when damaged, logs that hold each step once."""
 
-from __future__ import annotations
-
-import errno
+import copy
 import hashlib
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import zipfile
 
 import numpy as np
 import pytest
 
 from recipe.prepo.errors import StateError
-from recipe.prepo.run.checkpoint import FILE_NAME, load_state, save_state
+from recipe.prepo.maths.rng import make_generator
+from recipe.prepo.rules.base import Stateful
+from recipe.prepo.run.checkpoint import (
+    FILE_NAME,
+    LATEST_FILE,
+    archive,
+    is_complete,
+    latest_checkpoint,
+    load_state,
+    save_state,
+)
 from recipe.prepo.run.jsonl import StepLog
 
 RUN = np.arange(-3, 4, dtype=np.int32)
 ARRAYS = {"rules": {"selection": {"run": RUN, "p": [0.5, 0.25]}, "budget": {"rank": np.ones(5)}}}
-PAYLOAD: dict[str, Any] = {"big": 2**127 + 1, "third": 1 / 3, "ü": ["é", None, True], "nested": {"b": 1, "a": {}}}
-PICKLED = np.array([{"a": 1}], dtype=object)
+PAYLOAD = {"big": 2**127 + 1, "third": 1 / 3, "ü": ["é", None, True], "nested": {"b": 1, "a": {}}}
 
 
-def the_arrays(folder: Path) -> Path:
+# What the base class of the rules saves, checks and loads
+
+
+class Inner(Stateful):
+    saved = ("count_N",)
+
+    def __init__(self):
+        self._count_N = np.zeros(3, dtype=np.int32)
+
+
+class Everything(Stateful):
+    saved = ("generator", "share", "steps", "target", "measured", "seen_2", "rows", "inner")
+
+    def __init__(self, seed=0):
+        self._generator = make_generator(seed, "test")
+        self._share, self._steps, self._target, self._measured = 0.5, 0, None, []
+        self._seen_2, self._rows, self._inner = np.zeros((2, 2)), np.empty((0, 3)), Inner()
+
+
+def used():
+    state = Everything(seed=1)
+    state._generator.integers(10, size=5, dtype=np.int32)  # leaves half of a 64-bit draw
+    state._share, state._steps, state._target = 0.25, 7, 0.1
+    state._measured.append(1 / 3)
+    state._seen_2 += 1.5
+    state._rows = np.arange(6.0).reshape(2, 3)
+    state._inner._count_N += 4
+    return state
+
+
+def test_loaded_state_is_the_saved_one_and_follows_no_object(tmp_path):
+    mine, other = used(), Everything(seed=9)
+    saved = mine.state_dict()
+    save_state(tmp_path, saved)
+    other.load_state_dict(load_state(tmp_path))
+    np.testing.assert_equal(other.state_dict(), saved)
+    other.load_state_dict(saved)
+    kept = copy.deepcopy(saved)
+    draws = []
+    for each in (mine, other):
+        each._measured.append(2.0)
+        each._seen_2 += 1.0
+        each._inner._count_N[0] = 99
+        draws.append(each._generator.integers(2**60, size=9).tolist())
+    assert draws[0] == draws[1]
+    np.testing.assert_equal(saved, kept)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("generator", {}, "PCG64"),
+        ("generator", np.random.MT19937(0).state, "PCG64"),
+        ("generator", [1, 2], "state"),
+        *((name, value, name) for name in ("share", "target") for value in ("x", True)),
+        ("measured", 0.4, "measured"),
+        ("seen_2", np.zeros((2, 1)), "Everything: the saved 'seen_2' has another type or shape"),
+        ("seen_2", np.zeros(4), "seen_2"),
+        ("seen_2", np.zeros((3, 2)), "seen_2"),
+        ("seen_2", np.zeros((2, 2), dtype=np.float32), "seen_2"),
+        ("seen_2", [[0.0] * 2] * 2, "seen_2"),
+        ("rows", np.zeros((7, 2)), "rows"),
+        ("inner", {}, "Inner saves"),
+        ("inner", {"count_N": np.zeros(3)}, "count_N"),
+        ("inner", None, "Inner saves"),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(name, value, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Everything().load_state_dict({**used().state_dict(), name: value})
+
+
+# The state file and its arrays
+
+
+def the_arrays(folder):
     (path,) = folder.glob("*.npz")
     return path
 
 
-def test_state_round_trip_is_exact_and_leaves_no_older_file(tmp_path: Path) -> None:
+def test_state_round_trip_is_exact_and_leaves_no_older_file(tmp_path):
     folder = tmp_path / "global_step_3"
     assert save_state(folder, ARRAYS) == folder / FILE_NAME
     found = load_state(folder)
@@ -44,189 +122,67 @@ def test_state_round_trip_is_exact_and_leaves_no_older_file(tmp_path: Path) -> N
     assert os.listdir(folder) == [FILE_NAME]
 
 
-def with_fields(text: str, **changes: Any) -> str:
-    return json.dumps({**json.loads(text), **changes})
+def fields(**changes):
+    return lambda text: json.dumps({**json.loads(text), **changes}).encode()
 
 
-DAMAGES: dict[str, Callable[[str], str | bytes]] = {
-    "empty": lambda text: "",
-    "half": lambda text: text[: len(text) // 2],
-    "last brace gone": lambda text: text.rstrip()[:-1],
-    "binary": lambda text: b"\x80\x04\x95pickle\xff",
-    "zeros": lambda text: b"\0" * 200,
-    "not an object": lambda text: "[1, 2]",
-    "other format": lambda text: with_fields(text, format="other"),
-    "version as text": lambda text: with_fields(text, version="3"),
-    "no checksum": lambda text: with_fields(text, sha256=None),
-    "payload is a list": lambda text: with_fields(text, payload=[]),
-    "one value edited": lambda text: text.replace('"b": 1', '"b": 2'),
-    "one key added": lambda text: with_fields(text, payload={**PAYLOAD, "more": 0}),
-    "integer as float": lambda text: text.replace('"b": 1', '"b": 1.0'),
-    "a number of 5,000 digits": lambda text: text.replace('"b": 1', '"b": 1' + "0" * 5000),
+def written(array):
+    def damage(path):
+        with open(path, "wb") as file:
+            np.savez(file, run=array)
+
+    return damage
+
+
+def edited(change):
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+PICKLED = written(np.array([{"a": 1}], dtype=object))
+DAMAGES = {
+    "empty": edited(lambda text: b""),
+    "last brace gone": edited(lambda text: text.rstrip()[:-1]),
+    "binary": edited(lambda text: b"\x80\x04\x95pickle\xff"),
+    "not an object": edited(lambda text: b"[1, 2]"),
+    "other format": edited(fields(format="other")),
+    "version as text": edited(fields(version="3")),
+    "an older version": edited(fields(version=2)),
+    "no checksum": edited(fields(sha256=None)),
+    "payload is a list": edited(fields(payload=[])),
+    "one value edited": edited(lambda text: text.replace(b'"p": [', b'"p": [0,')),
+    "a number of 5,000 digits": edited(lambda text: text.replace(b'"p": [', b'"p": [1' + b"0" * 5000 + b",")),
+    "missing": lambda path: path.unlink(),
+}
+ARRAY_DAMAGES = {
+    "cut": edited(lambda data: data[:-40]),
+    "one bit": edited(lambda data: data[:150] + bytes([data[150] ^ 1]) + data[151:]),
+    "of another state": written(np.zeros(7)),
+    "a pickle": PICKLED,
+    "missing": lambda path: path.unlink(),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path, damage: Callable[[str], str | bytes]) -> None:
-    path = save_state(tmp_path, PAYLOAD)
-    damaged = damage(path.read_text(encoding="utf-8"))
-    content = damaged if isinstance(damaged, bytes) else damaged.encode()
-    path.write_bytes(content)
-    with pytest.raises(StateError, match=r"trainer\.resume_mode") as error:
-        load_state(tmp_path)
-    assert str(path) in str(error.value)
-    assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == [FILE_NAME]
-
-
-@pytest.mark.parametrize("version", [2, 7])
-def test_no_state_and_another_version_are_refused_by_name(tmp_path: Path, version: int) -> None:
-    with pytest.raises(StateError, match="does not exist"):
-        load_state(tmp_path / "global_step_9")
-    path = save_state(tmp_path, PAYLOAD)
-    path.write_text(with_fields(path.read_text(encoding="utf-8"), version=version), encoding="utf-8")
-    with pytest.raises(StateError, match=f"version {version}, this release reads version 3.*Resume with the release"):
-        load_state(tmp_path)
-
-
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from recipe.prepo.run.checkpoint import save_state
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    save_state(Path(sys.argv[1]), {"table": ["x" * 100] * 1000})
-except OSError as error:
-    sys.exit(error.errno)
-"""
-
-
-def test_disk_that_fills_up_keeps_the_old_state(tmp_path: Path) -> None:
-    save_state(tmp_path, PAYLOAD)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], env=environment, timeout=60, check=False)
-    assert child.returncode == 27  # EFBIG
-    assert load_state(tmp_path) == PAYLOAD
-    assert os.listdir(tmp_path) == [FILE_NAME]
-
-
-def steps_in(path: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def log_steps(path: Path, steps: list[int], resume_step: int = 0) -> None:
-    log = StepLog(path, resume_step=resume_step)
-    for step in steps:
-        log.append([{"step": step, "call": call, "data": {"é": step / 3}} for call in range(2)])
-    log.close()
-
-
-def test_resumed_log_holds_each_step_once(tmp_path: Path) -> None:
-    path = tmp_path / "audit" / "log.jsonl"
-    log_steps(path, [1, 2, 3, 4, 5])
-    log_steps(path, [4, 5, 6], resume_step=3)
-    assert steps_in(path) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
-    log_steps(path, [], resume_step=9)  # beyond its end
-    assert steps_in(path)[-1] == 6
-    assert os.listdir(path.parent) == ["log.jsonl"]
-
-
-def test_a_disk_that_is_still_full_keeps_the_log_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "log.jsonl"
-    log_steps(path, [1, 2, 3])
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
-    with pytest.raises(OSError, match="No space left"):
-        StepLog(path, resume_step=2)
-    assert steps_in(path) == [1, 1, 2, 2, 3, 3]
-    assert os.listdir(tmp_path) == ["log.jsonl"]
-
-
-@pytest.mark.parametrize("lost", range(1, 30))
-def test_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path, lost: int) -> None:
-    """The last step runs again. A line may be torn inside a letter, or lack nothing but its line end."""
-    path = tmp_path / "log.jsonl"
-    log = StepLog(path, resume_step=0)
-    log.append([{"step": 1, "prompt_id": "a"}, {"step": 2, "prompt_id": "ééééé"}])
-    log.close()
-    content = path.read_bytes()
-    path.write_bytes(content[:-lost])
-    log = StepLog(path, resume_step=1)
-    log.append([{"step": 2, "prompt_id": "again"}])
-    log.close()
-    assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == [1, 2]
-
-
-def test_line_without_its_end_does_not_swallow_the_next_one(tmp_path: Path) -> None:
-    """The checkpoint of step 2 stands, and its line was cut just before the line end."""
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}', encoding="utf-8")
-    log = StepLog(path, resume_step=2)
-    log.append([{"step": 3}])
-    log.close()
-    assert steps_in(path) in ([1, 2, 3], [1, 3])
-
-
-def test_starting_over_keeps_earlier_files_under_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    for first in (10, 20, 30):
-        log_steps(path, [first])
-    assert steps_in(tmp_path / "metrics.1.jsonl") == [10, 10]
-    assert steps_in(tmp_path / "metrics.2.jsonl") == [20, 20]
-    assert steps_in(path) == [30, 30]
-
-
-def test_values_keep_their_precision_and_stand_in_one_line_at_once(tmp_path: Path) -> None:
-    log = StepLog(tmp_path / "log.jsonl", resume_step=0)
-    log.append([{"step": np.int64(3), "x": np.float64(0.1), "many": np.arange(2), "text": "a\r\nb\u2028é"}])
-    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
-    assert text.count("\n") == 1
-    assert json.loads(text) == {"step": 3, "x": 0.1, "many": [0, 1], "text": "a\r\nb\u2028é"}
-    assert log.last_step == 3
-    log.close()
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.savez(file, run=array)
-
-
-def flip_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[150] ^= 1
-    path.write_bytes(content)
-
-
-ARRAY_DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "gone": lambda path: path.unlink(),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
-    "empty": lambda path: path.write_bytes(b""),
-    "one bit": flip_bit,
-    "of another state": lambda path: write_array(path, np.zeros(7)),
-    "a pickle": lambda path: write_array(path, PICKLED),
-}
-
-
-@pytest.mark.parametrize("damage", ARRAY_DAMAGES.values(), ids=ARRAY_DAMAGES.keys())
-def test_damaged_arrays_are_refused_and_left_as_they_are(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+@pytest.mark.parametrize(
+    ("find", "damage"),
+    [(lambda folder: folder / FILE_NAME, damage) for damage in DAMAGES.values()]
+    + [(the_arrays, damage) for damage in ARRAY_DAMAGES.values()],
+    ids=[*DAMAGES, *(f"arrays {name}" for name in ARRAY_DAMAGES)],
+)
+def test_damaged_state_is_refused_and_left_as_it_is(tmp_path, find, damage):
     save_state(tmp_path, ARRAYS)
-    path = the_arrays(tmp_path)
+    path = find(tmp_path)
     damage(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(StateError) as error:
+    with pytest.raises(StateError, match=rf"{path.name} .*trainer\.resume_mode"):
         load_state(tmp_path)
-    assert path.name in str(error.value)
-    assert "trainer.resume_mode" in str(error.value)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_neither_a_pickle_with_the_right_checksum_nor_another_folders_arrays_are_read(tmp_path: Path) -> None:
+def test_neither_a_pickle_with_the_right_checksum_nor_another_folders_arrays_are_read(tmp_path):
     save_state(tmp_path / "other", ARRAYS)
     path = save_state(tmp_path / "mine", ARRAYS)
     arrays, document = the_arrays(path.parent), json.loads(path.read_text(encoding="utf-8"))
-    write_array(arrays, PICKLED)
+    PICKLED(arrays)
     document["arrays"]["sha256"] = hashlib.sha256(arrays.read_bytes()).hexdigest()
     path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(StateError, match="allow_pickle=False"):
@@ -236,33 +192,136 @@ def test_neither_a_pickle_with_the_right_checksum_nor_another_folders_arrays_are
     path.write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(StateError, match="cannot be read"):
         load_state(path.parent)
-
-
-def test_objects_are_never_saved_as_arrays(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="would be pickled"):
-        save_state(tmp_path, {"a": np.array([None])})
-    assert os.listdir(tmp_path) == []
+        save_state(tmp_path / "new", {"a": np.array([None])})
+    assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3, 4])
-def test_state_with_arrays_survives_a_write_that_fails_anywhere(
-    tmp_path: Path, failing: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("call", "failing"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2), ("replace", 3)]
+)
+def test_a_write_that_fails_anywhere_keeps_state_and_log(tmp_path, call, failing, monkeypatch):
     save_state(tmp_path, ARRAYS)
-    stock, calls = os.replace, []
+    log_steps(tmp_path / "log.jsonl", [1, 2, 3])
+    stock, calls = getattr(os, call), []
 
-    def fail(*args: Any) -> None:
+    def fail(*args):
         calls.append(args)
-        if len(calls) == failing:
+        if len(calls) >= failing:
             raise OSError(28, "No space left on device")
         stock(*args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        if failing <= 3:
-            with pytest.raises(OSError, match="No space left"):
-                save_state(tmp_path, {"array": np.zeros(3)})
-            assert load_state(tmp_path)["rules"]["budget"]["rank"].tolist() == [1.0] * 5
-        else:  # three renames in all
-            save_state(tmp_path, {"array": np.zeros(3)})
-            assert load_state(tmp_path)["array"].tolist() == [0.0] * 3
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(tmp_path, {"array": np.zeros(3)})
+    np.testing.assert_equal(load_state(tmp_path), ARRAYS)
+    with pytest.raises(OSError, match="No space left"):
+        StepLog(tmp_path / "log.jsonl", resume_step=2)
+    assert steps_in(tmp_path / "log.jsonl") == [1, 1, 2, 2, 3, 3] and not list(tmp_path.glob(".*"))
+
+
+# Which checkpoint a resume takes
+
+
+def make_checkpoint(run_dir, step):
+    folder = run_dir / f"global_step_{step}"
+    save_state(folder, {"step": step})
+    (folder / "actor").mkdir()
+    (folder / "actor" / "model_world_size_1_rank_0.pt").write_bytes(b"weights")
+    with zipfile.ZipFile(folder / "data.pt", "w") as file:  # what torch.save writes
+        file.writestr("data.pkl", "state of the dataloader")
+    return folder
+
+
+def test_the_named_checkpoint_is_taken_even_where_a_newer_folder_stands(tmp_path):
+    assert latest_checkpoint(tmp_path) == latest_checkpoint(tmp_path / "missing") == 0
+    for step in (2, 4):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / LATEST_FILE).write_text("2")
+    assert latest_checkpoint(tmp_path, repair=True) == 2
+    assert (tmp_path / LATEST_FILE).read_text() == "2"
+
+
+@pytest.mark.parametrize("name", ["", "\0\0", "14"])
+def test_a_torn_name_or_a_deleted_folder_means_the_newest_complete_checkpoint(tmp_path, name):
+    (make_checkpoint(tmp_path, 12) / "data.pt").write_bytes(b"PK\3\4 cut off")
+    (tmp_path / LATEST_FILE).write_text(name)
+    assert latest_checkpoint(tmp_path) == 0  # start over
+    for step in (2, 10):
+        make_checkpoint(tmp_path, step)
+    assert latest_checkpoint(tmp_path) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == name  # only a resume writes
+    assert latest_checkpoint(tmp_path, repair=True) == 10
+    assert (tmp_path / LATEST_FILE).read_text() == "10"  # verl reads it, too
+
+
+def test_checkpoints_of_an_abandoned_course_are_archived(tmp_path):
+    for step in (2, 4, 6):
+        make_checkpoint(tmp_path, step)
+    (tmp_path / LATEST_FILE).write_text("6")
+    assert archive(tmp_path, after=6) is None
+    assert archive(tmp_path, after=2) == tmp_path / "earlier_1"
+    assert all(is_complete(tmp_path / "earlier_1" / f"global_step_{step}") for step in (4, 6))
+    assert latest_checkpoint(tmp_path) == 2
+    assert archive(tmp_path, after=0) == tmp_path / "earlier_2"
+    assert latest_checkpoint(tmp_path) == 0 and archive(tmp_path, after=0) is None
+    assert not (tmp_path / LATEST_FILE).exists()
+
+
+@pytest.mark.parametrize("part", [FILE_NAME, "data.pt", "actor/model_world_size_1_rank_0.pt"])
+def test_a_named_checkpoint_without_a_part_is_refused_and_the_complete_ones_are_named(tmp_path, part):
+    make_checkpoint(tmp_path, 2)
+    (make_checkpoint(tmp_path, 4) / part).unlink()
+    (tmp_path / LATEST_FILE).write_text("4")
+    with pytest.raises(StateError, match=r"global_step_4 lacks a part.*Complete checkpoints: steps 2\. .*resume_path"):
+        latest_checkpoint(tmp_path)
+
+
+# Logs
+
+
+def steps_in(path):
+    return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def log_steps(path, steps, resume_step=0):
+    log = StepLog(path, resume_step=resume_step)
+    for step in steps:
+        log.append([{"step": step, "call": call, "data": {"é": step / 3}} for call in range(2)])
+    log.close()
+
+
+def test_resumed_log_holds_each_step_once(tmp_path):
+    path = tmp_path / "audit" / "log.jsonl"
+    log_steps(path, [1, 2, 3, 4, 5])
+    log_steps(path, [4, 5, 6], resume_step=3)
+    assert steps_in(path) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+    log_steps(path, [], resume_step=9)  # beyond its end
+    assert steps_in(path)[-1] == 6
+    assert os.listdir(path.parent) == ["log.jsonl"]
+
+
+@pytest.mark.parametrize("lost", [1, 2, 4, 5, 12, 25, 29])
+def test_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path, lost):
+    """The last step runs again. A line may be torn inside a letter, or lack nothing but its line end."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes('{"step": 1}\n{"step": 2, "prompt_id": "ééééé"}\n'.encode()[:-lost])
+    for resume_step, kept in ((2, [1]), (1, [1])):  # also if the checkpoint of step 2 stands
+        log_steps(path, [3], resume_step=resume_step)
+        assert steps_in(path) == [*kept, 3, 3]
+
+
+def test_starting_over_keeps_earlier_files_under_numbers(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for first in (10, 20, 30):
+        log_steps(path, [first])
+    assert [steps_in(tmp_path / f"metrics{number}.jsonl")[0] for number in (".1", ".2", "")] == [10, 20, 30]
+
+
+def test_values_keep_their_precision_and_stand_in_one_line_at_once(tmp_path):
+    log = StepLog(tmp_path / "log.jsonl", resume_step=0)
+    log.append([{"step": np.int64(3), "x": np.float64(0.1), "many": np.arange(2), "text": "a\r\nb\u2028é"}])
+    text = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    log.close()
+    assert text.count("\n") == 1 and log.last_step == 3
+    assert json.loads(text) == {"step": 3, "x": 0.1, "many": [0, 1], "text": "a\r\nb\u2028é"}

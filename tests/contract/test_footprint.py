@@ -1,7 +1,5 @@
 """What the leak check sees: a child's child, a segment, a socket; and nothing of anybody else."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess
@@ -27,20 +25,15 @@ time.sleep(600)
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm: NOT TESTED")
-def test_names_what_a_killed_process_left_and_removes_only_that(tmp_path: Path) -> None:
+def test_names_what_a_killed_process_left_and_removes_only_that(tmp_path):
     path = tmp_path / "s"
     with contextlib.ExitStack() as ends, Footprint() as footprint:
         ends.callback(footprint.kill)
-        leaky = subprocess.Popen(
-            [sys.executable, "-c", LEAKY, path],
-            env=os.environ | footprint.environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        marked = {"env": os.environ | footprint.environment, "stdout": subprocess.PIPE, "text": True}
+        leaky = subprocess.Popen([sys.executable, "-c", LEAKY, path], **marked)
         other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         ends.callback(other.wait)
         ends.callback(other.kill)
-        assert leaky.stdout is not None
         segment = Path("/dev/shm") / leaky.stdout.readline().strip()
         wait_until(lambda: footprint.segments and footprint.sockets)
         assert leaky.pid in footprint.processes()
