@@ -53,31 +53,39 @@ def straight_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return launch(directory, overrides, extra_environment=offline)
 
 
-@pytest.fixture(scope="session")
-def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    """Four steps: a SIGTERM stops the first attempt, the second one goes to the end."""
-    directory = tmp_path_factory.mktemp("stopped") / "run"
-    with Training(directory, 4, "trainer.save_freq=-1") as first:
-        first.wait_for_steps(1)
-        first.driver.send_signal(signal.SIGTERM)
-        stopped = first.wait_for_end()
+def interrupted(directory: Path, save_freq: int, interrupt: Callable[[Training], int]) -> Interrupted:
+    """Four steps: the first attempt is interrupted, the second one goes to the end."""
+    with Training(directory, 4, f"trainer.save_freq={save_freq}") as first:
+        victim = interrupt(first)
+        ending = first.wait_for_end()
     with Training(directory, 4, "trainer.save_freq=-1") as second:
         finished = second.wait_for_end()
-    return Interrupted(directory, first.output, stopped, finished)
+    return Interrupted(directory, first.output, ending, finished, victim)
+
+
+@pytest.fixture(scope="session")
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """A SIGTERM stops the first attempt."""
+
+    def stop(training: Training) -> int:
+        training.wait_for_steps(1)
+        training.driver.send_signal(signal.SIGTERM)
+        return training.driver.pid
+
+    return interrupted(tmp_path_factory.mktemp("stopped") / "run", -1, stop)
 
 
 @pytest.fixture(scope="session")
 def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    """Four steps: the rollout server is killed in the first attempt, the second one goes to the end."""
-    directory = tmp_path_factory.mktemp("killed") / "run"
-    with Training(directory, 4, "trainer.save_freq=1") as first:
-        first.wait_for_whole_checkpoint()
-        server = first.process("ray::vLLMHttpServer")
+    """The rollout server is killed in the first attempt."""
+
+    def kill(training: Training) -> int:
+        training.wait_for_whole_checkpoint()
+        server = training.process("ray::vLLMHttpServer")
         os.kill(server, signal.SIGKILL)
-        killed = first.wait_for_end()
-    with Training(directory, 4, "trainer.save_freq=-1") as second:
-        finished = second.wait_for_end()
-    return Interrupted(directory, first.output, killed, finished, server)
+        return server
+
+    return interrupted(tmp_path_factory.mktemp("killed") / "run", 1, kill)
 
 
 NEUTRAL = ["prepo/selection=all", "prepo/weighting=none", "trainer.total_training_steps=2", "trainer.test_freq=-1"]
@@ -93,16 +101,10 @@ def neutral_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Stock verl (its own entry point and its own «sync» trainer) on the same configuration."""
+    """Stock verl (its own entry point and its own "sync" trainer) on the same configuration."""
     directory = tmp_path_factory.mktemp("stock")
-    overrides = [
-        *SMALL,
-        *NEUTRAL,
-        f"trainer.rollout_data_dir={directory / 'rollouts'}",
-        "trainer.v1.trainer_mode=sync",
-        "trainer.logger=[file]",
-        "trainer.save_freq=2",
-    ]
+    overrides = [*SMALL, *NEUTRAL, f"trainer.rollout_data_dir={directory / 'rollouts'}", "trainer.save_freq=2"]
+    overrides += ["trainer.v1.trainer_mode=sync", "trainer.logger=[file]"]
     environment = cpu_environment() | {
         "PREPO_ASSETS": str(ROOT / "assets"),
         "VERL_FILE_LOGGER_PATH": str(directory / "metrics.jsonl"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.faults_run import ROOT, TINY, Ending
+from recipe.prepo.run.jsonl import read_lines
 
 SMALL = TINY
 
@@ -27,6 +28,12 @@ class Run:
     @property
     def steps(self) -> dict[int, dict[str, float]]:
         return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
+
+
+def trained_steps(directory: Path) -> list[int]:
+    """Steps that a run has trained so far, in the order of its metrics."""
+    path = directory / "metrics.jsonl"
+    return [line["step"] for line in (read_lines(path) if path.exists() else ()) if "timing_s/step" in line["data"]]
 
 
 def check_audit(run: Run) -> str:
