@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -290,32 +289,6 @@ def test_the_rest_of_a_repaired_process_is_right(trials: tuple[dict[str, Any], d
     assert repaired["platform"] == "PlatformCPU"
     assert "cpu" not in (stock["detected"], repaired["detected"])  # it is chosen, never detected
     assert "CPUOffloadPolicy(pin_memory=True)" in source_of("verl", "workers/engine/fsdp/transformer_impl.py")
-
-
-def test_an_engine_ends_with_its_server_however_that_went() -> None:
-    """What ``Popen`` started outlives a killed parent, unless it is guarded."""
-    script = """
-import subprocess, sys, tempfile, time
-from recipe.prepo.cpu.workarounds import end_with_this_process
-folder = tempfile.mkdtemp()
-alone, guarded = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
-guard = end_with_this_process([guarded.pid], folder)
-print(alone.pid, guarded.pid, guard.pid, folder, flush=True)
-time.sleep(600)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
-    assert parent.stdout is not None
-    *pids, folder = parent.stdout.readline().split()
-    alone, guarded, guard = (psutil.Process(int(pid)) for pid in pids)
-    parent.kill()
-    parent.wait()
-    try:
-        assert psutil.wait_procs([guarded, guard], timeout=30)[1] == []
-        assert not os.path.exists(folder)
-        assert alone.is_running()
-    finally:
-        alone.kill()
-        parent.stdout.close()
 
 
 def test_vllm_rewinds_generators_in_a_way_that_a_cpu_cannot() -> None:

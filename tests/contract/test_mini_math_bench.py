@@ -20,17 +20,9 @@ from waiting import wait_until
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, policy, rates, runs
 from benchmarks.mini_math.collect import PromptStream
-from benchmarks.mini_math.methods import read_method
 from benchmarks.mini_math.numbers import Curves, accuracy_at, area, mean_difference, reach_target, rollouts_to
 from benchmarks.mini_math.options import Options
-from benchmarks.mini_math.policy import (
-    Responses,
-    draw_tokens,
-    generate,
-    prompt_nll_nats,
-    response_log_probs,
-    torch_generator,
-)
+from benchmarks.mini_math.policy import Responses, draw_tokens, generate, prompt_nll_nats, response_log_probs
 from benchmarks.mini_math.settings import SHIPPED, load_model
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
@@ -74,8 +66,8 @@ def audit_lines(folder: Path, method: str, name: str) -> list[dict[str, Any]]:
 
 
 def sample(model: Any, tokenizer: Any, prompts: list[list[int]], sizes: list[int], *, temperature: float) -> Responses:
-    generator, eos_id = torch_generator(0, "test"), tokenizer.eos_token_id
-    return generate(model, prompts, sizes, temperature=temperature, max_tokens=48, eos_id=eos_id, generator=generator)
+    options = {"max_tokens": 48, "eos_id": tokenizer.eos_token_id, "generator": policy.torch_generator(0, "test")}
+    return generate(model, prompts, sizes, temperature=temperature, **options)
 
 
 def test_generation_agrees_with_teacher_forcing(
@@ -137,8 +129,8 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     dist = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     drawn = draw_tokens(dist.expand(40_000, 6), torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=6) / 40_000
-    assert shares[[0, 2, 5]].tolist() == [0.0, 0.0, 0.0]
     torch.testing.assert_close(shares, dist, atol=0.012, rtol=0)  # five standard errors
+    assert shares[dist == 0].sum() == 0
 
 
 def test_advantages_and_loss_are_verls() -> None:
@@ -187,17 +179,6 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
     for (name, mine), theirs, before in parameters:
         torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
         assert not torch.equal(mine, before), name
-
-
-@pytest.mark.parametrize(
-    ("name", "num_selected", "num_candidates"), [("grpo_5x", 80, 80), ("dapo", 16, 16), ("oracle", 16, 80)]
-)
-def test_sizes_of_a_method_that_differs_from_conf(name: str, num_selected: int, num_candidates: int) -> None:
-    found = read_method(name, num_selected=16, rollouts_per_prompt=8, seed=3)
-    assert (found.prepo.num_selected, found.prepo.num_candidates) == (num_selected, num_candidates)
-    assert (found.prepo.seed, found.prepo.rollouts_per_prompt, found.loss_scale_tokens) == (3, 8, 48)
-    assert found.filters_groups == (name == "dapo")
-    assert found.rules["selection"]["name"] == {"oracle": "oracle"}.get(name, "all")
 
 
 def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:
@@ -322,14 +303,12 @@ def test_rollouts_to_a_target_areas_and_accuracies_are_interpolated() -> None:
         assert accuracy_at(at, rollouts, accuracy, evaluation_rollouts=evaluated) == pytest.approx(expected)
 
 
-def test_differences_have_students_interval() -> None:
+def test_differences_have_students_interval_and_ratios_are_paired_and_never_says_so() -> None:
     found = mean_difference([0.02, 0.05, -0.01, 0.04, 0.03])  # by hand: mean .026, sd .02302, 2.776 * sd / sqrt(5)
     assert found.value == pytest.approx(0.026) and found.num_seeds == 5
     assert found.bounds == (pytest.approx(-0.003, abs=6e-4), pytest.approx(0.055, abs=6e-4))
     assert mean_difference([0.1]).bounds is None
 
-
-def test_ratios_are_paired_and_never_says_so() -> None:
     uniform, faster = curves_of(*[[0.2, 0.3, 0.4, 0.4]] * 5), curves_of(*[[0.2, 0.4, 0.5, 0.5]] * 5)
     worse = curves_of([0.2, 0.2, 0.2, 0.25], *[[0.2, 0.2, 0.2, 0.2]] * 4)
     half = reach_target(faster, uniform, 0.5)

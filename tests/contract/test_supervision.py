@@ -20,7 +20,7 @@ from recipe.prepo.errors import FaultError
 from recipe.prepo.reward.score import compute_score
 from recipe.prepo.supervise import messages, supervisor
 from recipe.prepo.supervise.hung_rewards import GIVEN_UP, TIMED_OUT, FailureCount, Failures, SupervisedRollouts
-from recipe.prepo.supervise.messages import CallFirst, describe
+from recipe.prepo.supervise.messages import describe
 from recipe.prepo.supervise.supervisor import Supervisor
 
 
@@ -219,19 +219,3 @@ def test_an_error_of_the_training_says_what_is_behind_it(
     manager = SimpleNamespace(agent_loop_workers=[])
     with pytest.raises(expected, match=message), scene.supervisor.training(manager):
         raise error
-
-
-def test_an_actor_is_created_after_the_first_call_with_its_options() -> None:
-    order: list[Any] = []
-
-    class Actor:
-        def options(self, **options: Any) -> Actor:
-            order.append(options)
-            return self
-
-        def remote(self, *args: Any) -> str:
-            order.append(args)
-            return "handle"
-
-    assert CallFirst(Actor(), lambda: order.append("first")).options(num_cpus=0).remote(1) == "handle"
-    assert order == [{"num_cpus": 0}, "first", (1,)]

@@ -19,12 +19,8 @@ from verl.trainer.ppo.v1 import (
     get_trainer_cls,
 )
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-from verl.utils import tensordict_utils
-from verl.utils.debug import marked_timer
 from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 from verl.utils.tracking import Tracking
-from verl.workers.rollout.llm_server import LLMServerClient
 
 from recipe.prepo.modes import (
     PlainWorker,
@@ -59,27 +55,6 @@ MODES = {
     "prepo_colocate_async": (PrepoTrainerColocateAsync, [AsyncHooks, PrepoHooks], PPOTrainerColocateAsync),
     "prepo_separate_async": (PrepoTrainerSeparateAsync, [AsyncHooks, PrepoHooks], PPOTrainerSeparateAsync),
 }
-BATCH = ["global_steps", "partition_id"]
-# What is overridden or called elsewhere -> its parameters besides self.
-CALLED = [
-    (PPOTrainer._shutdown_dump_executor, []),
-    (PPOTrainer._rollout_server_managers, []),
-    (PPOTrainer._resolve_filter_groups_metric, []),
-    (ReplayBuffer._clear_groups, ["partition_id", "uids"]),
-    (ReplayBuffer._sync_metadata_from_transfer_queue, []),
-    (ReplayBuffer._wait_for_next_poll, ["partition_id", "last_debug_time"]),
-    (ReplayBuffer._select_prompt_uids, ["partition_id", "sampleable_keys", "batch_size"]),
-    (ReplayBuffer._evict_terminal_groups, [*BATCH, "eviction_reasons"]),
-    (ReplayBuffer._terminal_eviction_reasons, BATCH),
-    (ReplayBuffer._materialize_batch, ["partition_id", "selected_prompt_uids", "partition_snapshot"]),
-    (PlainWorker._run_agent_loop, ["sampling_params", "trajectory", "agent_name", "trace", "kwargs"]),
-    (PlainWorker._compute_score, ["outputs", "kwargs"]),
-    (tensordict_utils.index_select_tensor_dict, ["batch", "indices"]),
-    (tensordict_utils.list_of_dict_to_tensordict, ["list_of_dicts"]),
-    # verl's task runner ends with ``tracking.finish(exit_code=…)``.
-    (RunLogs.finish, ["exit_code"]),
-    (Tracking.finish, ["exit_code"]),
-]
 
 
 def parameters(function: Any) -> list[str]:
@@ -101,11 +76,6 @@ def test_every_method_of_verl_that_is_overridden_has_its_parameters(hooks: type)
         assert parameters(getattr(hooks, name)) == parameters(getattr(PPOTrainer, name)), name
 
 
-@pytest.mark.parametrize(("function", "expected"), CALLED)
-def test_parameters_are_verls(function: Any, expected: list[str]) -> None:
-    assert parameters(function) == expected
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_mode_is_registered_with_its_hooks_in_front_of_verls_class(mode: str) -> None:
     ours, hooks, stock = MODES[mode]
@@ -117,25 +87,21 @@ def test_mode_is_registered_with_its_hooks_in_front_of_verls_class(mode: str) ->
     assert ours.supervisor_class is Supervisor
 
 
-@pytest.mark.parametrize(
-    "module", ["trainer.hooks", "trainer.replay_buffer", "trainer.rollout", "supervise.hung_rewards", "modes"]
-)
-def test_rooms_may_be_imported_before_verl(module: str) -> None:
+def test_rooms_may_be_imported_before_verl() -> None:
     """Their import of verl registers the trainers, which import them."""
-    command = [sys.executable, "-W", "ignore", "-c", f"import recipe.prepo.{module}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    code = "import os, sys, torch, transformers, ray\nfor name in sys.argv[1:]:\n    if os.fork() == 0:\n"
+    code += "        __import__(f'recipe.prepo.{name}'); os._exit(0)\n    assert os.wait()[1] == 0, name\n"
+    rooms = ["trainer.hooks", "trainer.replay_buffer", "trainer.rollout", "supervise.hung_rewards", "modes"]
+    command = [sys.executable, "-W", "ignore", "-c", code, *rooms]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_calls_into_verl_bind() -> None:
-    assert parameters(ReplayBuffer.sample)[-3:] == [*BATCH, "batch_size"]
+def test_workers_and_trackers_are_verls() -> None:
     assert PrepoWorker.__mro__[1:4] == (SupervisedRollouts, OwnSampling, PlainWorker)
     assert issubclass(PrepoAgentLoopManager, AgentLoopManagerTQ)
-    inspect.signature(LLMServerClient.generate).bind(None, request_id="x", prompt_ids=[1], sampling_params={})
-    assert inspect.iscoroutinefunction(LLMServerClient.generate)
-    inspect.signature(create_continuous_token_builder).bind(None, hf_model_type="qwen2", chat_template_kwargs={})
-    inspect.signature(marked_timer).bind("prompt_scoring", {})
-    inspect.signature(tensordict_utils.assign_non_tensor_stack).bind({}, "key", [1])
+    # verl's task runner ends with ``tracking.finish(exit_code=…)``.
+    assert parameters(RunLogs.finish) == parameters(Tracking.finish) == ["exit_code"]
 
 
 @pytest.mark.parametrize("limit", [1, 16, 4096])

@@ -113,74 +113,46 @@ def connect(address: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=180, check=False)
 
 
-@pytest.fixture(scope="module")
-def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One job: clients with and without its token try to connect, then it nears its time limit, and is requeued."""
-    steps = f"trainer.total_training_steps={NUM_STEPS}"
-    job = submit(slurm, tmp_path_factory.mktemp("trained"), steps, "trainer.save_freq=100")
+def test_a_job_over_two_nodes_lets_its_own_clients_in_is_requeued_at_its_time_limit_and_resumes(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    job = submit(slurm, tmp_path, f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100")
     job.wait_for("starting Ray")
     (folder,) = Path("/tmp").glob(f"prepo-{job.job_id}-0")
     token = folder / "token"
     job.wait_for("Connecting to existing Ray cluster")
     address = re.search(r"Ray cluster at address: ([\d.]+:\d+)", job.output).group(1)
-    seen = {
-        "token_mode": oct(token.stat().st_mode & 0o777),
-        "folder_mode": oct(folder.stat().st_mode & 0o777),
-        "command_lines": [command_of(pid) for pid in psutil.pids()],
-        "secret": token.read_text(),
-        "without": connect(address, RAY_AUTH_MODE="disabled"),
-        "wrong": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
-        "with": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)),
-    }
+    assert [oct(path.stat().st_mode & 0o777) for path in (folder, token)] == ["0o700", "0o600"]
+    secret = token.read_text()
+    assert len(secret) == 64
+    assert not [pid for pid in psutil.pids() if secret in command_of(pid)]
+    mine = connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    assert mine.stdout.strip() == "nodes 2", mine.stderr
+    for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        client = connect(address, **wrong)
+        assert client.returncode != 0 and "nodes" not in client.stdout, f"{wrong} was let in: {client.stdout}"
+
     job.wait_for_step(2)
     keepers = [p for p in psutil.process_iter() if belongs(p, job.job_id) and "slurm_node.py" in command_of(p.pid)]
     of_nodes = [keeper.children(recursive=True) for keeper in keepers]  # under whatever name they now go
+    processes = [process for of_node in of_nodes for process in of_node]
     titles = [" ".join(command_of(process.pid) for process in of_node) for of_node in of_nodes]
+    actors, servers = (["ray::WorkerDict" in t for t in titles], ["VLLM::EngineCore" in t for t in titles])
+    assert sum(actors) == sum(servers) == 1 and actors != servers, titles  # one on each node
+    assert len(processes) > 10, "the job's processes were not found while it ran"
     slurm.limit_time(job.job_id, SIGNAL_AHEAD_S)
     state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
-    return {
-        "job": job,
-        "state": state,
-        "processes": [p for of_node in of_nodes for p in of_node],
-        "titles": titles,
-        **seen,
-    }
-
-
-def test_a_job_over_two_nodes_trains_completes_and_leaves_nothing_behind(trained: dict) -> None:
-    job: Submitted = trained["job"]
-    assert (trained["state"]["JobState"], trained["state"]["ExitCode"]) == ("COMPLETED", "0:0"), job.output[-6000:]
+    assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("COMPLETED", "0:0", "1"), job.output[-6000:]
     assert "Ray runs on 2 node(s) (n1, n2): 2 GPU(s), 64 logical CPUs" in job.output
+    assert "SIGTERM: asking the driver to save and to stop" in job.output and "restart 1" in job.output
+    assert secret not in job.output
     assert job.trained_steps == list(range(1, NUM_STEPS + 1))
-    actors = ["ray::WorkerDict" in titles for titles in trained["titles"]]
-    servers = ["VLLM::EngineCore" in titles for titles in trained["titles"]]
-    assert sum(actors) == sum(servers) == 1 and actors != servers, trained["titles"]  # one on each node
-    assert len(trained["processes"]) > 10, "the job's processes were not found while it ran"
-    assert [process for process in trained["processes"] if process.is_running()] == []
-    check_nothing_is_left(job.job_id)
-
-
-def test_only_a_client_with_the_jobs_private_token_is_let_in(trained: dict) -> None:
-    assert trained["with"].stdout.strip() == "nodes 2", trained["with"].stderr
-    for name in ("without", "wrong"):
-        assert trained[name].returncode != 0, f"a client {name} token was let in: {trained[name].stdout}"
-        assert "nodes" not in trained[name].stdout
-    assert (trained["folder_mode"], trained["token_mode"]) == ("0o700", "0o600")
-    assert len(trained["secret"]) == 64
-    assert not [line for line in trained["command_lines"] if trained["secret"] in line]
-    assert trained["secret"] not in trained["job"].output
-
-
-def test_a_job_at_its_time_limit_saves_is_requeued_and_resumes(trained: dict) -> None:
-    job: Submitted = trained["job"]
-    assert trained["state"]["Restarts"] == "1"
-    assert "SIGTERM: asking the driver to save and to stop" in job.output
-    assert "restart 1" in job.output
     chosen = [(line["step"], line["call"]) for line in read_lines(job.directory / "audit/selection.jsonl")]
-    assert chosen == sorted(set(chosen)), "a step's choice was written twice"
-    check_resumed(job.directory)
     # One batch ahead of the first step, and one a step; the resumed run still had its batch in flight.
     assert chosen == [(1, 0), (1, 1), *((step, 0) for step in range(2, NUM_STEPS + 1))]
+    check_resumed(job.directory)
+    assert [process for process in processes if process.is_running() and command_of(process.pid)] == []
+    check_nothing_is_left(job.job_id)
 
 
 def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Path) -> None:
