@@ -62,7 +62,6 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["data.train_files={}/unknown_loop.parquet", "prepo/selection=uniform"], ["my_agent", "agent_loop_config_path"]),
     (["prepo/selection=uniform", f"{TOOLS_PATH}={{}}/broken.py"], ["the tools do not load", "nowhere_to_be_found"]),
     (["data.train_files={}/long.parquet"], ["150 of 200", "data.max_prompt_length=96", "50 prompts"]),
-    (["trainer.logger=[tensorbord]"], ["trainer.logger=[console]"]),
 ]
 
 

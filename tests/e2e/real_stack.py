@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults_run import ROOT, TINY, Ending
+from benchmarks.faults_run import ROOT, TINY
 from recipe.prepo.run.jsonl import read_lines
 
 SMALL = TINY
@@ -52,17 +52,6 @@ def check_resumed(directory: Path, output: str = "", *, after: int = 0, total: i
     if total:
         shown = [line.split(":")[0] for line in output.splitlines() if line.startswith("step ")]
         assert shown == [f"step {step}/{total}" for step in range(after + 1, total + 1)]
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """A run that ended early once, and was then resumed to its end."""
-
-    directory: Path
-    output: str
-    ending: Ending
-    finished: Ending
-    victim: int = 0
 
 
 def launch(
