@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,17 +36,6 @@ def gpu_check(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.fixture(scope="module")
-def small(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """Table and figures of a run in the small size, started with a PATH whose only Python is this one."""
-    python, out = tmp_path_factory.mktemp("python"), tmp_path_factory.mktemp("bench")
-    executable(python / "python3", f'exec "{sys.executable}" "$@"')
-    options = ("--device", "cpu", "--size", "tiny", "--rounds", str(ROUNDS), "--out", str(out))
-    done = gpu_check(f"{python}:{tools}", *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads((out / "gpu_check.json").read_text())
-
-
 @pytest.mark.skipif(
     any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists(), reason="this machine has a GPU device"
 )
@@ -68,8 +56,15 @@ def test_a_gpu_machine_without_torch_is_told_what_to_install(tools: Path, tmp_pa
         assert named in done.stderr
 
 
-def test_table_and_json_have_every_figure(small: tuple[str, dict[str, Any]]) -> None:
-    table, result = small
+def test_table_and_json_have_every_figure(tools: Path, tmp_path: Path) -> None:
+    """Started in the small size, with a PATH whose only Python is this one."""
+    python = tmp_path / "python"
+    python.mkdir()
+    executable(python / "python3", f'exec "{sys.executable}" "$@"')
+    options = ("--device", "cpu", "--size", "tiny", "--rounds", str(ROUNDS), "--out", str(tmp_path))
+    done = gpu_check(f"{python}:{tools}", *options)
+    assert done.returncode == 0, done.stderr
+    table, result = done.stdout, json.loads((tmp_path / "gpu_check.json").read_text())
     size, numerics, cost = SIZES["tiny"], result["numerics"], result["transformers"]
     for name in FIGURES:
         assert f"\n| {name}" in table and math.isfinite(numerics["reference"][name]["mean"])
@@ -86,12 +81,9 @@ def test_table_and_json_have_every_figure(small: tuple[str, dict[str, Any]]) -> 
         assert "--device cpu" in result[part]["not_measured"]
     assert table.count("not measured: it needs a GPU") == 2
 
-
-def test_bf16_differs_from_float64_by_a_little(small: tuple[str, dict[str, Any]]) -> None:
-    _, result = small
-    errors, reference = result["numerics"]["errors"], result["numerics"]["reference"]
-    for name in FIGURES:
-        spread = reference[name]["std"] / (reference[name]["mean"] if name == "prompt_ppl" else 1.0)
+    for name in FIGURES:  # bf16 differs from float64 by a little
+        errors, reference = numerics["errors"], numerics["reference"][name]
+        spread = reference["std"] / (reference["mean"] if name == "prompt_ppl" else 1.0)
         for kind in ("bf16", "bf16_softmax"):
             assert 1e-6 * spread < errors[kind][name]["rms_error"] < 0.1 * spread
         # A reference that rounded somewhere to float32 or less would be as far from float32 as from bf16.

@@ -23,6 +23,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     """After the last test: no process, shared-memory segment or socket of any run of these tests."""
     with Footprint() as footprint:
         os.environ.update(footprint.environment)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 the runs starve beside the other tests
         yield
         for name in footprint.environment:
             del os.environ[name]
