@@ -145,10 +145,10 @@ def _read(path: str) -> bytes:
 
 
 def _mapped_segments(pid: int) -> set[str]:
-    """Files below /dev/shm that the process has mapped and that have a name."""
+    """Files below /dev/shm that the process has mapped, by number: a semaphore is mapped under a temporary name."""
     lines = _read(f"/proc/{pid}/maps").decode(errors="replace").splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in lines if "/dev/shm/" in line}
-    return {path for path in paths if not path.endswith("(deleted)")}
+    numbers = {int(line.split(maxsplit=5)[4]) for line in lines if "/dev/shm/" in line}
+    return {entry.path for entry in os.scandir("/dev/shm") if entry.inode() in numbers} if numbers else set()
 
 
 def _bound_sockets() -> dict[str, str]:

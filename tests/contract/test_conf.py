@@ -12,13 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from composed import composed, conf_yaml, names_in, rule_yaml
-from omegaconf import OmegaConf
 from simulated_run import NEUTRAL, every_combination
 
 from recipe.prepo import doctor
 from recipe.prepo.config import read_config
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.preflight import check_all, check_config, findings
+from recipe.prepo.preflight import check_config
 from recipe.prepo.rules.registry import REGISTRIES
 
 PROJECT = Path(__file__).parents[2]
@@ -44,17 +43,17 @@ def test_agreed_defaults() -> None:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_combination_of_rules_works_in_every_experiment(experiment: str) -> None:
+def test_every_rule_works_in_every_experiment_and_with_every_other_rule(experiment: str) -> None:
     config = composed(f"experiment={experiment}")
     trainer, mini_batch = config["trainer"], config["actor_rollout_ref"]["actor"]["ppo_mini_batch_size"]
     assert trainer["default_local_dir"] == f"outputs/{trainer['experiment_name']}"
     assert config["data"]["train_batch_size"] % mini_batch == 0
-    for names in every_combination():
+    for names in every_combination() if experiment == "comparison" else [{group: name} for group, name in RULES]:
         rules = {group: rule_yaml(group, name) for group, name in names.items()}
         changed = {**config, "prepo": {**config["prepo"], **rules}}
         found = read_config(changed)
         check_config(changed, found)
-        assert found.rules == rules
+        assert {group: found.rules[group] for group in names} == rules
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,7 +67,7 @@ def test_a_method_sets_the_rules_the_name_and_the_directory_of_a_run(method: str
     assert found.rules == expected
     assert config["algorithm"]["filter_groups"]["enable"] == (method == "dapo")
     assert config["trainer"]["default_local_dir"] == f"outputs/{method}-seed7"
-    assert findings(config, found, check_all(config, found)).total_steps == 48
+    check_config(config, found)
 
 
 def test_methods_are_the_same_in_every_experiment() -> None:
@@ -100,12 +99,6 @@ def test_a_cluster_sets_pools_whose_sizes_may_be_overridden(experiment: str, clu
         rollout["checkpoint_engine"]["backend"],
     )
     assert config["actor_rollout_ref"]["hybrid_engine"] == (cluster == "colocated")
-
-
-def test_overrides_of_one_composition_do_not_leak_into_the_next() -> None:
-    before = composed()
-    doctor.compose_config(["experiment=tiny_cpu", "prepo.seed=9", "prepo/selection=uniform"])
-    assert OmegaConf.to_container(doctor.compose_config(["experiment=tiny_cpu"]), resolve=True) == before
 
 
 UNKNOWN: list[tuple[str, list[str]]] = [
@@ -153,66 +146,49 @@ def test_the_doctor_prints_what_it_found(monkeypatch: pytest.MonkeyPatch, capsys
     assert lines["step"] == "24 prompts first, refilled until 16 prompts x 8 rollouts have a signal"
 
 
-def run(module: str, *overrides: str, folder: Path, options: Sequence[str] = (), path: str = "", **more: str) -> Any:
-    """A command in an empty folder, without any sign of a GPU or of a Ray cluster."""
+def run(module: str, *overrides: str, folder: Path, path: str = "", options: Sequence[str] = (), **more: str) -> Any:
+    """A command in an empty folder, without any sign of a GPU or of a Ray cluster, that is to refuse to start."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREPO_", "RAY_", "VERL_"))}
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [path, str(PROJECT), os.environ.get("PYTHONPATH")]))
     folder.mkdir(exist_ok=True)
-    paths = os.pathsep.join(filter(None, [path, str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, *options, "-m", module, *overrides],
-        cwd=folder,
-        env={**kept, "PYTHONPATH": paths, "PATH": "/nowhere", "OMP_NUM_THREADS": "1", **more},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [sys.executable, *options, "-m", module, "experiment=tiny_cpu", *overrides]
+    environment = kept | {"PATH": "/nowhere", "OMP_NUM_THREADS": "1", **more}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and os.listdir(folder) == []
+    return done
 
 
 def test_the_doctor_command_refuses_a_value_before_it_imports_verl(tmp_path: Path) -> None:
-    overrides = ["experiment=tiny_cpu", "data.train_batch_size=8"]
-    done = run("recipe.prepo.doctor", *overrides, folder=tmp_path, options=["-X", "importtime"])
-    assert done.returncode == 2
+    done = run("recipe.prepo.doctor", "data.train_batch_size=8", folder=tmp_path, options=["-X", "importtime"])
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "recipe.prepo.preflight" in imported
     assert not imported & {"verl", "ray", "torch", "vllm", "transformers"}
-    assert os.listdir(tmp_path) == []
 
 
 def test_the_doctor_command_refuses_another_verl(tmp_path: Path) -> None:
     fake = tmp_path / "site" / "verl-0.10.0.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: verl\nVersion: 0.10.0\n", encoding="utf-8")
-    done = run("recipe.prepo.doctor", "experiment=tiny_cpu", folder=tmp_path / "run", path=str(fake.parent))
-    assert done.returncode == 2
+    done = run("recipe.prepo.doctor", folder=tmp_path / "run", path=str(fake.parent))
     assert done.stderr.startswith("error: this recipe hooks into verl 0.9.1, found 0.10.0")
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_gpu_run_without_a_gpu_stops_at_once_and_names_the_cpu_command(tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
-    run_dir = tmp_path / "run"
-    overrides = ("experiment=tiny_cpu", "trainer.device=cuda")
-    done = run("recipe.prepo.main", *overrides, folder=run_dir, RAY_TMPDIR=str(tmp_path / "ray"))
-    assert done.returncode == 2
-    assert "bash run_qwen.sh experiment=tiny_cpu" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "starting Ray" not in done.stdout
-    assert os.listdir(tmp_path / "ray") == os.listdir(run_dir) == []
+    done = run("recipe.prepo.main", "trainer.device=cuda", folder=tmp_path / "run", RAY_TMPDIR=str(tmp_path / "ray"))
+    assert "bash run_qwen.sh experiment=tiny_cpu" in done.stderr and "Traceback" not in done.stderr
+    assert "starting Ray" not in done.stdout and os.listdir(tmp_path / "ray") == []
 
 
 def run_qwen(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "run_qwen.sh", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
 
 
-def test_run_qwen_has_a_help_of_one_screen_with_every_experiment_and_method() -> None:
+def test_run_qwen_helps_in_one_screen_and_refuses_unknown_and_old_names() -> None:
     done = run_qwen("experiment=tiny_cpu", "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) <= 24
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") <= 24
     assert [name for name in (*EXPERIMENTS, *METHODS) if name not in done.stdout] == []
-
-
-def test_run_qwen_refuses_unknown_and_old_names() -> None:
     old = run_qwen("experiment=prepo")
     assert (old.returncode, old.stdout, len(old.stderr.splitlines())) == (2, "", 1)
     assert "bash run_qwen.sh experiment=comparison method=prepo" in old.stderr

@@ -6,7 +6,6 @@ When a test of stock behaviour fails after an upgrade, its workaround can go.
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -200,20 +198,13 @@ os._exit(0)
 """
 
 
-@functools.cache
 def report(script: str, *arguments: str, plugins: str, platform: str | None) -> dict[str, Any]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VERL_")}
     chosen = {} if platform is None else {"VERL_PLATFORM": platform}
+    fixed = {"VLLM_TARGET_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        env={
-            **kept,
-            **chosen,
-            "VERL_USE_EXTERNAL_PLUGINS": plugins,
-            "VLLM_TARGET_DEVICE": "cpu",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(PROJECT),
-        },
+        env={**kept, **chosen, **fixed, "VERL_USE_EXTERNAL_PLUGINS": plugins},
         capture_output=True,
         text=True,
         timeout=300,
@@ -225,145 +216,83 @@ def report(script: str, *arguments: str, plugins: str, platform: str | None) -> 
     return found
 
 
-@pytest.fixture(scope="module")
-def untouched() -> dict[str, Any]:
-    return report(FINGERPRINT, plugins="none", platform=None)
+def source_of(package: str, file: str) -> str:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def with_plugin() -> dict[str, Any]:
-    return report(FINGERPRINT, plugins="auto", platform=None)
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return report(TRIALS, "stock", str(tmp_path_factory.mktemp("stock")), plugins="none", platform="cpu")
-
-
-@pytest.fixture(scope="module")
-def repaired(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return report(TRIALS, "vllm first", str(tmp_path_factory.mktemp("repaired")), plugins="auto", platform="cpu")
-
-
-def test_without_the_platform_no_function_of_the_libraries_changes(untouched: Any, with_plugin: Any) -> None:
-    common = set(untouched["functions"]) & set(with_plugin["functions"])
-    assert {"verl.trainer.ppo.v1.trainer_base", "torch.distributed", "importlib.metadata"} <= common
-    assert "vllm.model_executor.layers.utils" in common
+def test_without_the_platform_the_plugin_adds_its_trainers_and_changes_nothing() -> None:
+    untouched, found = (report(FINGERPRINT, plugins=plugins, platform=None) for plugins in ("none", "auto"))
+    common = set(untouched["functions"]) & set(found["functions"])
+    watched = {"verl.trainer.ppo.v1.trainer_base", "torch.distributed", "importlib.metadata"}
+    assert watched | {"vllm.model_executor.layers.utils"} <= common
     differing = {
         f"{module}: {name}"
         for module in common
         for name, origin in untouched["functions"][module].items()
-        if with_plugin["functions"][module].get(name) != origin
+        if found["functions"][module].get(name) != origin
     }
-    assert differing == set()
-    assert with_plugin["init_process_group"]
-
-
-def test_without_the_platform_registries_are_stock(untouched: Any, with_plugin: Any) -> None:
-    assert with_plugin["platforms"] == untouched["platforms"]
-    assert with_plugin["engines"] == untouched["engines"]
-    assert with_plugin["detected"] == untouched["detected"] != "cpu"
-    assert with_plugin["ours"] == []
-
-
-def test_plugin_adds_its_trainers_and_nothing_else(untouched: Any, with_plugin: Any) -> None:
-    added = {name: where for name, where in with_plugin["trainers"].items() if name not in untouched["trainers"]}
+    assert differing == set() and found["init_process_group"]
+    for name in ("platforms", "engines", "detected"):
+        assert found[name] == untouched[name]
+    assert found["detected"] != "cpu" and found["ours"] == []
+    added = {name: where for name, where in found["trainers"].items() if name not in untouched["trainers"]}
     assert added.pop("prepo_sync") == "recipe.prepo.modes.PrepoTrainerSync"
     assert all(name.startswith("prepo_") for name in added)
-    assert set(untouched["trainers"]) <= set(with_plugin["trainers"])
+    assert set(untouched["trainers"]) <= set(found["trainers"])
 
 
-def test_vllm_distribution_has_another_name_on_the_cpu(stock: Any, repaired: Any) -> None:
-    assert stock["vllm version"].startswith("PackageNotFoundError")
-    assert repaired["vllm version"][0].isdigit()
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the trials give in stock processes, and in processes with the workarounds."""
+    stock, repaired = (
+        report(TRIALS, name, str(tmp_path_factory.mktemp("trials")), plugins=plugins, platform="cpu")
+        for name, plugins in (("stock", "none"), ("vllm first", "auto"))
+    )
+    return stock, repaired
+
+
+# Trial -> how stock fails (start of its error, or its value), and the value with the workarounds.
+OUTCOMES: dict[str, tuple[Any, Any]] = {
+    "vllm version": ("PackageNotFoundError", None),  # the distribution has another name on the CPU
+    "groups": ("ValueError", 1.0),  # a device named twice
+    # vLLM's CPU worker mends this too, so that only workers which are not forked fail: those on a cluster.
+    "pinned": ("RuntimeError: Cannot access accelerator", 1.0),
+    "fsdp": ("ValueError: No engine registered for device='cpu'", "FSDPEngineWithLMHead"),
+    "fsdp2": ("ValueError: No engine registered for device='cpu'", "FSDPEngineWithLMHead"),
+    "weight kept": (False, True),  # linear weights are dropped after the first load
+    "views": ([True, True], [False, False]),  # received weights are views of a buffer that goes away
+    "receive": ("BufferError", None),
+    # Names in memory and in /tmp outlive their processes.
+    "queue": ([True, "still there"], [False, "still there"]),
+    "sockets": ([True, "still there", False], [False, "still there", False]),
+    # The device index works in both of verl's ways.
+    "index": (["cpu", "cpu:0", True], ["cpu", "cpu:0", True]),
+}
+
+
+@pytest.mark.parametrize("trial", OUTCOMES)
+def test_stock_fails_where_a_workaround_repairs(trial: str, trials: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    stock, repaired = (found[trial] for found in trials)
+    fails, works = OUTCOMES[trial]
+    assert stock.startswith(fails) if isinstance(fails, str) else stock == fails
+    assert repaired[0].isdigit() if trial == "vllm version" else repaired == works
+
+
+def test_the_rest_of_a_repaired_process_is_right(trials: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    stock, repaired = trials
+    assert stock["second load"] is not True and repaired["second load"] is True
     assert repaired["other version"].startswith("PackageNotFoundError")
-
-
-def test_a_device_named_twice_is_refused(stock: Any, repaired: Any) -> None:
-    assert "Error" in str(stock["groups"])
-    assert repaired["groups"] == 1.0
-
-
-def test_memory_of_a_reference_model_is_pinned(stock: Any, repaired: Any) -> None:
-    """vLLM's CPU worker mends this too, so that only workers which are not forked fail: those on a cluster."""
-    assert "Cannot access accelerator" in str(stock["pinned"])
-    assert repaired["pinned"] == 1.0
-    spec = importlib.util.find_spec("verl")
-    assert spec is not None and spec.origin is not None
-    engine = Path(spec.origin).parent / "workers/engine/fsdp/transformer_impl.py"
-    assert "CPUOffloadPolicy(pin_memory=True)" in engine.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("backend", ["fsdp", "fsdp2"])
-def test_engine_is_not_registered_for_the_cpu(backend: str, stock: Any, repaired: Any) -> None:
-    assert stock[backend].startswith("ValueError: No engine registered for device='cpu'")
-    assert repaired[backend] == "FSDPEngineWithLMHead"
-
-
-def test_linear_weights_are_dropped_after_the_first_load(stock: Any, repaired: Any) -> None:
-    assert stock["weight kept"] is False
-    assert stock["second load"] is not True
-    assert repaired["weight kept"] is True
-    assert repaired["second load"] is True
-
-
-def test_received_weights_are_views_of_a_buffer_that_goes_away(stock: Any, repaired: Any) -> None:
-    assert stock["views"] == [True, True]
-    assert stock["receive"].startswith("BufferError")
-    assert repaired["views"] == [False, False]
-    assert repaired["receive"] is None
     assert repaired["values"] == [["a", True], ["b", True]]
-    assert repaired["lasts"] == [True]
-    assert repaired["sender ended"]
-
-
-@pytest.mark.parametrize("kind", ["queue", "sockets"])
-def test_names_in_memory_and_in_tmp_outlive_their_processes(kind: str, stock: Any, repaired: Any) -> None:
-    assert stock[kind][:2] == [True, "still there"]
-    assert repaired[kind][:2] == [False, "still there"]
-    assert not any(repaired[kind][2:])
-
-
-def test_an_engine_ends_with_its_server_however_that_went() -> None:
-    """What ``Popen`` started outlives a killed parent, unless it is guarded."""
-    script = """
-import subprocess, sys, tempfile, time
-from recipe.prepo.cpu.workarounds import end_with_this_process
-folder = tempfile.mkdtemp()
-alone, guarded = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
-guard = end_with_this_process([guarded.pid], folder)
-print(alone.pid, guarded.pid, guard.pid, folder, flush=True)
-time.sleep(600)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=PROJECT)
-    assert parent.stdout is not None
-    *pids, folder = parent.stdout.readline().split()
-    alone, guarded, guard = (psutil.Process(int(pid)) for pid in pids)
-    parent.kill()
-    parent.wait()
-    try:
-        assert psutil.wait_procs([guarded, guard], timeout=30)[1] == []
-        assert not os.path.exists(folder)
-        assert alone.is_running()
-    finally:
-        alone.kill()
-        parent.stdout.close()
-
-
-def test_device_index_works_in_both_of_verls_ways(stock: Any, repaired: Any) -> None:
-    assert repaired["index"] == stock["index"] == ["cpu", "cpu:0", True]
+    assert repaired["lasts"] == [True] and repaired["sender ended"]
     assert repaired["platform"] == "PlatformCPU"
-
-
-def test_cpu_is_never_detected_only_chosen(stock: Any, repaired: Any) -> None:
-    assert "cpu" not in (stock["detected"], repaired["detected"])
+    assert "cpu" not in (stock["detected"], repaired["detected"])  # it is chosen, never detected
+    assert "CPUOffloadPolicy(pin_memory=True)" in source_of("verl", "workers/engine/fsdp/transformer_impl.py")
 
 
 def test_vllm_rewinds_generators_in_a_way_that_a_cpu_cannot() -> None:
     """Why runs with seeds need ``enable_chunked_prefill=False`` on a CPU; see ``recipe.prepo.preflight._rollouts``."""
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None and spec.origin is not None
-    runner = Path(spec.origin).parent / "v1" / "worker" / "gpu_model_runner.py"
-    assert "gen.set_offset(gen.get_offset() - 4)" in runner.read_text(encoding="utf-8")
+    assert "gen.set_offset(gen.get_offset() - 4)" in source_of("vllm", "v1/worker/gpu_model_runner.py")
     with pytest.raises(RuntimeError, match="does not use offset"):
         torch.Generator().get_offset()

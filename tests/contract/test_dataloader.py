@@ -9,12 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from omegaconf import OmegaConf
-from trainers import OVERRIDES, make_trainer
+from trainers import make_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from recipe.prepo.config import read_config
-from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import ConfigError
 from recipe.prepo.modes import PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync, PrepoTrainerSync
 from recipe.prepo.preflight import TRAINER_MODES
@@ -67,29 +64,22 @@ def test_an_epoch_of_uniform_steps_draws_every_candidate_once(tmp_path: Path) ->
     assert len(drawn) == len(set(drawn)) == 3000
 
 
-def test_a_data_set_that_filtering_makes_too_small_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has 30 prompts.*\|B\| = 40"):
-        make_trainer(PrepoTrainerSync, tmp_path, "data.train_max_samples=30")
-
-
 def test_filtering_groups_refills_single_prompts_in_the_same_ratio(tmp_path: Path) -> None:
     overrides = ["prepo/selection=uniform", "algorithm.filter_groups.enable=true"]
     trainer = make_trainer(PrepoTrainerSync, tmp_path, *overrides)
     assert trainer.config.data.gen_batch_size == 1
     assert len(trainer._next_train_batch(3)) == 3
     assert [len(drawn) for drawn in candidates_of(tmp_path)] == [15]
+    with pytest.raises(ConfigError, match=r"has 30 prompts.*\|B\| = 40"):
+        make_trainer(PrepoTrainerSync, tmp_path, "data.train_max_samples=30")
 
 
 @pytest.mark.parametrize("trainer_class", [PrepoTrainerSync, PrepoTrainerColocateAsync, PrepoTrainerSeparateAsync])
 def test_a_pool_loads_the_chosen_rows_alone_as_verl_would(trainer_class: Any, tmp_path: Path) -> None:
     """Steps, epochs and horizon are stock verl's; nothing comes twice while it is in flight."""
     mode = next(name for name in TRAINER_MODES if name.endswith(trainer_class.verl_mode))
-    overrides = [
-        f"trainer.v1.trainer_mode={mode}",
-        "prepo.seed_rollouts=false",
-        "trainer.total_training_steps=null",
-        "trainer.total_epochs=2",
-    ]
+    overrides = [f"trainer.v1.trainer_mode={mode}", "prepo.seed_rollouts=false", "trainer.total_epochs=2"]
+    overrides += ["trainer.total_training_steps=null"]
     if mode == "prepo_separate_async":
         overrides += ["cluster=separate", "actor_rollout_ref.rollout.checkpoint_engine.backend=gloo"]
     pooled = [*overrides, "prepo/selection=mopps", "prepo.candidate_ratio=all"]
@@ -109,11 +99,6 @@ def test_a_pool_loads_the_chosen_rows_alone_as_verl_would(trainer_class: Any, tm
     assert [row["extra_info"]["prompt_id"] for row in rows] == [i for b in batches for i in columns.prompt_ids_of(b)]
     assert [len(drawn) for drawn in candidates_of(tmp_path / "pool")] == [40, 15, 5]  # recorded ones
     assert trainer.train_dataloader.state_dict() == {}
-
-
-def test_the_paper_ratio_gives_the_candidates_of_a_step() -> None:
-    config = read_config(OmegaConf.to_container(compose_config(OVERRIDES), resolve=True))
-    assert (config.num_selected, config.num_candidates, config.rollouts_per_prompt) == (8, 40, 8)
 
 
 def test_rows_without_ids_get_those_of_their_content_and_are_drawn_as_rows_with_ids(tmp_path: Path) -> None:

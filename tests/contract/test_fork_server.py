@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import wait_until
 
 from recipe.prepo.cpu.fork_server import ForkServer
 
@@ -68,19 +68,12 @@ class Worker:
     def __init__(self, command: str, folder: Path, *arguments: str) -> None:
         self.script = folder / "worker.py"
         self.script.write_text(WORKER)
-        self.stub = subprocess.Popen(
-            f"exec nice -n 3 {command} {self.script} {' '.join(arguments)}",
-            shell=True,
-            cwd=folder,
-            env={"PATH": os.environ["PATH"], "COLOR": "red"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = f"exec nice -n 3 {command} {self.script} {' '.join(arguments)}"
+        environment = {"PATH": os.environ["PATH"], "COLOR": "red"}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        self.stub = subprocess.Popen(command, shell=True, cwd=folder, env=environment, text=True, **pipes)
         assert self.stub.stdout is not None
-        line = self.stub.stdout.readline()
-        self.found: dict[str, Any] = json.loads(line)
+        self.found: dict[str, Any] = json.loads(self.stub.stdout.readline())
         self.process = psutil.Process(self.found["pid"])
 
     def say(self, text: str) -> str:
@@ -104,18 +97,16 @@ def server(folder: Path) -> Iterator[ForkServer]:
 
 def ends(*processes: psutil.Process | int) -> bool:
     """Whether all of them are gone within seconds; zombies are."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        states = [
-            p
-            for p in processes
-            if psutil.pid_exists(pid := p if isinstance(p, int) else p.pid)
-            and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        ]
-        if not states:
-            return True
-        time.sleep(0.05)
-    return False
+
+    def runs(process: psutil.Process | int) -> bool:
+        pid = process if isinstance(process, int) else process.pid
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    wait_until(lambda: not any(map(runs, processes)), "the processes end", limit_s=10)
+    return True
 
 
 def test_a_worker_inherits_what_a_program_inherits(server: ForkServer, tmp_path: Path) -> None:
@@ -196,13 +187,9 @@ def test_the_server_and_its_workers_end_with_the_driver(folder: Path, tmp_path: 
     assert ends(int(pid), worker.process)
 
 
-def test_a_server_whose_imports_fail_is_as_none(folder: Path, tmp_path: Path) -> None:
+def test_a_server_whose_imports_fail_is_as_none_and_its_folder_is_closed(folder: Path, tmp_path: Path) -> None:
     with ForkServer(folder, os.environ, ["json"], ["no_such_module"]) as server:
         assert Worker(server.worker_command, tmp_path).found["priority"]
-
-
-def test_the_folder_is_closed_to_others_and_no_server_is_left(folder: Path) -> None:
-    with ForkServer(folder, os.environ, ["json"], ["json"]) as server:
         assert folder.stat().st_mode & 0o077 == 0
         pid = server._process.pid
     assert not psutil.pid_exists(pid)

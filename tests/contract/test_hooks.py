@@ -47,16 +47,13 @@ def sampled_with(monkeypatch: pytest.MonkeyPatch, *, seeded: bool, validate: boo
     return seen[0]
 
 
-def test_a_rollout_samples_at_its_prompts_temperature_and_validation_as_configured(
+def test_a_rollout_samples_at_its_prompts_temperature_with_a_seed_of_its_own_and_validation_as_configured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     half = torch.tensor(0.5)
     assert sampled_with(monkeypatch, seeded=False) == STOCK
     assert sampled_with(monkeypatch, seeded=False, temperature=half) == STOCK | {"temperature": 0.5}
     assert sampled_with(monkeypatch, seeded=True, validate=True, temperature=half) == STOCK
-
-
-def test_a_seed_depends_on_step_prompt_session_and_call(monkeypatch: pytest.MonkeyPatch) -> None:
     changes: list[dict[str, Any]] = [{}, {"global_steps": 4}, {"session_id": 2}, {columns.CALL: 1}]
     changes.append({"extra_info": {"prompt_id": "q"}})
     seeds = [sampled_with(monkeypatch, seeded=True, **change)["seed"] for change in changes]
@@ -67,8 +64,8 @@ def test_a_seed_depends_on_step_prompt_session_and_call(monkeypatch: pytest.Monk
 class Client:
     """Rollout servers: the log-probability of token t is -t; ``aborts`` requests are aborted first."""
 
-    def __init__(self, *, aborts: int = 0, stop_reason: str = "length", drop: int = 0) -> None:
-        self.aborts, self.stop_reason, self.drop = aborts, stop_reason, drop
+    def __init__(self, *, aborts: int = 0, drop: int = 0) -> None:
+        self.aborts, self.drop = aborts, drop
         self.asked: list[dict] = []
 
     async def generate(self, *, request_id: str, prompt_ids: list[int], sampling_params: dict) -> Any:
@@ -76,21 +73,18 @@ class Client:
         if len(self.asked) <= self.aborts:
             return SimpleNamespace(stop_reason="aborted", extra_fields={})
         log_probs = [[-float(token)] for token in prompt_ids[1:]] + [[0.0]]  # verl's filler comes last
-        return SimpleNamespace(stop_reason=self.stop_reason, extra_fields={"prompt_logprobs": log_probs[self.drop :]})
+        return SimpleNamespace(stop_reason="length", extra_fields={"prompt_logprobs": log_probs[self.drop :]})
 
 
-def test_rollout_servers_score_every_token_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client()
-    found = RolloutScorer(lambda: client)([[7, 8, 9], [4, 5]])
-    assert [each.tolist() for each in found] == [[-8.0, -9.0], [-5.0]]
-    assert all(params["temperature"] == 1.0 and params["prompt_logprobs"] == 0 for params in client.asked)
-
-
-def test_an_aborted_request_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollout_servers_score_every_token_but_the_first_and_an_aborted_request_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(scoring, "RETRY_AFTER_S", 0.0)
     client = Client(aborts=2)
-    assert RolloutScorer(lambda: client)([[7, 8, 9]])[0].tolist() == [-8.0, -9.0]
-    assert len(client.asked) == 3
+    found = RolloutScorer(lambda: client)([[7, 8, 9], [4, 5]])
+    assert [each.tolist() for each in found] == [[-8.0, -9.0], [-5.0]]
+    assert len(client.asked) == 4
+    assert all(params["temperature"] == 1.0 and params["prompt_logprobs"] == 0 for params in client.asked)
     with pytest.raises(RuntimeError, match=r"3 tokens \(stop reason 'aborted'\).*prepo\.scorer=actor"):
         RolloutScorer(lambda: Client(aborts=1000))([[7, 8, 9]])
     with pytest.raises(RuntimeError, match="did not score a prompt of 3 tokens"):
@@ -169,13 +163,10 @@ def test_a_warm_up_of_several_batches_is_chosen_batch_by_batch(monkeypatch: pyte
 def test_passes_over_a_training_batch_read_each_rows_temperature(name: str) -> None:
     group = SimpleNamespace(**{name: lambda batch: dict(batch.extra_info)})
     use_row_temperatures([group, group])
-    for partition, kept in (
-        ("train", {"epochs": 1}),
-        (scoring.SCORE_PARTITION, {"epochs": 1, "temperature": 1.0}),
-    ):
+    for partition, kept in (("train", {}), (scoring.SCORE_PARTITION, {"temperature": 1.0})):
         batch = KVBatchMeta(partition_id=partition, keys=["k"], tags=[{}])
         batch.extra_info.update({"temperature": 1.0, "epochs": 1})
-        assert getattr(group, name)(batch) == kept
+        assert getattr(group, name)(batch) == {"epochs": 1, **kept}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -239,9 +230,11 @@ def run_steps(run_dir: Path, monkeypatch: pytest.MonkeyPatch, supervisor: Superv
     events: list[str] = supervisor.events
     monkeypatch.setattr(PPOTrainer, "_save_checkpoint", lambda _self: events.append("checkpoint"))
     trainer.total_training_steps, trainer.global_steps = 3, 0
-    trainer.logger = SimpleNamespace(
-        logger=["console"], log=lambda data, step: events.append(f"log {step} {sorted(data)}")
-    )
+
+    def log(data: dict[str, float], step: int) -> None:
+        events.append(f"log {step} {sorted(data)}")
+
+    trainer.logger = SimpleNamespace(logger=["console"], log=log)
     trainer.logger.log(data={"val": 0.5}, step=0)
     while trainer.global_steps < trainer.total_training_steps:
         trainer.global_steps += 1

@@ -20,38 +20,20 @@ from waiting import wait_until
 from benchmarks.mini_math import __main__ as command
 from benchmarks.mini_math import full, policy, rates, runs
 from benchmarks.mini_math.collect import PromptStream
-from benchmarks.mini_math.methods import read_method
 from benchmarks.mini_math.numbers import Curves, accuracy_at, area, mean_difference, reach_target, rollouts_to
 from benchmarks.mini_math.options import Options
-from benchmarks.mini_math.policy import (
-    Responses,
-    draw_tokens,
-    generate,
-    prompt_nll_nats,
-    response_log_probs,
-    torch_generator,
-)
+from benchmarks.mini_math.policy import Responses, draw_tokens, generate, prompt_nll_nats, response_log_probs
 from benchmarks.mini_math.settings import SHIPPED, load_model
 from benchmarks.mini_math.update import MICRO_BATCH, group_advantages, policy_loss, update_policy
 from data_prep.mini_math.passrate import encode_prompts, prompt_perplexities
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer
 from data_prep.mini_math.task import sample_pool
+from recipe.prepo.run.jsonl import read_lines
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs" / "results"
-TINY = Options(
-    steps=3,
-    num_selected=4,
-    rollouts_per_prompt=4,
-    pool=40,
-    held_out=30,
-    eval_every=2,
-    probe=6,
-    oracle_samples=4,
-    pool_samples=8,
-)
-TINY_FLAGS = """--steps 3 --num-selected 4 --rollouts-per-prompt 4 --pool 40 --held-out 30 --eval-every 2 --probe 6
---oracle-samples 4 --pool-samples 8 --jobs 1""".split()  # noqa: SIM905
+SIZES = {"steps": 3, "num_selected": 4, "rollouts_per_prompt": 4, "pool": 40, "held_out": 30, "eval_every": 2,
+         "probe": 6, "oracle_samples": 4, "pool_samples": 8}  # fmt: skip
 SMOKE = ("random", "grpo_5x", "prepo", "greso", "dapo", "e3", "prepo_e3", "prepo_skip", "mopps_ppl", "oracle")
 
 
@@ -71,7 +53,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with one finished run of each method of SMOKE, audit lines included."""
     folder = tmp_path_factory.mktemp("mini_math")
     for name in SMOKE:
-        runs.run_task(runs.make_task(name, 0, TINY, cache=folder / "cache", out=folder, audit=True))
+        runs.run_task(runs.make_task(name, 0, Options(**SIZES), cache=folder / "cache", out=folder, audit=True))
     return folder
 
 
@@ -80,43 +62,35 @@ def read_run(folder: Path, name: str) -> dict[str, Any]:
 
 
 def audit_lines(folder: Path, method: str, name: str) -> list[dict[str, Any]]:
-    text = (folder / "audit" / f"{method}-0" / "audit" / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return list(read_lines(folder / "audit" / f"{method}-0" / "audit" / f"{name}.jsonl"))
 
 
 def sample(model: Any, tokenizer: Any, prompts: list[list[int]], sizes: list[int], *, temperature: float) -> Responses:
-    generator, eos_id = torch_generator(0, "test"), tokenizer.eos_token_id
-    return generate(model, prompts, sizes, temperature=temperature, max_tokens=48, eos_id=eos_id, generator=generator)
+    options = {"max_tokens": 48, "eos_id": tokenizer.eos_token_id, "generator": policy.torch_generator(0, "test")}
+    return generate(model, prompts, sizes, temperature=temperature, **options)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.4])
 def test_generation_agrees_with_teacher_forcing(
-    shipped: Any, prompts: list[list[int]], temperature: float, monkeypatch: pytest.MonkeyPatch
+    shipped: Any, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy, "TOGETHER", 2)  # prompts of different lengths are prefilled one piece after the other
-    monkeypatch.setattr(policy, "MAX_BATCH", 13)
-    model, tokenizer = shipped
-    sizes = [3, 1, 7, 2, 5, 4]
+    monkeypatch.setattr(policy, "MAX_BATCH", 9)
+    (model, tokenizer), sizes, temperature = shipped, [3, 1, 5, 2, 2, 1], 1.4
     responses = sample(model, tokenizer, prompts, sizes, temperature=temperature)
     prompts_R = [prompt for prompt, size in zip(prompts, sizes, strict=True) for _ in range(size)]
-    assert len(responses) == 22 and len(set(responses.num_tokens_R.tolist())) > 3
+    assert len(responses) == 14 and len(set(responses.num_tokens_R.tolist())) > 3
     for i, (prompt, tokens) in enumerate(zip(prompts_R, responses.token_ids(), strict=True)):
         assert tokenizer.eos_token_id not in tokens[:-1]
         assert tokens[-1] == tokenizer.eos_token_id or len(tokens) == 48
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
         log_dist = torch.log_softmax(logits.double() / temperature, -1)
-        expected = log_dist[torch.arange(len(tokens)), tokens]
         entropy = -(log_dist.exp() * log_dist).sum(-1)
         n = len(tokens)
+        expected = log_dist[torch.arange(n), tokens]
         torch.testing.assert_close(responses.log_probs_RT[i, :n].double(), expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(responses.entropies_RT[i, :n].double(), entropy, atol=1e-4, rtol=0)
         assert responses.entropy_nats_R[i] == pytest.approx(float(entropy.mean()), abs=1e-4)
-    with torch.no_grad():
-        again = response_log_probs(
-            model, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((22,), temperature)
-        )
-    torch.testing.assert_close(again, responses.log_probs_RT, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
@@ -155,8 +129,8 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     dist = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     drawn = draw_tokens(dist.expand(40_000, 6), torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=6) / 40_000
-    assert shares[[0, 2, 5]].tolist() == [0.0, 0.0, 0.0]
     torch.testing.assert_close(shares, dist, atol=0.012, rtol=0)  # five standard errors
+    assert shares[dist == 0].sum() == 0
 
 
 def test_advantages_and_loss_are_verls() -> None:
@@ -193,39 +167,18 @@ def test_a_mini_batch_is_one_step_of_the_whole_loss(shipped: Any, prompts: list[
     prompts_R = [prompt for prompt in prompts for _ in range(10)]
     advantage_R = np.resize([1.0, 0.0, -0.5, 2.0, 0.0], 60)
     assert np.count_nonzero(advantage_R) > MICRO_BATCH
-    constants = {"clip_ratio": 0.2, "clip_ratio_c": 3.0}
-    update_policy(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.1),
-        prompts_R,
-        responses,
-        advantage_R,
-        np.full(60, 1.3),
-        [np.arange(60)],
-        **constants,
-        max_grad_norm=1e9,
-        loss_scale_tokens=48,
-    )
+    clip = {"clip_ratio": 0.2, "clip_ratio_c": 3.0}
+    limits = {**clip, "max_grad_norm": 1e9, "loss_scale_tokens": 48}
+    sgd, temperature_R = torch.optim.SGD(model.parameters(), lr=0.1), np.full(60, 1.3)
+    update_policy(model, sgd, prompts_R, responses, advantage_R, temperature_R, [np.arange(60)], **limits)
     log_probs = response_log_probs(other, prompts_R, responses.tokens_RT, responses.mask_RT, torch.full((60,), 1.3))
     advantages = torch.as_tensor(advantage_R, dtype=torch.float32)
-    loss, _ = policy_loss(log_probs, responses.log_probs_RT, advantages, responses.mask_RT, **constants)
+    loss, _ = policy_loss(log_probs, responses.log_probs_RT, advantages, responses.mask_RT, **clip)
     (loss.sum() / 48 / 60).backward()
-    for (name, mine), theirs, before in zip(
-        model.named_parameters(), other.parameters(), shipped[0].parameters(), strict=True
-    ):
+    parameters = zip(model.named_parameters(), other.parameters(), shipped[0].parameters(), strict=True)
+    for (name, mine), theirs, before in parameters:
         torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
         assert not torch.equal(mine, before), name
-
-
-@pytest.mark.parametrize(
-    ("name", "num_selected", "num_candidates"), [("grpo_5x", 80, 80), ("dapo", 16, 16), ("oracle", 16, 80)]
-)
-def test_sizes_of_a_method_that_differs_from_conf(name: str, num_selected: int, num_candidates: int) -> None:
-    found = read_method(name, num_selected=16, rollouts_per_prompt=8, seed=3)
-    assert (found.prepo.num_selected, found.prepo.num_candidates) == (num_selected, num_candidates)
-    assert (found.prepo.seed, found.prepo.rollouts_per_prompt, found.loss_scale_tokens) == (3, 8, 48)
-    assert found.filters_groups == (name == "dapo")
-    assert found.rules["selection"]["name"] == {"oracle": "oracle"}.get(name, "all")
 
 
 def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:
@@ -240,32 +193,22 @@ def test_methods_of_one_seed_see_the_pool_in_the_same_order() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMOKE)
-def test_curves_keep_their_contract(smoke: Path, name: str) -> None:
+def test_a_run_trains_on_what_the_controller_chose_and_its_curve_counts_it(smoke: Path, name: str) -> None:
     run = read_run(smoke, name)
     assert [run[key] for key in ("row", "seed", "task", "model", "setting")] == [name, 0, "words", "qwen2", "fresh"]
     curve = run["curve"]
-    budget = [0, 2 * 4 * 4, 3 * 4 * 4]
-    assert len(curve) == 3 and all(point["rollouts"] >= planned for point, planned in zip(curve, budget, strict=True))
+    assert all(point["rollouts"] >= planned for point, planned in zip(curve, (0, 32, 48), strict=True))
     for point in curve:
-        for key in ("accuracy", "zero_advantage_frac", "all_correct_frac", "all_wrong_frac"):
-            assert 0.0 <= point[key] <= 1.0
+        shares = [point[key] for key in ("accuracy", "zero_advantage_frac", "all_correct_frac", "all_wrong_frac")]
+        assert min(shares) >= 0.0 and max(shares) <= 1.0 and shares[2] + shares[3] == pytest.approx(shares[1])
         assert point["entropy_nats"] > 0.0 and point["temperature"] > 0.0
-        assert point["all_correct_frac"] + point["all_wrong_frac"] == pytest.approx(point["zero_advantage_frac"])
-    for key in ("rollouts", "tokens"):
-        assert curve[0][key] == 0 < curve[1][key] <= curve[2][key]
     for key in ("accuracy", "entropy_nats"):  # before the first step all are the same model
         assert curve[0][key] == read_run(smoke, "random")["curve"][0][key]
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMOKE)
-def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, name: str) -> None:
-    curve = read_run(smoke, name)["curve"]
     choices, rollouts = audit_lines(smoke, name, "selection"), audit_lines(smoke, name, "rollouts")
     discards = name in ("greso", "dapo")
-    dispatched = sum(sum(choice["rollout_n"].values()) for choice in choices)
     trained_tokens = sum(line["num_tokens"] for line in rollouts)
-    assert curve[-1]["rollouts"] == dispatched
+    assert curve[-1]["rollouts"] == sum(sum(choice["rollout_n"].values()) for choice in choices)
     assert curve[-1]["tokens"] > trained_tokens if discards else curve[-1]["tokens"] == trained_tokens
     for step in range(1, curve[-1]["step"] + 1):
         chosen = sum((Counter(choice["rollout_n"]) for choice in choices if choice["step"] == step), Counter())
@@ -282,17 +225,16 @@ def test_what_the_controller_chose_is_what_is_trained_on(smoke: Path, name: str)
 
 @pytest.mark.slow
 def test_a_run_is_repeatable(smoke: Path, tmp_path: Path) -> None:
-    runs.run_task(runs.make_task("prepo_e3", 0, TINY, cache=smoke / "cache", out=tmp_path))
-    again, first = (read_run(folder, "prepo_e3")["curve"] for folder in (tmp_path, smoke))
-    for point in (*again, *first):
-        for timed in ("seconds", "seconds_with_evaluation"):
-            point.pop(timed, None)
+    runs.run_task(runs.make_task("prepo_e3", 0, Options(**SIZES), cache=smoke / "cache", out=tmp_path))
+    curves = [read_run(folder, "prepo_e3")["curve"] for folder in (tmp_path, smoke)]
+    again, first = ([{k: v for k, v in p.items() if not k.startswith("seconds")} for p in curve] for curve in curves)
     assert again == first
 
 
 def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    arguments = [*TINY_FLAGS, "--out", str(out), "--cache", str(tmp_path / "cache")]
+    out, sizes = tmp_path / "out", SIZES | {"steps": 2, "pool": 20, "held_out": 10}
+    arguments = [*(f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()), "--jobs=1"]
+    arguments += ["--out", str(out), "--cache", str(tmp_path / "cache")]
     assert command.main([*arguments, "--methods", "random", "--seeds", "0"]) == 0
     assert "1 runs, 0 of them finished already" in capsys.readouterr().out
     before = (out / "runs" / "random-0.json").stat().st_mtime_ns
@@ -302,7 +244,7 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Ca
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [(result["row"], result["seed"]) for result in results] == [("uniform", 0)]
 
-    task = runs.make_task("random", 0, TINY, cache=tmp_path / "cache", out=out)
+    task = runs.make_task("random", 0, Options(**sizes), cache=tmp_path / "cache", out=out)
     assert runs.is_finished(task)
     content = json.loads(task.path.read_text(encoding="utf-8")) | {"config": "of other rules"}
     task.path.write_text(json.dumps(content), encoding="utf-8")
@@ -334,15 +276,13 @@ def test_every_interval_of_the_summary_page_is_one_of_the_published_tables() -> 
 
 @pytest.mark.slow
 def test_a_run_ends_with_its_parent(tmp_path: Path) -> None:
-    code = (
-        "import os, subprocess, sys, time\n"
-        "child = 'import os, sys, time; from benchmarks.mini_math.runs import end_with_parent; "
-        "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)'\n"
-        # An inherited stderr would keep this test waiting until the child has ended in any case.
-        "print(subprocess.Popen([sys.executable, '-c', child, str(os.getpid())], stdout=subprocess.PIPE, "
-        "stderr=subprocess.DEVNULL, text=True).stdout.readline(), flush=True)"
-    )
-    pid = int(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    child = "import os, sys, time; from benchmarks.mini_math.runs import end_with_parent; "
+    child += "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)"
+    # An inherited stderr would keep this test waiting until the child has ended in any case.
+    parent = f"import os, subprocess as s, sys; c = s.Popen([sys.executable, '-c', {child!r}, str(os.getpid())], "
+    parent += "stdout=s.PIPE, stderr=s.DEVNULL, text=True); print(c.stdout.readline(), flush=True)"
+    done = subprocess.run([sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, check=True)
+    pid = int(done.stdout)
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
@@ -351,38 +291,30 @@ def curves_of(*accuracies: list[float]) -> Curves:
     return Curves(tuple(range(len(accuracies))), np.arange(4.0), np.array(rollouts), np.array(accuracies))
 
 
-def test_rollouts_to_a_target_are_interpolated() -> None:
+def test_rollouts_to_a_target_areas_and_accuracies_are_interpolated() -> None:
     rollouts, accuracy = np.array([0.0, 100.0, 200.0, 300.0]), np.array([0.2, 0.4, 0.3, 0.6])
-    assert rollouts_to(0.3, rollouts, accuracy) == pytest.approx(50.0)
-    assert rollouts_to(0.5, rollouts, accuracy) == pytest.approx(200 + 100 * 2 / 3)
-    assert rollouts_to(0.2, rollouts, accuracy) == 0.0
-    assert rollouts_to(0.61, rollouts, accuracy) is None
+    for target, expected in ((0.3, 50.0), (0.5, 200 + 100 * 2 / 3), (0.2, 0.0), (0.61, None)):
+        assert rollouts_to(target, rollouts, accuracy) == (None if expected is None else pytest.approx(expected))
     assert area(rollouts, accuracy, until=200.0) == pytest.approx((0.3 * 100 + 0.35 * 100) / 200)
     assert area(rollouts, accuracy, until=400.0) == pytest.approx((30 + 35 + 45 + 60) / 400)
-
-
-def test_a_method_with_more_rollouts_is_compared_at_as_many() -> None:
     rollouts, accuracy = np.array([0.0, 200.0, 400.0, 600.0]), np.array([0.2, 0.4, 0.5, 0.6])
-    assert accuracy_at(300.0, rollouts, accuracy, evaluation_rollouts=100.0) == pytest.approx((0.4 + 0.45) / 2)
-    assert accuracy_at(600.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.55)
-    assert accuracy_at(900.0, rollouts, accuracy, evaluation_rollouts=200.0) == pytest.approx(0.6)
+    # A method with more rollouts is compared at as many.
+    for at, evaluated, expected in ((300.0, 100.0, 0.425), (600.0, 200.0, 0.55), (900.0, 200.0, 0.6)):
+        assert accuracy_at(at, rollouts, accuracy, evaluation_rollouts=evaluated) == pytest.approx(expected)
 
 
-def test_differences_have_students_interval() -> None:
+def test_differences_have_students_interval_and_ratios_are_paired_and_never_says_so() -> None:
     found = mean_difference([0.02, 0.05, -0.01, 0.04, 0.03])  # by hand: mean .026, sd .02302, 2.776 * sd / sqrt(5)
     assert found.value == pytest.approx(0.026) and found.num_seeds == 5
     assert found.bounds == (pytest.approx(-0.003, abs=6e-4), pytest.approx(0.055, abs=6e-4))
     assert mean_difference([0.1]).bounds is None
 
-
-def test_ratios_are_paired_and_never_says_so() -> None:
-    uniform = curves_of(*[[0.2, 0.3, 0.4, 0.4]] * 5)
-    faster = curves_of(*[[0.2, 0.4, 0.5, 0.5]] * 5)
+    uniform, faster = curves_of(*[[0.2, 0.3, 0.4, 0.4]] * 5), curves_of(*[[0.2, 0.4, 0.5, 0.5]] * 5)
     worse = curves_of([0.2, 0.2, 0.2, 0.25], *[[0.2, 0.2, 0.2, 0.2]] * 4)
     half = reach_target(faster, uniform, 0.5)
     assert (half.level, half.rollouts) == (pytest.approx(0.3), pytest.approx(50.0))
-    assert half.ratio is not None and half.ratio.value == pytest.approx(2.0)
-    assert half.ratio.bounds == (pytest.approx(2.0), pytest.approx(2.0)) and half.ratio.num_seeds == 5
+    assert half.ratio is not None and half.ratio.num_seeds == 5
+    assert (half.ratio.value, half.ratio.bounds) == (pytest.approx(2.0), (pytest.approx(2.0), pytest.approx(2.0)))
     few = reach_target(faster.of_seeds([0, 1, 2, 3]), uniform, 0.5).ratio
     assert few is not None and few.value == pytest.approx(2.0) and few.bounds is None
     end = reach_target(worse, uniform, 1.0)
@@ -390,28 +322,21 @@ def test_ratios_are_paired_and_never_says_so() -> None:
     assert end.ratio is not None and end.ratio.value == 0.0
     low = reach_target(worse, uniform, 0.25)
     assert (low.rollouts, low.num_reached) == (None, 1)  # one seed reaches 0.25, the mean curve does not
-    assert reach_target(uniform, uniform, 1.0).ratio.value == 1.0  # type: ignore[union-attr]
 
 
 BAD_INPUT: list[tuple[Any, list[str], list[str]]] = [
     (command, ["--methods", "uniform,grop"], ["'grop'", "greso", "prepo_end25"]),
-    (command, ["--methods", ","], ["no method", "random"]),
     (command, ["--seeds", "0,-1"], ["--seeds", "0,-1"]),
     (command, ["--steps", "1"], ["--steps 1", "at least 2"]),
     (command, ["--task", "wrods"], ["'wrods'", "words, expressions"]),
-    (command, ["--model", "gpt"], ["'gpt'", "qwen2, llama"]),
     (command, ["--setting", "soon"], ["'soon'", "fresh, early, mid, late"]),
-    (command, ["--jobs", "0"], ["--jobs 0"]),
     (command, ["--pool", "40"], ["--pool 40", "80"]),
     (command, ["--pool-samples", "4"], ["--pool-samples 4", "8"]),
     (command, ["--methods", "e3", "--rollouts-per-prompt", "2"], ["lowest=4", "prepo.budget.lowest"]),
     (command, ["--report-only"], ["holds no results"]),
     (full, ["--from", "no/such/file"], ["no/such/file"]),
-    (full, ["--from", __file__], [__file__]),
     (full, ["--settings", "early-gpt"], ["early-gpt", "'gpt'", "qwen2, llama", "words, expressions"]),
-    (rates, ["--settings", "soon"], ["soon", "early"]),
     (rates, ["--rates", "fast"], ["'fast'", "5e-5"]),
-    (rates, ["--rates", "0"], ["'0'"]),
 ]
 
 

@@ -54,8 +54,7 @@ def section(folder: Path, code: str, **kwargs: Any) -> dict[str, Any]:
 def test_works_in_verls_hands_and_without_a_run(code: str, tmp_path: Path) -> None:
     function = section(tmp_path, code, **({"bonus": 0.5} if "bonus" in code else {}))
     assert grade_rows(function, [ROW] * 2) == WORKS[code]
-    config: Any = OmegaConf.create({"reward": {"custom_reward_function": in_front_of(function)}})
-    loaded = get_custom_reward_fn(config)
+    loaded = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": in_front_of(function)}}))
     assert inspect.iscoroutinefunction(loaded) is code.startswith("async")
     if not code.startswith("async"):
         result = loaded(data_source="mine", solution_str="4", ground_truth="4", extra_info={})

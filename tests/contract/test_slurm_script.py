@@ -56,8 +56,7 @@ def test_sizes_of_a_node(
 ) -> None:
     from slurm_run import node_sizes
 
-    config = OmegaConf.create(composed("experiment=tiny_cpu", *overrides, changes=changes))
-    found = node_sizes(config, environment)
+    found = node_sizes(OmegaConf.create(composed("experiment=tiny_cpu", *overrides, changes=changes)), environment)
     assert set(sizes) <= set(found) and bool(sizes) == bool(found)
 
 
@@ -111,23 +110,22 @@ def test_one_node_stays_on_loopback_and_ports_in_use_are_skipped() -> None:
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A keeper whose child starts a detached process, then waits and ignores SIGTERM."""
-    script = (
-        "import subprocess, sys, time\n"
-        f"sys.path.insert(0, {str(SCRIPTS)!r})\n"
-        "import slurm_node, os\n"
-        "slurm_node.STOP_GRACE_S = 1\n"
-        "keeper = slurm_node.Keeper()\n"
-        "command = '(setsid sleep 600 &); trap \"\" TERM; echo up; sleep 600'\n"
-        "child = keeper.start(['bash', '-c', command], dict(os.environ))\n"
-        "while not keeper.asked: time.sleep(0.05)\n"
-        "keeper.end_all()\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    yield process
-    for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
-        child.kill()
-    process.kill()
-    process.wait()
+    script = f"""
+import os, sys, time
+sys.path.insert(0, {str(SCRIPTS)!r})
+import slurm_node
+slurm_node.STOP_GRACE_S = 1
+keeper = slurm_node.Keeper()
+command = '(setsid sleep 600 &); trap "" TERM; echo up; sleep 600'
+child = keeper.start(['bash', '-c', command], dict(os.environ))
+while not keeper.asked: time.sleep(0.05)
+keeper.end_all()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            child.kill()
+        process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -145,46 +143,31 @@ def stubs(tmp_path: Path) -> Path:
     """A folder for PATH with stand-ins for Slurm's commands, which log their calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    executable(
-        folder / "scontrol",
-        f'echo "scontrol $*" >> {tmp_path}/asked\n'
-        'case "$*" in\n'
-        '  "show hostnames"*) printf "n1\\nn2\\n";;\n'
-        '  "show node"*) printf "NodeName=n%s Arch=x NodeAddr=127.0.0.%s X=1\\n" 1 2 2 3;;\n'
-        '  "show job"*) echo "JobId=7 JobState=$STATE Requeue=1 BatchFlag=$BATCH";;\n'
-        "esac",
-    )
-    executable(
-        folder / "srun",
-        f'echo "srun $*" >> {tmp_path}/asked\n'
-        'case "$*" in\n'
-        "  *slurm_join.py*) echo 127.0.0.2:20021;;\n"
-        "  *slurm_node.py*node*--logs*) trap 'exit 0' USR1 USR2; while true; do sleep 0.1; done;;\n"
-        '  *) exit "$DRIVER";;\n'
-        "esac",
-    )
-    executable(folder / "sleep", f'[[ $1 != 60 ]] && exec {shutil.which("sleep")} "$@"')
+    scontrol = f"""echo "scontrol $*" >> {tmp_path}/asked
+case "$*" in
+  "show hostnames"*) printf "n1\\nn2\\n";;
+  "show node"*) printf "NodeName=n%s Arch=x NodeAddr=127.0.0.%s X=1\\n" 1 2 2 3;;
+  "show job"*) echo "JobId=7 JobState=$STATE Requeue=1 BatchFlag=$BATCH";;
+esac"""
+    srun = f"""echo "srun $*" >> {tmp_path}/asked
+case "$*" in
+  *slurm_join.py*) echo 127.0.0.2:20021;;
+  *slurm_node.py*node*--logs*) trap 'exit 0' USR1 USR2; while true; do sleep 0.1; done;;
+  *) exit "$DRIVER";;
+esac"""
+    sleep = f'[[ $1 != 60 ]] && exec {shutil.which("sleep")} "$@"'
+    for name, script in (("scontrol", scontrol), ("srun", srun), ("sleep", sleep)):
+        executable(folder / name, script)
     return folder
 
 
 def launch(stubs: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "9", "SLURM_MEM_PER_CPU": "5"}
-    script = (
-        f"import sys, time; sys.path.insert(0, {str(SCRIPTS)!r}); import slurm_run\n"
-        "slurm_run.time.sleep = lambda seconds, real=time.sleep: real(min(seconds, 0.1))\n"
-        "sys.exit(slurm_run.main(sys.argv[1:]))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=os.environ
-        | job
-        | {"PATH": f"{stubs}:{os.environ['PATH']}", "DRIVER": "0", "BATCH": "1", "STATE": "RUNNING"}
-        | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    job |= {"PATH": f"{stubs}:{os.environ['PATH']}", "DRIVER": "0", "BATCH": "1", "STATE": "RUNNING"}
+    script = f"import sys, time; sys.path.insert(0, {str(SCRIPTS)!r}); import slurm_run\n"
+    script += "slurm_run.time.sleep = lambda seconds, real=time.sleep: real(min(seconds, 0.1))\n"
+    command = [sys.executable, "-c", script + "sys.exit(slurm_run.main(sys.argv[1:]))", *arguments]
+    return subprocess.run(command, env=os.environ | job | variables, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -218,14 +201,8 @@ def test_what_cannot_run_stops_before_anything_is_started(stubs: Path, tmp_path:
 
 def test_run_qwen_needs_slurms_commands_for_several_nodes(tmp_path: Path) -> None:
     tools = path_folder(tmp_path, ("bash", "basename", "dirname", "grep"))
-    done = subprocess.run(
-        ["bash", "run_qwen.sh", "experiment=tiny_cpu", "trainer.nnodes=2"],
-        cwd=ROOT,
-        env={"PATH": str(tools), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {"PATH": str(tools), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
+    command = ["bash", "run_qwen.sh", "experiment=tiny_cpu", "trainer.nnodes=2"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "this Slurm job has 2 nodes, but srun and scontrol are not on PATH" in done.stderr

@@ -1,4 +1,4 @@
-"""The workarounds for verl 0.9.1 do what they promise; ``test_verl_alarms.py`` says whether verl still needs them."""
+"""The workarounds for verl and vLLM do what they promise; ``test_verl_alarms.py`` says which ones verl still needs."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def test_receivers_socket_is_named_by_the_run(run_id: str, socket: str) -> None:
     environment = {"PREPO_RUN_ID": run_id, "VERL_PLATFORM": "cpu", "VERL_RAY_JOB_ID": "01000000", "PATH": "/usr/bin"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == [f"ipc:///tmp/rl-colocate-{socket}-replica-0-rank-0.sock"], done.stderr
+
+
+def test_names_of_shared_memory_and_semaphores_are_dropped_and_both_keep_working() -> None:
+    code = """if True:
+        import multiprocessing, os
+        from multiprocessing.shared_memory import SharedMemory
+        from pathlib import Path
+        from recipe.prepo.cpu.workarounds import drop_segment_names
+        lock, memory = multiprocessing.get_context("spawn").Lock(), SharedMemory(create=True, size=8)
+        names = [Path("/dev/shm", name) for name in (f"sem.{lock._semlock.name[1:]}", memory.name)]
+        before = [name.exists() for name in names]
+        drop_segment_names([os.getpid()])
+        print(before, [name.exists() for name in names], lock.acquire(), memory.buf[0], flush=True)
+        os._exit(0)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[True, True] [False, False] True 0\n", done.stderr

@@ -6,20 +6,14 @@ A run takes about a minute to start, so a fixture is a run and a test is a quest
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import ray
 import transfer_queue as tq
-from real_stack import ROOT, SMALL, Interrupted, Run, launch
+from real_stack import SMALL, Run, launch
 
-from benchmarks.faults_run import Training
 from benchmarks.footprint import Footprint
-from recipe.prepo.cpu import cpu_environment
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.supervise.cleanup import Sweeper, ray_roots
 
@@ -29,6 +23,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     """After the last test: no process, shared-memory segment or socket of any run of these tests."""
     with Footprint() as footprint:
         os.environ.update(footprint.environment)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 the runs starve beside the other tests
         yield
         for name in footprint.environment:
             del os.environ[name]
@@ -51,85 +46,6 @@ def straight_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "VERL_FILE_LOGGER_PATH": str(directory / "file.jsonl"),
     }
     return launch(directory, overrides, extra_environment=offline)
-
-
-@pytest.fixture(scope="session")
-def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    """Four steps: a SIGTERM stops the first attempt, the second one goes to the end."""
-    directory = tmp_path_factory.mktemp("stopped") / "run"
-    with Training(directory, 4, "trainer.save_freq=-1") as first:
-        first.wait_for_steps(1)
-        first.driver.send_signal(signal.SIGTERM)
-        stopped = first.wait_for_end()
-    with Training(directory, 4, "trainer.save_freq=-1") as second:
-        finished = second.wait_for_end()
-    return Interrupted(directory, first.output, stopped, finished)
-
-
-@pytest.fixture(scope="session")
-def killed_run(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
-    """Four steps: the rollout server is killed in the first attempt, the second one goes to the end."""
-    directory = tmp_path_factory.mktemp("killed") / "run"
-    with Training(directory, 4, "trainer.save_freq=1") as first:
-        first.wait_for_whole_checkpoint()
-        server = first.process("ray::vLLMHttpServer")
-        os.kill(server, signal.SIGKILL)
-        killed = first.wait_for_end()
-    with Training(directory, 4, "trainer.save_freq=-1") as second:
-        finished = second.wait_for_end()
-    return Interrupted(directory, first.output, killed, finished, server)
-
-
-NEUTRAL = ["prepo/selection=all", "prepo/weighting=none", "trainer.total_training_steps=2", "trainer.test_freq=-1"]
-
-
-@pytest.fixture(scope="session")
-def neutral_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """This recipe with the neutral rules."""
-    directory = tmp_path_factory.mktemp("neutral")
-    dump = f"trainer.rollout_data_dir={directory / 'rollouts'}"
-    return launch(directory, [*SMALL, *NEUTRAL, dump, "trainer.save_freq=2"])
-
-
-@pytest.fixture(scope="session")
-def stock_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Stock verl (its own entry point and its own «sync» trainer) on the same configuration."""
-    directory = tmp_path_factory.mktemp("stock")
-    overrides = [
-        *SMALL,
-        *NEUTRAL,
-        f"trainer.rollout_data_dir={directory / 'rollouts'}",
-        "trainer.v1.trainer_mode=sync",
-        "trainer.logger=[file]",
-        "trainer.save_freq=2",
-    ]
-    environment = cpu_environment() | {
-        "PREPO_ASSETS": str(ROOT / "assets"),
-        "VERL_FILE_LOGGER_PATH": str(directory / "metrics.jsonl"),
-    }
-    module = f"verl.trainer.main_ppo --config-dir {ROOT / 'conf'} --config-name prepo"
-    sockets = set(Path("/tmp/ray").glob("session_*/sockets/*"))
-    run = launch(directory, overrides, module=module, extra_environment=environment)
-    for socket in set(Path("/tmp/ray").glob("session_*/sockets/*")) - sockets:
-        socket.unlink(missing_ok=True)  # stock verl leaves Ray's sockets; this recipe's entry point takes them away
-    return run
-
-
-@pytest.fixture(scope="session")
-def prepare_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Prepares one of the real data files with the command that a user types; skips loudly without them."""
-    source = os.environ.get("PREPO_DATA_DIR")
-    if not source:
-        pytest.skip("PREPO_DATA_DIR is not set: NOT TESTED on real data (GSM8K, DAPO-Math)")
-    folder = tmp_path_factory.mktemp("data")
-
-    def prepare(dataset: str, file: str) -> Path:
-        command = [sys.executable, "-m", "data_prep", dataset, "--source", str(Path(source) / file), "--out", folder]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        (made,) = folder.glob(f"{dataset}_*.parquet")
-        return made
-
-    return prepare
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.faults_run import ROOT, TINY, Ending
+from benchmarks.faults_run import ROOT, TINY
+from recipe.prepo.run.jsonl import read_lines
 
 SMALL = TINY
 
@@ -29,6 +30,12 @@ class Run:
         return {line["step"]: line["data"] for line in self.lines("metrics.jsonl") if "timing_s/step" in line["data"]}
 
 
+def trained_steps(directory: Path) -> list[int]:
+    """Steps that a run has trained so far, in the order of its metrics."""
+    path = directory / "metrics.jsonl"
+    return [line["step"] for line in (read_lines(path) if path.exists() else ()) if "timing_s/step" in line["data"]]
+
+
 def check_audit(run: Run) -> str:
     """The verdict of the script that recomputes choices and weights."""
     command = [sys.executable, str(ROOT / "scripts" / "check_audit.py"), str(run.directory)]
@@ -45,17 +52,6 @@ def check_resumed(directory: Path, output: str = "", *, after: int = 0, total: i
     if total:
         shown = [line.split(":")[0] for line in output.splitlines() if line.startswith("step ")]
         assert shown == [f"step {step}/{total}" for step in range(after + 1, total + 1)]
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """A run that ended early once, and was then resumed to its end."""
-
-    directory: Path
-    output: str
-    ending: Ending
-    finished: Ending
-    victim: int = 0
 
 
 def launch(

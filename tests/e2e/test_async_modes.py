@@ -21,30 +21,15 @@ SEPARATE = [
     "trainer.test_freq=-1",
     "trainer.save_freq=3",
 ]
-COLOCATE = [
-    *SMALL,
-    "trainer.v1.trainer_mode=prepo_colocate_async",
-    "prepo.seed_rollouts=false",
-    "prepo/budget=difficulty",
-    "prepo.budget.lowest=2",
-    "prepo.budget.highest=6",
-    "prepo.budget.epoch_steps=1",
-    "prepo/selection=greso",
-    "data.train_max_samples=24",
-    "trainer.total_training_steps=4",
-    "trainer.test_freq=-1",
-    "trainer.save_freq=-1",
-]
+COLOCATE = [*SMALL, "trainer.v1.trainer_mode=prepo_colocate_async", "prepo.seed_rollouts=false"]
+COLOCATE += ["prepo/budget=difficulty", "prepo.budget.lowest=2", "prepo.budget.highest=6", "prepo.budget.epoch_steps=1"]
+COLOCATE += ["prepo/selection=greso", "data.train_max_samples=24", "trainer.total_training_steps=4"]
+COLOCATE += ["trainer.test_freq=-1", "trainer.save_freq=-1"]
 
 
 @pytest.fixture(scope="module")
 def separate_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return launch(tmp_path_factory.mktemp("separate"), SEPARATE)
-
-
-@pytest.fixture(scope="module")
-def colocate_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return launch(tmp_path_factory.mktemp("colocate"), COLOCATE)
 
 
 def choices_of(run: Run) -> dict[str, list[dict]]:
@@ -60,9 +45,8 @@ def test_separate_pools_train_every_step_and_every_choice_and_weight_is_right(se
     assert sorted(separate_run.steps) == [1, 2, 3, 4, 5]
     # One batch ahead of the first step, then one a step; each from its own |B| candidates.
     assert check_audit(separate_run) == "ok: 6 choices and 160 rollouts agree within 1e-06\n"
-    calls = [
-        (line["step"], line["call"], line["policy_version"]) for line in separate_run.lines("audit/selection.jsonl")
-    ]
+    choices = separate_run.lines("audit/selection.jsonl")
+    calls = [(line["step"], line["call"], line["policy_version"]) for line in choices]
     assert calls == [(1, 0, 0), (1, 1, 0), (2, 0, 1), (3, 0, 2), (4, 0, 3), (5, 0, 4)]
     for step, data in separate_run.steps.items():
         dispatched = 2 if step == 1 else 1
@@ -101,26 +85,19 @@ def test_resumed_run_rolls_out_again_what_was_in_flight(separate_run: Run, tmp_p
     resumed = launch(directory, SEPARATE)
     check_resumed(directory, resumed.output, after=3, total=5)
     assert sorted(resumed.steps) == [1, 2, 3, 4, 5]
-    trained = Counter((line["prompt_id"], line["rollout"]) for line in resumed.lines("audit/rollouts.jsonl"))
-    assert set(trained.values()) == {1}
-    assert len(trained) == 160
-    before = {line["prompt_id"] for line in resumed.lines("audit/rollouts.jsonl") if line["step"] <= 3}
-    waiting = {
-        prompt_id
-        for line in resumed.lines("audit/selection.jsonl")
-        if line["step"] <= 3
-        for prompt_id in line["selected"]
-        if prompt_id not in before
-    }
-    after = {line["prompt_id"] for line in resumed.lines("audit/rollouts.jsonl") if line["step"] > 3}
-    assert len(waiting) == 8
-    assert waiting <= after
+    choices, lines = resumed.lines("audit/selection.jsonl"), resumed.lines("audit/rollouts.jsonl")
+    trained = Counter((line["prompt_id"], line["rollout"]) for line in lines)
+    assert set(trained.values()) == {1} and len(trained) == 160
+    before, after = ({line["prompt_id"] for line in lines if (line["step"] > 3) == late} for late in (False, True))
+    waiting = {prompt_id for line in choices if line["step"] <= 3 for prompt_id in line["selected"]} - before
+    assert len(waiting) == 8 and waiting <= after
     # Choices from the restored rules, data and in-flight prompts: no second batch ahead.
-    assert [(line["step"], line["call"]) for line in resumed.lines("audit/selection.jsonl")][-2:] == [(4, 0), (5, 0)]
+    assert [(line["step"], line["call"]) for line in choices][-2:] == [(4, 0), (5, 0)]
 
 
 @pytest.mark.slow
-def test_interrupted_rollouts_train_with_every_other_rule(colocate_run: Run) -> None:
+def test_interrupted_rollouts_train_with_every_other_rule(tmp_path: Path) -> None:
+    colocate_run = launch(tmp_path, COLOCATE)
     assert sorted(colocate_run.steps) == [1, 2, 3, 4]
     assert check_audit(colocate_run).startswith("ok: ")
     dispatched = Counter()

@@ -1,4 +1,4 @@
-"""GRESO, a held entropy, two temperatures in one batch, and a sweep, on the real stack."""
+"""Two temperatures in one batch, and a sweep, on the real stack."""
 
 from __future__ import annotations
 
@@ -6,153 +6,53 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import pytest
 from real_stack import ROOT, Run, launch
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-NUM_STEPS = 24
 TEMPERATURES = (0.7, 1.4)  # of tests/helpers/mixed_temperatures.py, which must not be imported here
-QUIET = ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
-# Few prompts, so that each of them comes up several times.
-PAIRED = [
-    "experiment=comparison",
-    "method=random",
-    "data.train_max_samples=48",
-    "data.train_batch_size=8",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-    f"trainer.total_training_steps={NUM_STEPS}",
-    *QUIET,
-]
+SMALL = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8"]
+SMALL += ["trainer.val_before_train=false", "trainer.test_freq=-1", "trainer.save_freq=-1"]
 
 
-@pytest.fixture(scope="module")
-def uniform_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Uniform choice, constant temperature: the partner of the run below, with the same seed."""
-    return launch(tmp_path_factory.mktemp("uniform"), PAIRED)
-
-
-@pytest.fixture(scope="module")
-def entropy_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Uniform choice with the temperature that holds the entropy, its target not annealed."""
-    overrides = [*PAIRED, "prepo/temperature=entropy_target", "prepo.temperature.annealing_share=0"]
-    return launch(tmp_path_factory.mktemp("entropy"), overrides)
-
-
-@pytest.fixture(scope="module")
-def greso_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """GRESO on the same prompts."""
-    overrides = [*PAIRED, "prepo/selection=greso", "prepo.selection.min_round=2"]
-    return launch(tmp_path_factory.mktemp("greso"), overrides)
-
-
-def by_step(run: Run) -> Mapping[int, list[dict[str, Any]]]:
-    steps = defaultdict(list)
-    for line in run.lines("audit/rollouts.jsonl"):
-        steps[line["step"]].append(line)
-    return steps
-
-
-def token_entropy_nats(run: Run, first: int, last: int) -> float:
-    """Mean over the steps of the entropy of a token."""
-    steps = by_step(run)
-    return mean(
-        sum(line["entropy_nats"] * line["num_tokens"] for line in steps[step])
-        / sum(line["num_tokens"] for line in steps[step])
-        for step in range(first, last + 1)
-    )
-
-
-def test_entropy_stays_at_its_target_and_without_the_rule_it_does_not(entropy_run: Run, uniform_run: Run) -> None:
-    target = entropy_run.steps[NUM_STEPS]["prepo/entropy_target_nats/mean"]
-    assert target == pytest.approx(token_entropy_nats(entropy_run, 1, 1), rel=1e-6)
-    assert token_entropy_nats(uniform_run, 1, 1) == pytest.approx(target, rel=1e-3)  # the same seed, the same start
-    # Means of seven steps: eight prompts a step differ by more than 15% from step to step.
-    for first in (11, NUM_STEPS - 6):
-        assert abs(token_entropy_nats(entropy_run, first, first + 6) / target - 1) < 0.15
-    assert token_entropy_nats(uniform_run, NUM_STEPS - 6, NUM_STEPS) < 0.85 * target
-
-
-def test_greso_trains_on_groups_with_a_signal_and_counts_the_others(greso_run: Run) -> None:
-    chosen = defaultdict(int)
-    for line in greso_run.lines("audit/selection.jsonl"):
-        chosen[line["step"]] += sum(line["rollout_n"].values())
-    for step, lines in by_step(greso_run).items():
-        groups = Counter(line["prompt_id"] for line in lines)
-        assert len(lines) == 64
-        assert set(groups.values()) <= {8, 16}
-        for prompt_id in groups:
-            assert len({line["reward"] for line in lines if line["prompt_id"] == prompt_id}) == 2
-        data = greso_run.steps[step]
-        assert data["prepo/rollouts/sum"] == chosen[step]
-        assert data["prepo/discarded_rollouts/sum"] == chosen[step] - 64
-    totals = [data["prepo/response_tokens_total/max"] for data in greso_run.steps.values()]
-    trained = [sum(line["num_tokens"] for line in lines) for _, lines in sorted(by_step(greso_run).items())]
-    spent = [after - before for before, after in zip([0, *totals], totals, strict=False)]
-    assert all(all_of_it > part for all_of_it, part in zip(spent, trained, strict=True))
-
-
-@pytest.fixture(scope="module")
-def mixed_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One step whose prompts are sampled at two temperatures in turn."""
-    overrides = [
-        "experiment=comparison",
-        "method=random",
-        "data.train_batch_size=8",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-        "prepo/temperature=entropy_target",
-        "actor_rollout_ref.rollout.calculate_log_probs=true",
-        "trainer.total_training_steps=1",
-        *QUIET,
-    ]
+def test_batch_of_two_temperatures_has_one_each_for_sampling_old_and_new_log_probs(tmp_path: Path) -> None:
+    overrides = ["experiment=comparison", "method=random", "prepo/temperature=entropy_target", *SMALL]
+    overrides += ["actor_rollout_ref.rollout.calculate_log_probs=true", "trainer.total_training_steps=1"]
     helpers = str(ROOT / "tests" / "helpers")
     environment = {"VERL_USE_EXTERNAL_MODULES": "mixed_temperatures", "PYTHONPATH": helpers}
-    return launch(tmp_path_factory.mktemp("mixed"), overrides, extra_environment=environment)
-
-
-def test_batch_of_two_temperatures_has_one_each_for_sampling_old_and_new_log_probs(mixed_run: Run) -> None:
-    lines = mixed_run.lines("audit/rollouts.jsonl")
+    run = launch(tmp_path, overrides, extra_environment=environment)
+    lines = run.lines("audit/rollouts.jsonl")
     low, high = ([line for line in lines if line["temperature"] == pytest.approx(t)] for t in TEMPERATURES)
     assert len(low) == len(high) == 32
     # The actor's entropies are at the rollout's own temperature …
     assert mean(line["entropy_nats"] for line in high) > 1.5 * mean(line["entropy_nats"] for line in low)
-    data = mixed_run.steps[1]
     # … its old log-probs agree with the server's, which sampled at that temperature …
-    assert data["training/rollout_probs_diff_max"] < 1e-3
+    assert run.steps[1]["training/rollout_probs_diff_max"] < 1e-3
     # … and the update's log-probs are the old ones before the first update.
-    assert abs(data["actor/ppo_kl"]) < 1e-5
-    assert data["actor/pg_clipfrac"] == 0
+    assert abs(run.steps[1]["actor/ppo_kl"]) < 1e-5
+    assert run.steps[1]["actor/pg_clipfrac"] == 0
 
 
-def test_sweep_over_rows_and_seeds(tmp_path: Path) -> None:
-    """Hydra's multirun in one process: a directory for each row and seed, and verl's filter accounted for."""
-    small = ["data.train_batch_size=8", "actor_rollout_ref.actor.ppo_mini_batch_size=8", *QUIET]
+def test_sweep_over_seeds(tmp_path: Path) -> None:
+    """Hydra's multirun in one process: a directory for each seed, and verl's filter accounted for."""
     command = [sys.executable, "-m", "recipe.prepo.main", "--multirun", "experiment=comparison", "method=dapo"]
+    command += ["prepo.seed=0,1", *SMALL, "trainer.total_training_steps=2"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "VERL_PLATFORM")}
     done = subprocess.run(
-        [*command, "prepo.seed=0,1", *small, "trainer.total_training_steps=2"],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        text=True,
-        timeout=900,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+        command, cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, text=True, timeout=900,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:]
     runs = [Run(tmp_path / "outputs" / f"dapo-seed{seed}", done.stdout) for seed in (0, 1)]
     chosen = [json.dumps([line["selected"] for line in run.lines("audit/selection.jsonl")]) for run in runs]
     assert chosen[0] != chosen[1]
     for run in runs:
-        assert set(run.steps) == {1, 2}
-        for step, lines in by_step(run).items():
-            data = run.steps[step]
-            assert len(lines) == 64
+        trained = [line["step"] for line in run.lines("audit/rollouts.jsonl")]
+        assert {step: trained.count(step) for step in trained} == {1: 64, 2: 64} and set(run.steps) == {1, 2}
+        for data in run.steps.values():
             assert data["prepo/rollouts/sum"] == 64 + data["prepo/discarded_rollouts/sum"]
     assert any(data["prepo/discarded_rollouts/sum"] > 0 for run in runs for data in run.steps.values())

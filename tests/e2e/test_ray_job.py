@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_stack import ROOT, SMALL, Run, check_resumed
+from real_stack import ROOT, SMALL, check_resumed, trained_steps
 from slurm_cluster import free_ports
 from waiting import wait_until
 
 from benchmarks.footprint import Footprint, command_of
-from recipe.prepo.run.jsonl import read_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -81,19 +80,14 @@ def cluster() -> Iterator[RunningCluster]:
     shutil.rmtree(folder)
 
 
-def has_trained(directory: Path) -> bool:
-    metrics = directory / "metrics.jsonl"
-    return metrics.exists() and any("timing_s/step" in line["data"] for line in read_lines(metrics))
-
-
 def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: RunningCluster, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", "")
+    directory = tmp_path / "run"
 
     def submit(job_id: str) -> None:
         """Without waiting for it, and as often as the job server is not up yet."""
         command = ["bash", str(ROOT / "run_qwen.sh"), *SMALL, "trainer.val_before_train=false", "trainer.test_freq=-1"]
         command += [f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100"]
-        command += [f"trainer.default_local_dir={run.directory}"]
+        command += [f"trainer.default_local_dir={directory}"]
         arguments = ("submit", "--no-wait", "--submission-id", job_id, "--", *command)
         wait_until(lambda: "submitted successfully" in cluster.job(*arguments), "the job server is up", limit_s=60)
 
@@ -106,17 +100,17 @@ def test_a_submitted_job_trains_and_one_that_is_stopped_goes_on(cluster: Running
         assert how in cluster.job("status", job_id), logs(job_id)[-6000:]
 
     submit("first")
-    wait_until(lambda: has_trained(run.directory), "step 1", limit_s=LIMIT_S, show=lambda: logs("first"))
+    wait_until(lambda: trained_steps(directory), "step 1", limit_s=LIMIT_S, show=lambda: logs("first"))
     assert cluster.processes_of_runs(), "the run's processes are not seen while it trains"
     cluster.job("stop", "first", "--no-wait")
     wait_for_end("first", "was stopped")
-    last = int((run.directory / "latest_checkpointed_iteration.txt").read_text())
+    last = int((directory / "latest_checkpointed_iteration.txt").read_text())
     assert 1 <= last < NUM_STEPS
     assert f"stopped        after step {last} of {NUM_STEPS} (SIGTERM)" in logs("first")
     cluster.wait_for_end_of_runs()
 
     submit("second")
     wait_for_end("second", "succeeded")
-    assert list(run.steps) == list(range(1, NUM_STEPS + 1))
-    check_resumed(run.directory)
+    assert trained_steps(directory) == list(range(1, NUM_STEPS + 1))
+    check_resumed(directory)
     cluster.wait_for_end_of_runs()

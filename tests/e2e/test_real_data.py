@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from real_stack import SMALL, Run, check_audit, launch
+from real_stack import ROOT, SMALL, Run, check_audit, launch
 
 from recipe.prepo.tools.stats import spearman
 
@@ -18,10 +20,16 @@ QUIET = ("trainer.test_freq=-1", "trainer.save_freq=-1", "trainer.val_before_tra
 
 
 @pytest.fixture(scope="module")
-def runs(prepare_data: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     """Three steps with candidates scored by the rollout servers, and one with the actor as scorer."""
-    files = prepare_data("gsm8k", "gsm8k/train.jsonl"), prepare_data("dapo_math", "dapo_math_greso/train.parquet")
-    overrides = [*SMALL, *QUIET, f"data.train_files=[{files[0]},{files[1]}]"]
+    source, folder = os.environ.get("PREPO_DATA_DIR"), tmp_path_factory.mktemp("data")
+    if not source:
+        pytest.skip("PREPO_DATA_DIR is not set: NOT TESTED on real data (GSM8K, DAPO-Math)")
+    for dataset, file in (("gsm8k", "gsm8k/train.jsonl"), ("dapo_math", "dapo_math_greso/train.parquet")):
+        command = [sys.executable, "-m", "data_prep", dataset, "--source", str(Path(source) / file), "--out", folder]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    files = ",".join(str(path) for path in sorted(folder.glob("*.parquet")))
+    overrides = [*SMALL, *QUIET, f"data.train_files=[{files}]"]
     overrides += ["data.max_prompt_length=512", "data.train_max_samples=2000"]
     steps = "trainer.total_training_steps="
     return (

@@ -55,18 +55,11 @@ def put_batch(partition: str, entropy_of_last: float = 0.7) -> KVBatchMeta:
             entropy[0] = entropy_of_last
         keys.append(f"{uid}_{i}_0")
         tags.append({"is_padding": is_padding, "prompt_len": 4, "min_global_steps": 2, "max_global_steps": 2})
-        fields.append(
-            {
-                "uid": uid,
-                "extra_info": {"prompt_id": f"prompt-{uid}"},
-                "extra_fields": {"reward_extra_info": INFOS.get(i, {"acc": reward})},
-                "response_mask": mask,
-                "rm_scores": scores,
-                "entropy": entropy,
-                "old_log_probs": -torch.rand(num_tokens, generator=generator),
-                "rollout_log_probs": -torch.rand(num_tokens, generator=generator),
-            }
-        )
+        tensors = {"response_mask": mask, "rm_scores": scores, "entropy": entropy}
+        for name in ("old_log_probs", "rollout_log_probs"):
+            tensors[name] = -torch.rand(num_tokens, generator=generator)
+        extra = {"reward_extra_info": INFOS.get(i, {"acc": reward})}
+        fields.append({"uid": uid, "extra_info": {"prompt_id": f"prompt-{uid}"}, "extra_fields": extra, **tensors})
     tq.kv_batch_put(keys=keys, partition_id=partition, fields=list_of_dict_to_tensordict(fields), tags=tags)
     return KVBatchMeta(partition_id=partition, keys=keys, tags=tags)
 
@@ -81,8 +74,7 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     trainer = object.__new__(PrepoTrainerSync)
     trainer.config = compose_config(["experiment=tiny_cpu", f"prepo/weighting={weighting}"])
     trainer.global_steps = 3
-    trainer.timing_raw = {}
-    trainer._updates = []
+    trainer.timing_raw, trainer._updates = {}, []
     trainer.supervisor = Supervisor(trainer)
     trainer.local_trigger_step, trainer.parameter_sync_step = 0, 1
     trainer.prepo = SimpleNamespace(temperature=1.0)
@@ -96,8 +88,8 @@ def prepo_trainer(run_dir: Path, weighting: str) -> PrepoTrainerSync:
     return trainer
 
 
-def advantages(trainer: PPOTrainerSync, batch: KVBatchMeta) -> list[torch.Tensor]:
-    trainer._compute_advantage(batch, {})
+def advantages(trainer: PPOTrainerSync, batch: KVBatchMeta, metrics: dict | None = None) -> list[torch.Tensor]:
+    trainer._compute_advantage(batch, {} if metrics is None else metrics)
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
     return list(data["advantages"].unbind())
 
@@ -115,23 +107,23 @@ def test_acc_decides_where_the_reward_function_returned_it(transfer_queue: None)
     assert found.correct_R.tolist() == [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
 
 
+def own_entropies(batch: KVBatchMeta) -> np.ndarray:
+    """Mean entropy of each real row's own tokens; 0 without any."""
+    fields = ["entropy", "response_mask"]
+    data = tq.kv_batch_get(keys=batch.keys[:-1], partition_id=batch.partition_id, select_fields=fields)
+    rows = zip(data["entropy"].unbind(), data["response_mask"].unbind(), strict=True)
+    return np.array([float(entropy[mask.bool()].mean()) if mask.any() else 0.0 for entropy, mask in rows])
+
+
 def test_weights_come_from_own_tokens_of_real_rows_over_the_whole_batch(transfer_queue: None, tmp_path: Path) -> None:
     batch = put_batch("weighted")
     stock = advantages(stock_trainer(), batch)
-    data = tq.kv_batch_get(keys=batch.keys, partition_id="weighted", select_fields=["entropy", "response_mask"])
-    entropies = []
-    for entropy, mask in zip(data["entropy"].unbind(), data["response_mask"].unbind(), strict=True):
-        own = entropy[mask.bool()]
-        entropies.append(float(own.mean()) if len(own) else 0.0)
-    weights = np.array(entropies[:-1]) / np.mean(entropies[:-1])
-    assert weights[4] == 0.0
-    assert np.isfinite(weights).all()
+    entropies = own_entropies(batch)
+    weights = entropies / entropies.mean()
+    assert weights[4] == 0.0 and np.isfinite(weights).all()
 
     metrics: dict[str, float] = {}
-    trainer = prepo_trainer(tmp_path, "relative_entropy")
-    trainer._compute_advantage(batch, metrics)
-    data = tq.kv_batch_get(keys=batch.keys, partition_id="weighted", select_fields=["advantages"])
-    mine = list(data["advantages"].unbind())
+    mine = advantages(prepo_trainer(tmp_path, "relative_entropy"), batch, metrics)
     for i, weight in enumerate(weights):
         torch.testing.assert_close(mine[i], stock[i] * weight, rtol=1e-5, atol=1e-6)
     assert torch.equal(mine[-1], stock[-1])

@@ -5,13 +5,11 @@ A job takes minutes, so each one answers all the questions that can be put to it
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from real_stack import ROOT, SMALL, check_resumed
+from real_stack import ROOT, SMALL, check_resumed, trained_steps
 from slurm_cluster import SlurmCluster, slurm_cluster, why_not
 from waiting import wait_until
+
+from benchmarks.footprint import command_of
+from recipe.prepo.run.jsonl import read_lines
 
 pytestmark = [
     pytest.mark.e2e,
@@ -64,13 +65,8 @@ class Submitted:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
-    def metrics(self) -> list[dict]:
-        path = self.directory / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    @property
     def trained_steps(self) -> list[int]:
-        return [line["step"] for line in self.metrics if "timing_s/step" in line["data"]]
+        return trained_steps(self.directory)
 
     def wait_for(self, seen: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the job has printed this."""
@@ -91,125 +87,72 @@ def submit(slurm: SlurmCluster, folder: Path, *overrides: str, **variables: str)
     return Submitted(printed.strip(), directory, log)
 
 
-def command_of(process: psutil.Process) -> str:
-    """A process's command line, empty when it has ended."""
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return ""
-
-
 def belongs(process: psutil.Process, job_id: str) -> bool:
     """Whether a process was started by a job: by its environment, or by the job's folder on its command line."""
     try:
-        return process.environ().get("SLURM_JOB_ID") == job_id or f"prepo-{job_id}-" in command_of(process)
+        return process.environ().get("SLURM_JOB_ID") == job_id or f"prepo-{job_id}-" in command_of(process.pid)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
 
-def left_behind(job_id: str) -> list[str]:
-    """Processes and files of a job that are still there after it; a moment is theirs to end in."""
-    for _ in range(20):
-        processes = [process for process in psutil.process_iter() if belongs(process, job_id)]
-        left = [f"{process.pid} {process}" for process in processes]
-        left += [str(path) for path in Path("/tmp").glob(f"prepo-{job_id}-*")]
-        if not left:
-            return []
-        time.sleep(0.5)
-    return left
+def check_nothing_is_left(job_id: str) -> None:
+    """No process or file of a job is there after it; a moment is theirs to end in."""
 
+    def left() -> list[str]:
+        processes = [f"{process.pid} {process}" for process in psutil.process_iter() if belongs(process, job_id)]
+        return processes + [str(path) for path in Path("/tmp").glob(f"prepo-{job_id}-*")]
 
-def descendants(job_id: str) -> list[list[psutil.Process]]:
-    """Every process below each of the keepers of a running job, under whatever name it now goes."""
-    keepers = [p for p in psutil.process_iter() if belongs(p, job_id) and "slurm_node.py" in command_of(p)]
-    return [keeper.children(recursive=True) for keeper in keepers]
-
-
-def still_running(processes: list[psutil.Process]) -> list[str]:
-    """What runs of these processes; psutil knows a process id that was given to another process."""
-    return [
-        f"{process.pid} {command_of(process)}" for process in processes if process.is_running() and command_of(process)
-    ]
+    wait_until(lambda: not left(), "everything of the job is gone", show=lambda: str(left()))
 
 
 def connect(address: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A client of the job's Ray that prints the number of its nodes."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | variables
     script = f"import ray; ray.init('{address}', log_to_driver=False); print('nodes', len(ray.nodes()))"
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | variables,
-        text=True,
-        capture_output=True,
-        timeout=180,
-        check=False,
-    )
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=180, check=False)
 
 
-@pytest.fixture(scope="module")
-def trained(slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """One job: clients with and without its token try to connect, then it nears its time limit, and is requeued."""
-    job = submit(
-        slurm, tmp_path_factory.mktemp("trained"), f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100"
-    )
+def test_a_job_over_two_nodes_lets_its_own_clients_in_is_requeued_at_its_time_limit_and_resumes(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    job = submit(slurm, tmp_path, f"trainer.total_training_steps={NUM_STEPS}", "trainer.save_freq=100")
     job.wait_for("starting Ray")
     (folder,) = Path("/tmp").glob(f"prepo-{job.job_id}-0")
     token = folder / "token"
     job.wait_for("Connecting to existing Ray cluster")
     address = re.search(r"Ray cluster at address: ([\d.]+:\d+)", job.output).group(1)
-    seen = {
-        "token_mode": oct(token.stat().st_mode & 0o777),
-        "folder_mode": oct(folder.stat().st_mode & 0o777),
-        "command_lines": [command_of(process) for process in psutil.process_iter()],
-        "secret": token.read_text(),
-        "without": connect(address, RAY_AUTH_MODE="disabled"),
-        "wrong": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64),
-        "with": connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token)),
-    }
+    assert [oct(path.stat().st_mode & 0o777) for path in (folder, token)] == ["0o700", "0o600"]
+    secret = token.read_text()
+    assert len(secret) == 64
+    assert not [pid for pid in psutil.pids() if secret in command_of(pid)]
+    mine = connect(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
+    assert mine.stdout.strip() == "nodes 2", mine.stderr
+    for wrong in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        client = connect(address, **wrong)
+        assert client.returncode != 0 and "nodes" not in client.stdout, f"{wrong} was let in: {client.stdout}"
+
     job.wait_for_step(2)
-    of_nodes = descendants(job.job_id)
+    keepers = [p for p in psutil.process_iter() if belongs(p, job.job_id) and "slurm_node.py" in command_of(p.pid)]
+    of_nodes = [keeper.children(recursive=True) for keeper in keepers]  # under whatever name they now go
     processes = [process for of_node in of_nodes for process in of_node]
-    titles = [" ".join(map(command_of, of_node)) for of_node in of_nodes]
+    titles = [" ".join(command_of(process.pid) for process in of_node) for of_node in of_nodes]
+    actors, servers = (["ray::WorkerDict" in t for t in titles], ["VLLM::EngineCore" in t for t in titles])
+    assert sum(actors) == sum(servers) == 1 and actors != servers, titles  # one on each node
+    assert len(processes) > 10, "the job's processes were not found while it ran"
     slurm.limit_time(job.job_id, SIGNAL_AHEAD_S)
     state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
-    return {"job": job, "state": state, "processes": processes, "titles": titles, **seen}
-
-
-def test_a_job_over_two_nodes_trains_completes_and_leaves_nothing_behind(trained: dict) -> None:
-    job: Submitted = trained["job"]
-    assert (trained["state"]["JobState"], trained["state"]["ExitCode"]) == ("COMPLETED", "0:0"), job.output[-6000:]
+    assert (state["JobState"], state["ExitCode"], state["Restarts"]) == ("COMPLETED", "0:0", "1"), job.output[-6000:]
     assert "Ray runs on 2 node(s) (n1, n2): 2 GPU(s), 64 logical CPUs" in job.output
+    assert "SIGTERM: asking the driver to save and to stop" in job.output and "restart 1" in job.output
+    assert secret not in job.output
     assert job.trained_steps == list(range(1, NUM_STEPS + 1))
-    actors = ["ray::WorkerDict" in titles for titles in trained["titles"]]
-    servers = ["VLLM::EngineCore" in titles for titles in trained["titles"]]
-    assert sum(actors) == sum(servers) == 1 and actors != servers, trained["titles"]  # one on each node
-    assert len(trained["processes"]) > 10, "the job's processes were not found while it ran"
-    assert still_running(trained["processes"]) == []
-    assert left_behind(job.job_id) == []
-
-
-def test_only_a_client_with_the_jobs_private_token_is_let_in(trained: dict) -> None:
-    assert trained["with"].stdout.strip() == "nodes 2", trained["with"].stderr
-    for name in ("without", "wrong"):
-        assert trained[name].returncode != 0, f"a client {name} token was let in: {trained[name].stdout}"
-        assert "nodes" not in trained[name].stdout
-    assert (trained["folder_mode"], trained["token_mode"]) == ("0o700", "0o600")
-    assert len(trained["secret"]) == 64
-    assert not [line for line in trained["command_lines"] if trained["secret"] in line]
-    assert trained["secret"] not in trained["job"].output
-
-
-def test_a_job_at_its_time_limit_saves_is_requeued_and_resumes(trained: dict) -> None:
-    job: Submitted = trained["job"]
-    assert trained["state"]["Restarts"] == "1"
-    assert "SIGTERM: asking the driver to save and to stop" in job.output
-    assert "restart 1" in job.output
-    lines = [json.loads(line) for line in (job.directory / "audit/selection.jsonl").read_text().splitlines()]
-    chosen = [(line["step"], line["call"]) for line in lines]
-    assert chosen == sorted(set(chosen)), "a step's choice was written twice"
-    check_resumed(job.directory)
+    chosen = [(line["step"], line["call"]) for line in read_lines(job.directory / "audit/selection.jsonl")]
     # One batch ahead of the first step, and one a step; the resumed run still had its batch in flight.
     assert chosen == [(1, 0), (1, 1), *((step, 0) for step in range(2, NUM_STEPS + 1))]
+    check_resumed(job.directory)
+    assert [process for process in processes if process.is_running() and command_of(process.pid)] == []
+    check_nothing_is_left(job.job_id)
 
 
 def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -225,7 +168,7 @@ def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Pat
     assert state["JobState"] == "FAILED"
     assert re.search(r"error: a node was lost, see the lines above: Task launch for \S+ failed on node n2", job.output)
     assert not job.directory.exists(), "the driver was started"
-    assert left_behind(job.job_id) == []
+    check_nothing_is_left(job.job_id)
 
 
 def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_path: Path) -> None:
@@ -242,7 +185,7 @@ def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_
     assert state["JobState"] == "FAILED"
     assert f"error: n2: cannot make /tmp/prepo-{next_id}-1" in job.output
     assert not job.directory.exists(), "the driver was started"
-    assert left_behind(job.job_id) == []
+    check_nothing_is_left(job.job_id)
 
 
 @pytest.mark.parametrize("running", [True, False])

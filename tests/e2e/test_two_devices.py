@@ -19,28 +19,26 @@ TWO_RANKS = [
     "trainer.test_freq=-1",
     "trainer.total_training_steps=3",
 ]
+RAGGED = ["prepo.budget.lowest=2", "prepo.budget.highest=6", "prepo.budget.epoch_steps=1"]
 
 
 @pytest.fixture(scope="module")
 def all_rules_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """PREPO with E3's budget, temperature and length bias, scored by the actor, ranked after each step."""
-    overrides = [
-        *TWO_RANKS,
-        "method=prepo_e3",
-        "prepo.scorer=actor",
-        "prepo.candidate_ratio=5.125",  # |B| = 41: not a multiple of the two ranks
-        "prepo.score_ratio=5.125",
-        "prepo.budget.lowest=2",
-        "prepo.budget.highest=6",
-        "prepo.budget.epoch_steps=1",
-        "prepo/shaping=length_bias",
-        "prepo.shaping.epoch_steps=1",
-        "prepo.shaping.easiest_share=1.0",
-        "prepo.shaping.mu=0.1",
-        "trainer.save_freq=3",
-        "actor_rollout_ref.rollout.calculate_log_probs=true",
-    ]
+    # |B| = 41 is not a multiple of the two ranks.
+    overrides = [*TWO_RANKS, "method=prepo_e3", "prepo.scorer=actor", "prepo.candidate_ratio=5.125"]
+    overrides += ["prepo.score_ratio=5.125", *RAGGED, "prepo/shaping=length_bias", "prepo.shaping.epoch_steps=1"]
+    overrides += ["prepo.shaping.easiest_share=1.0", "prepo.shaping.mu=0.1", "trainer.save_freq=3"]
+    overrides += ["actor_rollout_ref.rollout.calculate_log_probs=true"]
     return launch(tmp_path_factory.mktemp("all_rules"), overrides)
+
+
+def trained_groups(run: Run) -> dict[int, Counter[str]]:
+    """Step -> prompt -> number of its rollouts that were trained on."""
+    trained: dict[int, Counter[str]] = defaultdict(Counter)
+    for line in run.lines("audit/rollouts.jsonl"):
+        trained[line["step"]][line["prompt_id"]] += 1
+    return trained
 
 
 def test_choices_and_weights_hold_over_two_ranks(all_rules_run: Run) -> None:
@@ -54,10 +52,7 @@ def test_choices_and_weights_hold_over_two_ranks(all_rules_run: Run) -> None:
 
 def test_group_sizes_are_those_of_the_budget(all_rules_run: Run) -> None:
     sizes = {line["step"]: line["rollout_n"] for line in all_rules_run.lines("audit/selection.jsonl")}
-    trained: dict[int, Counter[str]] = defaultdict(Counter)
-    for line in all_rules_run.lines("audit/rollouts.jsonl"):
-        trained[line["step"]][line["prompt_id"]] += 1
-    assert trained == sizes
+    assert trained_groups(all_rules_run) == sizes
     assert set(sizes[1].values()) == {4}
     assert all(len(set(sizes[step].values())) > 1 for step in (2, 3))
 
@@ -94,31 +89,21 @@ def test_shaped_rewards_reach_the_advantages_only(all_rules_run: Run) -> None:
 @pytest.mark.slow
 def test_ragged_groups_that_do_not_fill_the_batch_hold_over_two_ranks(tmp_path: Path) -> None:
     """GRESO's kept groups with E3's sizes do not add up to K x M: verl pads, and no padding row is counted."""
-    overrides = [
-        *TWO_RANKS,
-        "trainer.save_freq=-1",
-        "data.train_max_samples=24",
-        "prepo/selection=greso",
-        "prepo.selection.min_round=2",
-        "prepo/budget=difficulty",
-        "prepo.budget.lowest=2",
-        "prepo.budget.highest=6",
-        "prepo.budget.epoch_steps=1",
-        "prepo/temperature=entropy_target",
-    ]
+    overrides = [*TWO_RANKS, "trainer.save_freq=-1", "data.train_max_samples=24", "prepo/selection=greso"]
+    overrides += ["prepo.selection.min_round=2", "prepo/budget=difficulty", *RAGGED, "prepo/temperature=entropy_target"]
     run = launch(tmp_path, overrides)
     assert check_audit(run).startswith("ok: ")
-    sizes: dict[int, Counter[str]] = {}
+    sizes: dict[int, Counter[str]] = defaultdict(Counter)
     for line in run.lines("audit/selection.jsonl"):
-        sizes.setdefault(line["step"], Counter()).update(line["rollout_n"])
-    trained: dict[int, Counter[str]] = {}
+        sizes[line["step"]].update(line["rollout_n"])
+    trained, rewards = trained_groups(run), defaultdict(set)
     for line in run.lines("audit/rollouts.jsonl"):
-        trained.setdefault(line["step"], Counter())[line["prompt_id"]] += 1
+        rewards[line["step"], line["prompt_id"]].add(line["reward"])
+    assert all(each == {0.0, 1.0} for each in rewards.values())  # groups with a signal only
     assert set(trained) == {1, 2, 3}
     for step, groups in trained.items():
         data = run.steps[step]
-        assert sum(groups.values()) <= 32
-        assert len(groups) <= 8
+        assert sum(groups.values()) <= 32 and len(groups) <= 8
         assert data["prepo/rollouts/sum"] == sum(sizes[step].values())
         assert data["prepo/discarded_rollouts/sum"] == sum(sizes[step].values()) - sum(groups.values())
         assert data["prepo/weight/mean"] == pytest.approx(1, abs=1e-6)

@@ -135,22 +135,18 @@ try:
     ray.get(Trainer.remote().run.remote("deaf", Worker.remote(), Worker.remote(), 2))
 except ray.exceptions.RayActorError as error:
     found["deaf"] = messages.fault_behind(error)
-messages.clear()
 lonely = Trainer.remote()
 call = lonely.busy.remote(Worker.remote())
 ray.kill(lonely)
-try:
-    ray.get(call)
-except ray.exceptions.RayActorError as error:
-    found["trainer"] = messages.fault_behind(error)
-messages.clear()
 victim = Worker.remote()
 ray.get(victim.pid.remote())
 ray.kill(victim)
-try:
-    ray.get(Trainer.remote().another.remote(victim))
-except ray.exceptions.RayActorError as error:
-    found["another"] = messages.fault_behind(error)
+for scene, call in (("trainer", call), ("another", Trainer.remote().another.remote(victim))):
+    messages.clear()
+    try:
+        ray.get(call)
+    except ray.exceptions.RayActorError as error:
+        found[scene] = messages.fault_behind(error)
 
 messages.require_lone_run()
 queue = Worker.options(name=messages.QUEUE, namespace=messages.QUEUE_NAMESPACE).remote()
@@ -220,17 +216,10 @@ def test_what_the_driver_says_of_each_end(found: dict[str, Any], scene: str, sai
     assert said in found[scene]
 
 
-def test_the_death_of_another_actor_is_not_taken_for_the_trainers(found: dict[str, Any]) -> None:
-    """It came before the watch began: the driver shows the error itself."""
-    assert found["another"] == ""
-
-
-def test_a_worker_that_does_not_answer_keeps_its_count(found: dict[str, Any]) -> None:
-    assert found["counted"] == [
+def test_what_is_no_death_of_this_run(found: dict[str, Any]) -> None:
+    assert found["another"] == ""  # it came before the watch began: the driver shows the error itself
+    assert found["counted"] == [  # a worker that does not answer keeps its count
         "7 training rollouts failed; the latest: ValueError: number 2",
         "8 training rollouts failed; the latest: ValueError: number 3",
     ]
-
-
-def test_rewards_that_hang_take_no_thread_from_the_next_step(found: dict[str, Any]) -> None:
-    assert found["threads"] == [0, 1]
+    assert found["threads"] == [0, 1]  # rewards that hang take no thread from the next step

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto import wandb_internal_pb2
 
 History = dict[int, dict[str, float]]
 CONTRACT = """
@@ -21,40 +18,11 @@ CONTRACT = """
     prepo/zero_advantage_frac/mean prepo/all_correct_frac/mean prepo/all_wrong_frac/mean prepo/temperature/mean
     prepo/rollouts/sum prepo/rollouts_total/max prepo/response_tokens_total/max timing_s/prompt_scoring""".split()  # noqa: SIM905
 
-# wandb 0.31 ships no reader in Python, but its record messages.
-BLOCK = 32768  # LevelDB's log format: records in blocks, each piece with checksum (4 bytes), length (2) and type (1)
-FILE_HEADER = 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
-
-def _records(data: bytes) -> Iterator[bytes]:
-    offset, parts = FILE_HEADER, b""
-    while offset + 7 <= len(data):
-        left = BLOCK - offset % BLOCK
-        if left < 7:
-            offset += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, offset + 4)
-        piece = data[offset + 7 : offset + 7 + length]
-        offset += 7 + length
-        parts = piece if kind in (FULL, FIRST) else parts + piece
-        if kind in (FULL, LAST):
-            yield parts
-
-
-def wandb_history(folder: Path) -> History:
-    """The one offline run under ``WANDB_DIR``."""
+def wandb_text(folder: Path) -> bytes:
+    """The record of the one offline run under ``WANDB_DIR``; wandb 0.31 ships no reader in Python."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data = path.read_bytes()
-    assert data.startswith(b":W&B"), path
-    found: History = {}
-    for piece in _records(data):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(piece)
-        if record.WhichOneof("record_type") == "history":
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            found[int(row.pop("_step"))] = {name: value for name, value in row.items() if not name.startswith("_")}
-    return found
+    return path.read_bytes()
 
 
 def tensorboard_history(folder: Path) -> History:

@@ -100,11 +100,16 @@ def engine_processes() -> list[int]:
 
 
 def drop_segment_names(pids: Iterable[int]) -> None:
-    """Remove the names of these processes' shared queues and semaphores, which keep working without them (Linux)."""
+    """Remove the names of these processes' shared queues and semaphores, which keep working without them (Linux).
+
+    A process that has made a semaphore maps it under a temporary name, so that files are compared by their numbers.
+    """
+    kinds = ("psm_", "sem.mp-")
+    names = {entry.inode(): entry.path for entry in os.scandir("/dev/shm") if entry.name.startswith(kinds)}
     for pid in pids:
-        for mapped in psutil.Process(pid).memory_maps():
-            if mapped.path.startswith(("/dev/shm/psm_", "/dev/shm/sem.mp-")):
-                Path(mapped.path).unlink(missing_ok=True)
+        for line in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").splitlines():
+            if "/dev/shm/" in line and (path := names.pop(int(line.split()[4]), "")):
+                Path(path).unlink(missing_ok=True)
 
 
 def end_with_this_process(pids: Iterable[int], folder: str) -> subprocess.Popen[bytes]:
