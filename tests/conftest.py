@@ -1,7 +1,5 @@
 """Shares of the suite: each test file runs in one process, and so do all runs of the real stack, in turn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Every configuration in ``conf/`` composes, and the commands refuse bad input with one readable error."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

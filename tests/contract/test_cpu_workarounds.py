@@ -4,8 +4,6 @@ Four fresh processes import the real libraries and report what they saw as JSON.
 When a test of stock behaviour fails after an upgrade, its workaround can go.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -1,7 +1,5 @@
 """What a step draws from the data: stock verl's batches under neutral rules, |B| candidates under the others."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The documentation stays true where a machine can tell: links, commands, length, and plain quotes."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

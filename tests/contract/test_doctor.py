@@ -1,7 +1,5 @@
 """Each check of the doctor refuses the bad value, and says what to set; it accepts the values that e2e runs start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

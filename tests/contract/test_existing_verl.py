@@ -1,7 +1,5 @@
 """The configuration is verl's: only the keys of docs/existing_verl.md differ, and no experiment invents a key."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

@@ -1,7 +1,5 @@
 """The fork server with small modules in place of the stack: what a worker inherits, and what ends with what."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The CPU's weight transfer: every tensor arrives bit for bit, again and again, on an address of the node's own."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading

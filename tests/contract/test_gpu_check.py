@@ -1,7 +1,5 @@
 """scripts/gpu_check.sh: what it says without a GPU, and the check itself in its small size on the CPU."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

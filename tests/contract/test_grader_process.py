@@ -1,7 +1,5 @@
 """The grading process as reward workers meet it: daemonic parents, forks, kills, hung computations."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

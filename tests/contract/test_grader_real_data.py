@@ -1,7 +1,5 @@
 """The grader on the golds of the public evaluation sets, from the folder that PREPO_DATA_DIR names."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The hooks with fakes around them: what they hand on to verl, and in which order. No Ray and no model."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """Imports go one way, and the heavy libraries stay in the layers that are made for them."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """docs/metrics.md lists every shared metric, and none that does not exist."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The fast loop on the tiny model: it computes what verl computes, and does what the recipe's controller decides."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """Mini-math: the tokenizer, pre-training and the shipped model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """A new rule is one file, one registry line and one yaml. The selection rule is the README's, as it stands there."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import shutil

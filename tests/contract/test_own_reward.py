@@ -1,7 +1,5 @@
 """Reward functions as people bring them: each works, or one error names the function, the prompt and the cause."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Public data: the files that PREPO_DATA_DIR names, with nothing lost and nothing bad kept; and the hub, offline."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

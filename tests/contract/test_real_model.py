@@ -1,7 +1,5 @@
 """The pretrained model and the problems of ``experiment=smollm2_cpu``: what is refused, and how answers are scored."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every registered rule must do. A new rule is tested here without a change to this file."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """scripts/setup_env.sh, run_qwen.sh and the packaging, run for real: in copies of the tree with a PATH of their own."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

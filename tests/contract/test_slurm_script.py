@@ -1,7 +1,5 @@
 """scripts/slurm_*.py with stand-ins for Slurm's commands. tests/e2e/test_slurm.py uses a real cluster."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

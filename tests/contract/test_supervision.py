@@ -1,7 +1,5 @@
 """Supervision without Ray: failed rollouts, hung rewards, failed checkpoints, and the messages about them."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import time

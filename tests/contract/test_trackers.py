@@ -1,7 +1,5 @@
 """What :class:`RunLogs` hands on to verl's trackers. tests/e2e/test_training.py reads back what they kept of a run."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -3,8 +3,6 @@
 They cannot fail while verl is pinned. When they do, after an upgrade, the code that they name must be looked at.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import re

@@ -1,7 +1,5 @@
 """What this recipe overrides and calls in verl 0.9.1 has the signatures that it was written for."""
 
-from __future__ import annotations
-
 import inspect
 import subprocess
 import sys

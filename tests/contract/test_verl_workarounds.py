@@ -1,7 +1,5 @@
 """The workarounds for verl and vLLM do what they promise; ``test_verl_alarms.py`` says which ones verl still needs."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys

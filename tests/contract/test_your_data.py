@@ -1,7 +1,5 @@
 """The commands of docs/your_data.md, on files such as the page describes. The training itself is in tests/e2e."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -3,8 +3,6 @@
 A run takes about a minute to start, so a fixture is a run and a test is a question to it.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """How the end-to-end tests run the real stack and read what a run left."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

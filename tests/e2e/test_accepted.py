@@ -1,7 +1,5 @@
 """What the doctor accepts starts and trains: an objective of another kind, tools with LoRA, and another template."""
 
-from __future__ import annotations
-
 import pytest
 from doctor_cases import ACCEPTED, overrides, write_files
 from real_stack import Run, check_audit, launch

@@ -1,7 +1,5 @@
 """Rollout beside training: on two pools of one logical device each, and interrupted on one pool."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path

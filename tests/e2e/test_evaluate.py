@@ -1,7 +1,5 @@
 """`evaluate` and `analyze` through vLLM on the tiny model: each fixture is one call, each test a question to it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """A reward function that raises: failed rollouts are counted and reported; where most of a step fails, the run ends."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A stop, a killed rollout server, another run's checkpoint: nothing is lost, nothing is left behind."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Two temperatures in one batch, and a sweep, on the real stack."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

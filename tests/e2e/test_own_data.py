@@ -1,7 +1,5 @@
 """From a file of two columns and a reward function to a trained step, by the two commands of docs/your_data.md."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

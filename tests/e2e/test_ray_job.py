@@ -1,7 +1,5 @@
 """``ray job submit`` on a cluster that runs already: the job trains, is stopped with a checkpoint, and goes on."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """PREPO on real data files (GSM8K and DAPO-Math) with the tiny model, and both scorers on the same real batch."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

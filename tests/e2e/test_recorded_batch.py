@@ -1,7 +1,5 @@
 """The advantage hook on one recorded batch in a real TransferQueue: stock verl beside this recipe's trainer."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

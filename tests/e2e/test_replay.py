@@ -1,7 +1,5 @@
 """The replay buffers on a real TransferQueue: refill rounds, ragged groups, and the record of discarded groups."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

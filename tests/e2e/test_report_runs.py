@@ -1,7 +1,5 @@
 """The report of a prepo run and a uniform run on the real stack."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

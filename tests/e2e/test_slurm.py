@@ -3,8 +3,6 @@
 A job takes minutes, so each one answers all the questions that can be put to it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """With the neutral rules this recipe is stock verl: the same batches, rewards and updates."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

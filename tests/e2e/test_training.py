@@ -1,7 +1,5 @@
 """PREPO on the real stack: what a run leaves, that it learns, and that a resumed run makes the same choices."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 import pandas as pd

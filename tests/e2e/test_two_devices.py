@@ -1,7 +1,5 @@
 """Two data-parallel actor ranks and two rollout replicas, with every rule that is not a default."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean

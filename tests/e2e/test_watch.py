@@ -1,7 +1,5 @@
 """The watch over a run's processes on a real Ray: its message about a death, and that it ends every kind of wait."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

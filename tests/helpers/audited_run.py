@@ -1,7 +1,5 @@
 """The outside check of a simulated run's audit lines, after a test edited them."""
 
-from __future__ import annotations
-
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path

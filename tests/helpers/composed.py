@@ -1,7 +1,5 @@
 """Configurations of ``conf/``, composed once for each list of overrides, and changed as overrides would."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Mapping

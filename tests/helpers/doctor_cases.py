@@ -1,7 +1,5 @@
 """Files that the doctor's tests name, and configurations that it accepts, each of which a real run starts."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """TransferQueue's key-value calls over a dictionary, for tests without Ray."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any

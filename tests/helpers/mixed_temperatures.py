@@ -1,7 +1,5 @@
 """Loaded by verl in every process (``VERL_USE_EXTERNAL_MODULES``): prompts get 0.7 or 1.4 times the rule's."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from wrapt import register_post_import_hook

@@ -1,7 +1,5 @@
 """Synthetic run directories that follow the run directory's contract, and a reader of the report's page."""
 
-from __future__ import annotations
-
 import base64
 import json
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """A run without a model: drives the controller as the trainers do, and draws rewards by each prompt's pass rate."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Needs Debian's ``slurm-wlm`` and ``munge``, and root (munged runs as the user ``
 folder and all ports are free ones, so it does not disturb another Slurm or munge of the machine.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,7 +1,5 @@
 """Stand-ins for commands on a PATH, for tests of shell scripts."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable
 from pathlib import Path

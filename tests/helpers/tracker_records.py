@@ -1,7 +1,5 @@
 """What trackers keep of a run, offline, read back with their own readers: step -> metric -> value."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

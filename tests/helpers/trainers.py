@@ -1,7 +1,5 @@
 """A trainer without Ray and without a model, for tests of its hooks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from verl.trainer.ppo.v1 import PPOTrainerSync

@@ -1,7 +1,5 @@
 """Data preparation on small files of every public form: what is kept, what is dropped and how it is reported."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluation and analysis without vLLM: what they read, refuse, keep, count and write."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """``data_prep own`` on the forms in which people have rows: what becomes of them, and what is said where none does."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ A line of ``answers.txt`` is ``gold | + correct | - incorrect``, continued by li
 an answer into a box. An answer that starts with ``>`` is a whole response, in which ``⏎`` is a line break.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

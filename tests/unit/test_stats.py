@@ -1,7 +1,5 @@
 """pass@k and maj@k against enumeration, intervals against simulation, rank correlations against pandas."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """A run that several tests of the report read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

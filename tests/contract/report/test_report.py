@@ -1,7 +1,5 @@
 """The report of one finished run and of several: numbers on the page, pictures, samples, the command's answers."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

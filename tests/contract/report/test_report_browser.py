@@ -3,8 +3,6 @@
 `PREPO_CHROMIUM` names the browser; otherwise `chromium`, `chromium-browser` or `google-chrome` on the PATH is used.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The report of unfinished, damaged and odd run directories: it warns of what is missing and draws the rest."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """The live report: drawn while a run goes on, whole at every moment, and never in the way of the training."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

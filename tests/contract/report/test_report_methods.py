@@ -1,7 +1,5 @@
 """Runs of several seeds are one method: its mean with its spread, the baseline, and the cost to reach a target."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
