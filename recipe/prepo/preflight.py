@@ -335,16 +335,21 @@ def joined_ray(ray_init: Mapping[str, Any]) -> str:
     return "" if address == "local" else address
 
 
+def runs_here(config: Mapping[str, Any]) -> bool:
+    """Whether this machine can run the configuration itself, without a Ray cluster that it joins."""
+    joined = joined_ray(value_at(config, "ray_kwargs.ray_init", {}))
+    return not joined and (value_at(config, "trainer.device") == CPU_PLATFORM or has_gpu())
+
+
 def check_device(config: Mapping[str, Any]) -> None:
     """Refuse a GPU run on a machine without a GPU, unless it joins a Ray cluster.
 
     Raises:
         ConfigError: names the CPU command.
     """
-    device = value_at(config, "trainer.device")
-    if device != CPU_PLATFORM and not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not has_gpu():
+    if not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not runs_here(config):
         raise ConfigError(
-            f"trainer.device={device} needs a GPU, and this machine shows none. To train the tiny model on the CPU: "
+            f"trainer.device={config['trainer']['device']} needs a GPU, and this machine shows none. To train the tiny model on the CPU: "
             f"{CPU_COMMAND}. To use the GPUs of a running Ray cluster, set RAY_ADDRESS."
         )
 
@@ -359,7 +364,7 @@ def check_model(config: Mapping[str, Any]) -> str:
     path = str(value_at(config, key))
     folder = Path(os.path.expanduser(path))
     if path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not folder.is_dir():
-        return f"hub id {path} (not looked up)"
+        return f"hub id {path}"
     wanted = "<a model folder, or a hub id such as Qwen/Qwen2.5-Math-1.5B>"
     no_model = "the folder has no config.json, so it is not a Hugging Face model"
     check(config, [Need(key, folder.is_dir(), "the folder does not exist", wanted)])

@@ -243,11 +243,12 @@ def open_parquet(path: str | Path) -> pq.ParquetFile:
 def _unreadable(path: str | Path, kind: str, error: Exception) -> DataError:
     cause = " ".join(str(error.__cause__ or error).split()) or "it has no rows"
     what = f"cannot be read as {kind} ({cause})" if Path(path).is_file() else "does not exist, or is no file"
-    return DataError(f"data file {path} {what}. Correct the path, or make it: {_make()}.")
+    return DataError(f"data file {path} {what}. Correct the path, or make it: {_make(path)}.")
 
 
-def _make() -> str:
-    return "python -m data_prep own --source FILE_OR_HUB_ID --question KEY --answer KEY --out DIR"
+def _make(path: str | Path) -> str:
+    source = "FILE_OR_HUB_ID" if Path(path).suffix else path
+    return f"python -m data_prep own --source {source} --question KEY --answer KEY --out DIR"
 
 
 _Read = Callable[[Sequence[str]], Iterable[pa.RecordBatch]]
@@ -466,5 +467,5 @@ def _check_unique(files: Iterable[_FileCheck]) -> None:
         raise DataError(
             f"{first}: {rows} (counted from 0), field extra_info.prompt_id: both are {prompt_id!r}, but it must be"
             f" unique in all files that are used together, because statistics are stored under it. Drop one of the"
-            f" rows, or make the file again: {_make()}."
+            f" rows, or make the file again: {_make(first)}."
         )

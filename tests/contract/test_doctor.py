@@ -49,6 +49,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([f"{ROLLOUT}.max_model_len=5000"], [f"{ROLLOUT}.max_model_len=4096"]),
     ([f"{MODEL}.path={{}}/no_template"], [f"{MODEL}.custom_chat_template="]),
     ([f"{MODEL}.path={{}}/no_tokenizer"], ["verl cannot load it"]),
+    ([f"{MODEL}.path=nobody/has-this-model"], ["hub id", f"{MODEL}.path=<folder> (hf download nobody/has-this-model"]),
     ([f"{MODEL}.lora_rank=1024"], [f"{MODEL}.lora_rank=64"]),
     ([f"{REWARD}.path={{}}/broken.py"], ["nowhere_to_be_found", "broken.py:1"]),
     ([f"{REWARD}.path={{}}/graders.py"], ["no such function, only accepts, nothing"]),
