@@ -349,8 +349,8 @@ def check_device(config: Mapping[str, Any]) -> None:
     """
     if not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not runs_here(config):
         raise ConfigError(
-            f"trainer.device={config['trainer']['device']} needs a GPU, and this machine shows none. To train the tiny model on the CPU: "
-            f"{CPU_COMMAND}. To use the GPUs of a running Ray cluster, set RAY_ADDRESS."
+            f"trainer.device={config['trainer']['device']} needs a GPU, and this machine shows none. To train the "
+            f"tiny model on the CPU: {CPU_COMMAND}. To use the GPUs of a running Ray cluster, set RAY_ADDRESS."
         )
 
 

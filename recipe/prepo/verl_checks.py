@@ -61,7 +61,7 @@ def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
         notes = []
         if model is None:
             notes.append(
-                f"note      the hub cannot be reached: tokenizer, context and lengths of {MODEL}.path not checked"
+                f"note      the hub cannot be reached: {MODEL}, its context and the prompts' lengths not checked"
             )
         else:
             check(plain, _model_needs(plain, model))
@@ -129,9 +129,9 @@ def load_model(config: DictConfig) -> Any:
                     return None
                 why = "is not in this machine's cache, and the hub cannot be reached" if unreachable else "is refused"
                 raise ConfigError(
-                    f"{MODEL}.{key}={name}: the hub id {why} ({_said(error)}). Correct it, log in with hf auth login if "
-                    f"the model asks for it, or set a folder: {MODEL}.{key}=<folder> (hf download {name} --local-dir "
-                    f"<folder>)."
+                    f"{MODEL}.{key}={name}: the hub id {why} ({_said(error)}). Correct it, log in with hf auth login "
+                    f"if the model asks for it, or set a folder: {MODEL}.{key}=<folder> (hf download {name} "
+                    f"--local-dir <folder>)."
                 ) from error
     try:
         return omega_conf_to_dataclass(section)
