@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
@@ -29,7 +30,8 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
     A configuration of one's own is named as Hydra has it, with ``--config-path`` (absolute) and ``--config-name``.
 
     Raises:
-        ConfigError: an unknown experiment, method, rule or key. The message lists or suggests known ones.
+        ConfigError: an unknown experiment, method, rule or key (the message lists or suggests known ones), or a
+            configuration of one's own that does not start from this recipe's.
     """
     set_paths()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -37,9 +39,18 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
     parser.add_argument("--config-name", "-cn", default="prepo")
     own, overrides = parser.parse_known_args(arguments)
     refuse_old_names(overrides)
+    if own.config_path and not Path(own.config_path).is_absolute():
+        wanted = Path(own.config_path).absolute()
+        raise ConfigError(f"--config-path={own.config_path}: it must be absolute. Use --config-path={wanted}.")
     initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
     with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
+            if own.config_path and "prepo" not in compose(own.config_name):
+                raise ConfigError(
+                    f"--config-name={own.config_name} does not start from this recipe's configuration. In its defaults "
+                    f"write prepo_trainer in place of ppo_trainer, and add pkg://recipe.prepo.conf to "
+                    f"hydra.searchpath (docs/existing_verl.md)."
+                )
             config = compose(own.config_name, overrides=overrides)
             OmegaConf.to_container(config, resolve=True)
             return config

@@ -346,7 +346,7 @@ def main() -> None:
         set_paths()
         refuse_old_names(sys.argv[1:])
         options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-        if all(option.startswith(("--config-", "-cp", "-cn")) for option in options):
+        if all(option.startswith(("--config-path", "--config-name", "-cp", "-cn")) for option in options):
             compose_config(sys.argv[1:])  # Hydra's own errors suggest nothing
     run()
 
