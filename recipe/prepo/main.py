@@ -193,7 +193,8 @@ def run(config: DictConfig) -> None:
                 with progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks), live:
                     stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
-        print(closing_summary(run_dir, draws=stopped is None))
+        next_method = "random" if prepo.rules["selection"]["name"] == "forecast" else "forecast"
+        print(closing_summary(run_dir, draws=stopped is None, next_method=next_method))
         if stopped:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 

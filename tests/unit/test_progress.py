@@ -165,9 +165,11 @@ def test_a_stopped_runs_torn_last_line_is_left_out_and_the_reports_command_named
 def test_summary_names_steps_cost_gain_and_report(tmp_path: Path) -> None:
     lines = [*LINES, {"step": 3, "data": {ACC: None}}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    text = closing_summary(tmp_path)
+    text = closing_summary(tmp_path, next_method="forecast")
     assert f"run directory  {tmp_path}" in text
     assert "2 (5 s in steps), 1,512 rollouts, 12,345 response tokens" in text
     assert f"{ACC}: 0.250 (step 0) -> 0.500 (step 2), +0.250" in text
-    report = text.splitlines()[-1].removeprefix("report").strip()
+    *_, report, following = text.splitlines()
+    assert "method=forecast" in following
+    report = report.removeprefix("report").strip()
     assert "<html" in Path(report).read_text(encoding="utf-8")
