@@ -369,7 +369,11 @@ def require_same_run(
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
     for part, saved, now in [("run", state["identity"], identity), *parts]:
         for key in sorted(now):
-            if saved.get(key) != now[key]:
+            if key == "warm_start":  # a resumed run has what it took from there
+                same_value = (saved.get(key) is None) == (now[key] is None)
+            else:
+                same_value = saved.get(key) == now[key]
+            if not same_value:
                 raise StateError(
                     f"the checkpoint was written with {part}.{key}={saved.get(key)!r}, this run has {now[key]!r}: "
                     f"{same}"

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.prepo.config import did_you_mean, read_config
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
-from recipe.prepo.preflight import check_all, has_gpu, refuse_old_names, set_paths
+from recipe.prepo.preflight import check_all, check_warm_start, has_gpu, refuse_old_names, set_paths
 
 
 def compose_config(arguments: Sequence[str]) -> DictConfig:
@@ -81,6 +81,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
     data = check_all(config, prepo)
+    warm = check_warm_start(config, prepo)
     from recipe.prepo.verl_checks import check_with_verl
 
     device = config["trainer"]["device"]
@@ -94,6 +95,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
         f"device    {device}" + (": this machine shows no GPU, so run it on one that has some" if lacks_gpu else ""),
         "rules     " + " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items()),
         f"step      {step}",
+        *warm,
         "ok: this run would start",
     ]
 

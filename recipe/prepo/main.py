@@ -36,6 +36,7 @@ from recipe.prepo.preflight import (
     Findings,
     check_all,
     check_device,
+    check_warm_start,
     joined_ray,
     refuse_old_names,
     set_paths,
@@ -115,6 +116,8 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    if config.prepo.selection.get("warm_start"):
+        config.prepo.selection.warm_start = absolute(config.prepo.selection.warm_start)
     config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
@@ -175,12 +178,13 @@ def run(config: DictConfig) -> None:
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
         first_step = resume_step(config.trainer, prepo)
+        warm = [] if first_step else check_warm_start(plain, prepo)
         roots = [] if joined_ray(config.ray_kwargs.ray_init) else _session_roots(config)
         sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
         with sweeper, fork_server(config) as forks, shut_down_ray(), StartLines() as start_lines:
             start_lines.now("Ray and the libraries" if forks else "the libraries")
             lines, total_steps = check_libraries(config, prepo, data, starts_ray=forks is not None)
-            print(*lines, f"run       {run_dir}", sep="\n", flush=True)
+            print(*lines, *warm, f"run       {run_dir}", sep="\n", flush=True)
             stopped = None
             if first_step >= total_steps and not config.trainer.val_only:
                 print(

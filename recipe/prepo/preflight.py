@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, TypeAlias
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, check_val_samples, is_integer, value_at
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rows import SINGLE_TURN, RowFacts, validate_files
+from recipe.prepo.rows import SINGLE_TURN, RowFacts, read_ids, validate_files
 from recipe.prepo.rules.base import SkippingRule, TemperatureRule
+from recipe.prepo.warm_start import read_warm_start
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
@@ -405,6 +406,23 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     num_rows = min(facts[0].num_rows, limit) if limit > 0 else facts[0].num_rows
     check_data_size(num_rows, prepo)
     return DataFound(num_rows, facts[0].num_without_id, facts[0].agent_loops, *files)
+
+
+def check_warm_start(config: Mapping[str, Any], prepo: PrepoConfig) -> list[str]:
+    """Check the folder of earlier rollouts, which a resumed run does not need; returns a line about it.
+
+    Raises:
+        ConfigError: as :func:`recipe.prepo.warm_start.read_warm_start`.
+    """
+    if not prepo.warm_start:
+        return []
+    files = value_at(config, "data.train_files")
+    ids = read_ids([files] if isinstance(files, str) else files, value_at(config, "data.prompt_key", "prompt"))
+    earlier = read_warm_start(ids, **prepo.warm_start)
+    return [
+        f"warm      {len(set(earlier.prompt_ids))} of {len(ids)} prompts have {len(earlier.prompt_ids)} rollouts in "
+        f"{prepo.warm_start['folder']}, {earlier.correct_R.mean():.0%} correct"
+    ]
 
 
 def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:

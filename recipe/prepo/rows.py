@@ -191,6 +191,23 @@ def read_prompts(
     return [prompts[i] for i in drawn]
 
 
+def read_ids(paths: Iterable[str | Path], prompt_key: str = "prompt") -> list[str]:
+    """The ids of the rows of files that have passed :func:`validate_files`; a file without ids has derived ones."""
+    ids: list[str] = []
+    for name in map(str, paths):
+        with _open(name) as (schema, read):
+            if "extra_info" in schema.names and "prompt_id" in _fields(schema.field("extra_info").type):
+                infos = (
+                    info for batch in read(["extra_info.prompt_id"]) for info in batch.column("extra_info").to_pylist()
+                )
+                ids += [info["prompt_id"] for info in infos]
+            else:
+                rows = [row for batch in read([prompt_key, "reward_model.ground_truth"]) for row in batch.to_pylist()]
+                golds = [row["reward_model"]["ground_truth"] for row in rows]
+                ids += content_ids([row[prompt_key] for row in rows], golds)
+    return ids
+
+
 def first_rows(path: str | Path, number: int) -> list[dict[str, Any]]:
     """The first rows of a file that has passed :func:`validate_files`, with the columns that a reward reads."""
     with _open(str(path)) as (schema, read):
