@@ -184,7 +184,8 @@ class Forecast(SelectionRule):
         groups = outcome.prompts(self._index)
         place = {int(row): i for i, row in enumerate(self._pending[:, 0])}
         is_known_G = np.isin(groups.rows_G, self._pending[:, 0])
-        rows_G, correct_G, size_G = (each[is_known_G] for each in (groups.rows_G, groups.num_correct_G, groups.size_G))
+        known: Any = [each[is_known_G] for each in (groups.rows_G, groups.num_correct_G, groups.size_G)]
+        rows_G, correct_G, size_G = known
         chosen = self._pending[[place[row] for row in rows_G.tolist()]]
         self._last_metrics = {}
         if len(rows_G):
