@@ -25,6 +25,7 @@ from recipe.prepo.warm_start import read_warm_start
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
+RESERVED_CPUS = 3  # of each device's pool
 CPU_COMMAND = "bash run_qwen.sh experiment=tiny_cpu"
 TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
@@ -270,6 +271,29 @@ def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
             yield _reward_pool(get, why, neutral)
 
 
+def _ray_needs(config: Mapping[str, Any]) -> Iterator[Need]:
+    """What the actors of verl 0.9.1 reserve in a Ray of the run's own; with less, they wait for it without a word."""
+    get = functools.partial(value_at, config)
+    if get("trainer.nnodes") > 1 or not runs_here(config):
+        return
+    gpus = get("trainer.n_gpus_per_node")
+    storage = get("transfer_queue.backend.SimpleStorage.num_data_storage_units", 1)
+    # The task runner, TransferQueue's controller and one worker at a time; each device has room for three groups.
+    needed = 3 + storage + RESERVED_CPUS * gpus
+    path, cores = "ray_kwargs.ray_init.num_cpus", os.cpu_count() or 1
+    why = (
+        f"Ray counts {get(path, cores)} CPUs here, and verl's actors reserve at least {needed}, "
+        f"so the run would wait forever. Ray only counts, so the number may exceed the {cores} of this machine"
+    )
+    yield Need(path, get(path, cores) >= needed, why, max(needed, 32))
+    if get("trainer.device") == CPU_PLATFORM:
+        path = "ray_kwargs.ray_init.num_gpus"
+        why = (
+            f"verl reserves a logical GPU for each of its {gpus} devices, also on the CPU, so the run would never start"
+        )
+        yield Need(path, get(path, 0) >= gpus, why, gpus, "with a + in front where the key is new")
+
+
 def project_root() -> Path:
     """The folder that holds ``assets/``: the checkout, or the installed package itself."""
     package = Path(__file__).resolve().parent
@@ -473,6 +497,7 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     """
     check_verl_version()
     check_config(config, prepo)
+    check(config, _ray_needs(config))
     check_model(config)
     return check_data(config, prepo)
 
