@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from recipe.prepo.errors import DataError
 
+HUB_TIMEOUT_S = 5
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 LISTS = ("data", "rows", "examples", "train", "test", "instances", "questions", "problems")  # in a JSON document
 SPLITS = {"train": "train", "training": "train", "test": "test", "eval": "test"}  # word in a file's name -> split
@@ -136,8 +137,7 @@ def hub_splits(hub_id: str, config: str | None) -> list[str]:
     Raises:
         DataError: the hub cannot be reached, or lacks the data set or configuration.
     """
-    import datasets
-
+    datasets = _datasets(hub_id)
     try:
         return list(datasets.get_dataset_split_names(hub_id, config))
     except Exception as error:  # the hub client raises many kinds of error
@@ -150,13 +150,27 @@ def read_hub(hub_id: str, config: str | None, split: str) -> Iterator[Located]:
     Raises:
         DataError: the hub cannot be reached, or lacks the data set, configuration or split.
     """
-    import datasets
-
+    datasets = _datasets(hub_id)
     try:
         rows = datasets.load_dataset(hub_id, config, split=split)
     except Exception as error:  # the hub client raises many kinds of error
         raise _no_hub(hub_id, config, f"split {split}", error) from error
     yield from ((f"row {i}", row) for i, row in enumerate(rows))
+
+
+def _datasets(hub_id: str) -> Any:
+    """The library, told to use its cache alone where the hub cannot be reached; it would try for half a minute."""
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError):  # the library says what is wrong with the name
+        pass
+    except Exception:  # the client's transport raises many kinds of error
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    return datasets
 
 
 def _no_hub(hub_id: str, config: str | None, what: str, error: Exception) -> DataError:

@@ -81,6 +81,7 @@ class PrepoConfig:
     reward_range: list[float] | None
     reward_wait_limit_s: float
     grading_time_limit_s: float
+    warm_start: dict[str, Any] | None
 
     def steps_per_epoch(self, num_rows: int) -> int:
         """Steps in which the data are drawn once, or, if every step chooses from all, K prompts a step."""
@@ -172,6 +173,12 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
     num_candidates = None if ratio == ALL else round(num_selected * ratio)
     num_candidates = num_candidates if selection.uses_candidates else num_selected
     score_prompts = selection.needs_scores or always
+    warm_start = rules["selection"].get("warm_start") and {
+        "folder": rules["selection"]["warm_start"],
+        "model": value_at(config, "actor_rollout_ref.model.path"),
+        "correct_above": prepo["correct_above"],
+        "reward_range": prepo["reward_range"],
+    }
     keeps = score_prompts and (ratio == ALL or ratio > score_ratio or rescore_after > 0)
     return PrepoConfig(
         rules=rules,
@@ -184,6 +191,7 @@ def read_config(config: Mapping[str, Any]) -> PrepoConfig:
         rescore_after=rescore_after if keeps else None,
         model=Path(value_at(config, "actor_rollout_ref.model.path")).name if keeps else None,
         skips_prompts=skips_prompts,
+        warm_start=warm_start or None,
         min_prompts=selection.first_round(num_selected) if skips_prompts else num_candidates or num_selected,
         val_samples=dict(prepo["val_samples"] or {}),
         reward_wait_limit_s=float(prepo["reward_wait_limit_s"]),

@@ -324,7 +324,9 @@ def require_same_run(
     parts = [(f"prepo.{group}", state["options"].get(group, {}), now) for group, now in options.items()]
     for part, saved, now in [("run", state["identity"], identity), *parts] if not other else ():
         for key in sorted(now):
-            if saved.get(key) != now[key] and not then:
+            # A resumed run has what it took from a warm start, so another folder changes nothing.
+            same = (lambda value: value is None) if key == "warm_start" else (lambda value: value)
+            if same(saved.get(key)) != same(now[key]) and not then:
                 then, here = f"{part}.{key}={saved.get(key)!r}", repr(now[key])
     if then:
         raise StateError(

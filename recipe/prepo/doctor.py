@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir, initialize_config_module
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from recipe.prepo.config import did_you_mean, read_config
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import EXIT_BAD_INPUT, ConfigError, PrepoError
-from recipe.prepo.preflight import check_all, has_gpu, leaves, set_paths
+from recipe.prepo.preflight import check_all, check_warm_start, has_gpu, leaves, set_paths
 
 
 def compose_config(arguments: Sequence[str]) -> DictConfig:
@@ -32,9 +33,18 @@ def compose_config(arguments: Sequence[str]) -> DictConfig:
     parser.add_argument("--config-path", "-cp")
     parser.add_argument("--config-name", "-cn", default="prepo")
     own, overrides = parser.parse_known_args(arguments)
+    if own.config_path and not Path(own.config_path).is_absolute():
+        wanted = Path(own.config_path).absolute()
+        raise ConfigError(f"--config-path={own.config_path}: it must be absolute. Use --config-path={wanted}.")
     initialize: Any = initialize_config_dir if own.config_path else initialize_config_module
     with initialize(own.config_path or "recipe.prepo.conf", version_base=None):
         try:
+            if own.config_path and "prepo" not in compose(own.config_name):
+                raise ConfigError(
+                    f"--config-name={own.config_name} does not start from this recipe's configuration. In its defaults "
+                    f"write prepo_trainer in place of ppo_trainer, and add pkg://recipe.prepo.conf to "
+                    f"hydra.searchpath (docs/existing_verl.md)."
+                )
             config = compose(own.config_name, overrides=overrides)
             OmegaConf.to_container(config, resolve=True)
             return config
@@ -53,6 +63,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
     data = check_all(config, prepo)
+    warm = check_warm_start(config, prepo)
     from recipe.prepo.verl_checks import check_with_verl
 
     device = config["trainer"]["device"]
@@ -66,6 +77,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
         f"device    {device}" + (": this machine shows no GPU, so run it on one that has some" if lacks_gpu else ""),
         "rules     " + " ".join(f"{group}={options['name']}" for group, options in prepo.rules.items()),
         f"step      {step}",
+        *warm,
         "ok: this run would start",
     ]
 

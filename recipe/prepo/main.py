@@ -30,7 +30,15 @@ from recipe.prepo.cpu import CPU_PLATFORM, cpu_environment
 from recipe.prepo.cpu.fork_server import ForkServer, import_modules
 from recipe.prepo.doctor import compose_config
 from recipe.prepo.errors import EXIT_STOPPED, ConfigError, FaultError, PrepoError
-from recipe.prepo.preflight import DataFound, Findings, check_all, check_device, joined_ray, set_paths
+from recipe.prepo.preflight import (
+    DataFound,
+    Findings,
+    check_all,
+    check_device,
+    check_warm_start,
+    joined_ray,
+    set_paths,
+)
 from recipe.prepo.run.checkpoint import archive, latest_checkpoint, load_state
 from recipe.prepo.run.console import progress_bar
 from recipe.prepo.supervise.cleanup import Sweeper, ray_roots, session_folders
@@ -102,6 +110,8 @@ def make_paths_absolute(config: DictConfig) -> None:
     trainer.resume_from_path = absolute(trainer.resume_from_path)
     for name in ("path", "tokenizer_path", "hf_config_path"):
         model[name] = absolute(model.get(name))
+    if config.prepo.selection.get("warm_start"):
+        config.prepo.selection.warm_start = absolute(config.prepo.selection.warm_start)
     config.reward.custom_reward_function.path = absolute(config.reward.custom_reward_function.path)
     for name in ("train_files", "val_files"):
         files = config.data[name]
@@ -158,6 +168,7 @@ def run(config: DictConfig) -> None:
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
         first_step = resume_step(config.trainer, prepo)
+        warm = [] if first_step else check_warm_start(plain, prepo)
         ray_init = config.ray_kwargs.ray_init
         roots = [] if joined_ray(ray_init) else ray_roots(ray_init.get("_temp_dir"))
         sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])
@@ -165,7 +176,7 @@ def run(config: DictConfig) -> None:
             at_end.callback(lambda: "ray" in sys.modules and sys.modules["ray"].shutdown())
             start_lines.now("Ray and the libraries" if forks else "the libraries")
             lines, total_steps = check_libraries(config, prepo, data, starts_ray=forks is not None)
-            print(*lines, f"run       {run_dir}", sep="\n", flush=True)
+            print(*lines, *warm, f"run       {run_dir}", sep="\n", flush=True)
             stopped = None
             if first_step >= total_steps and not config.trainer.val_only:
                 print(
@@ -178,7 +189,8 @@ def run(config: DictConfig) -> None:
                 with progress_bar(run_dir, total_steps, first_step=first_step, remarks=new_remarks), live:
                     stopped = train(config, start_lines)
         # A batch system leaves a stopped run little time, and the figures of a long run may take minutes.
-        print(closing_summary(run_dir, draws=stopped is None))
+        next_method = "random" if prepo.rules["selection"]["name"] == "forecast" else "forecast"
+        print(closing_summary(run_dir, draws=stopped is None, next_method=next_method))
         if stopped:
             sys.exit(_report_stop(*stopped, config.trainer.resume_mode, first_step, total_steps))
 
@@ -307,7 +319,8 @@ def readable_errors() -> Iterator[None]:
 def main() -> None:
     with readable_errors():
         set_paths()
-        if all(argument.startswith(("--config-", "-cp", "-cn")) for argument in sys.argv[1:] if argument[:1] == "-"):
+        options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+        if all(option.startswith(("--config-path", "--config-name", "-cp", "-cn")) for option in options):
             compose_config(sys.argv[1:])  # Hydra's own errors suggest nothing
     run()
 

@@ -19,12 +19,14 @@ from typing import Any, NamedTuple, TypeAlias
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, check_val_samples, is_integer, value_at
 from recipe.prepo.cpu import CPU_PLATFORM
 from recipe.prepo.errors import ConfigError
-from recipe.prepo.rows import SINGLE_TURN, RowFacts, validate_files
+from recipe.prepo.rows import SINGLE_TURN, RowFacts, read_ids, validate_files
 from recipe.prepo.rules.base import SkippingRule, TemperatureRule
 from recipe.prepo.rules.registry import SELECTION
+from recipe.prepo.warm_start import read_warm_start
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
+RESERVED_CPUS = 3  # of each device's pool
 TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
 # Trackers that send to an account: the variable with its key; another one, with values that send nothing; and the file
@@ -230,6 +232,29 @@ def _rules(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
             )
 
 
+def _ray_needs(config: Mapping[str, Any]) -> Iterator[Need]:
+    """What the actors of verl 0.9.1 reserve in a Ray of the run's own; with less, they wait for it without a word."""
+    get = functools.partial(value_at, config)
+    if get("trainer.nnodes") > 1 or not runs_here(config):
+        return
+    gpus = get("trainer.n_gpus_per_node")
+    storage = get("transfer_queue.backend.SimpleStorage.num_data_storage_units", 1)
+    # The task runner, TransferQueue's controller and one worker at a time; each device has room for three groups.
+    needed = 3 + storage + RESERVED_CPUS * gpus
+    path, cores = "ray_kwargs.ray_init.num_cpus", os.cpu_count() or 1
+    why = (
+        f"Ray counts {get(path, cores)} CPUs here, and verl's actors reserve at least {needed}, "
+        f"so the run would wait forever. Ray only counts, so the number may exceed the {cores} of this machine"
+    )
+    yield Need(path, get(path, cores) >= needed, why, max(needed, 32))
+    if get("trainer.device") == CPU_PLATFORM:
+        path = "ray_kwargs.ray_init.num_gpus"
+        why = (
+            f"verl reserves a logical GPU for each of its {gpus} devices, also on the CPU, so the run would never start"
+        )
+        yield Need(path, get(path, 0) >= gpus, why, gpus, "with a + in front where the key is new")
+
+
 def project_root() -> Path:
     """The folder that holds ``assets/``: the checkout, or the installed package itself."""
     package = Path(__file__).resolve().parent
@@ -270,12 +295,18 @@ def joined_ray(ray_init: Mapping[str, Any]) -> str:
     return "" if address == "local" else address
 
 
+def runs_here(config: Mapping[str, Any]) -> bool:
+    """Whether this machine can run the configuration itself, without a Ray cluster that it joins."""
+    joined = joined_ray(value_at(config, "ray_kwargs.ray_init", {}))
+    return not joined and (value_at(config, "trainer.device") == CPU_PLATFORM or has_gpu())
+
+
 def check_device(config: Mapping[str, Any]) -> None:
     """Refuse a GPU run on a machine without a GPU, unless it joins a Ray cluster, with a ConfigError."""
-    device = value_at(config, "trainer.device")
-    if device != CPU_PLATFORM and not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not has_gpu():
+    if not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not runs_here(config):
         raise ConfigError(
-            f"trainer.device={device} needs a GPU, and this machine shows none. To train the tiny model on the CPU: "
+            f"trainer.device={value_at(config, 'trainer.device')} needs a GPU, and this machine shows none. To "
+            "train the tiny model on the CPU: "
             f"bash run_qwen.sh experiment=tiny_cpu. To use the GPUs of a running Ray cluster, set RAY_ADDRESS."
         )
 
@@ -285,7 +316,7 @@ def check_model(config: Mapping[str, Any]) -> str:
     path = str(value_at(config, f"{MODEL}.path"))
     folder = Path(os.path.expanduser(path))
     if path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not folder.is_dir():
-        return f"hub id {path} (not looked up)"
+        return f"hub id {path}"
     why = "the folder has no config.json, so it is not a Hugging Face model" if folder.is_dir() else "no such folder"
     ok = (folder / "config.json").is_file()
     check(config, [Need(f"{MODEL}.path", ok, why, "<a model folder, or a hub id such as Qwen/Qwen2.5-Math-1.5B>")])
@@ -321,6 +352,23 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     return DataFound(num_rows, facts[0].num_without_id, facts[0].agent_loops, *files)
 
 
+def check_warm_start(config: Mapping[str, Any], prepo: PrepoConfig) -> list[str]:
+    """Check the folder of earlier rollouts, which a resumed run does not need; returns a line about it.
+
+    Raises:
+        ConfigError: as :func:`recipe.prepo.warm_start.read_warm_start`.
+    """
+    if not prepo.warm_start:
+        return []
+    files = value_at(config, "data.train_files")
+    ids = read_ids([files] if isinstance(files, str) else files, value_at(config, "data.prompt_key", "prompt"))
+    earlier = read_warm_start(ids, **prepo.warm_start)
+    return [
+        f"warm      {len(set(earlier.prompt_ids))} of {len(ids)} prompts have {len(earlier.prompt_ids)} rollouts in "
+        f"{prepo.warm_start['folder']}, {earlier.correct_R.mean():.0%} correct"
+    ]
+
+
 def _rows(get: Get, prepo: PrepoConfig, facts: RowFacts) -> Iterator[Need]:
     folder = Path(os.path.expanduser(str(get(f"{MODEL}.path"))))
     ok = not facts.media or not folder.is_dir() or any(folder.glob("*processor_config.json"))
@@ -348,6 +396,7 @@ def check_all(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     """Every check that needs neither verl's code nor the tokenizer; raises the first error."""
     check_verl_version()
     check_config(config, prepo)
+    check(config, _ray_needs(config))
     check_model(config)
     return check_data(config, prepo)
 

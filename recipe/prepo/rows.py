@@ -121,6 +121,20 @@ def read_table(path: str | Path) -> pa.Table:
     return read(schema.names)
 
 
+def read_ids(paths: Iterable[str | Path], prompt_key: str = "prompt") -> list[str]:
+    """The ids of the rows of files that have passed :func:`validate_files`; a file without ids has derived ones."""
+    ids: list[str] = []
+    for name in map(str, paths):
+        schema, read = _open(name)
+        if "extra_info" in schema.names and "prompt_id" in _fields(schema.field("extra_info").type):
+            ids += [info["prompt_id"] for info in read(["extra_info.prompt_id"]).column("extra_info").to_pylist()]
+        else:
+            rows = read([prompt_key, "reward_model.ground_truth"]).to_pylist()
+            golds = [row["reward_model"]["ground_truth"] for row in rows]
+            ids += content_ids([row[prompt_key] for row in rows], golds)
+    return ids
+
+
 def first_rows(path: str | Path, number: int) -> list[dict[str, Any]]:
     """The first rows of a file that has passed :func:`validate_files`, with the columns that a reward reads."""
     schema, read = _open(str(path))
@@ -168,7 +182,8 @@ def _open(path: str) -> tuple[pa.Schema, _Read]:
     verl takes the suffixes .parquet, .json and .jsonl, and leaves the types of JSON to the library datasets.
     """
     if not Path(path).is_file():
-        raise DataError(f"data file {path} does not exist, or is no file. Correct the path, or make it: {MAKE}.")
+        make = MAKE if Path(path).suffix else MAKE.replace("FILE_OR_HUB_ID", path)
+        raise DataError(f"data file {path} does not exist, or is no file. Correct the path, or make it: {make}.")
     try:
         if path.endswith((".json", ".jsonl")):
             import datasets

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -169,6 +169,14 @@ class StepOutcome:
         groups = group_statistics(rollouts.reward_R, rollouts.group_R, rollouts.correct_R)
         ids = [rollouts.prompt_ids[i] for i in groups.first_G.tolist()]
         return PromptOutcomes(index.rows(ids), groups.size_G, groups.num_correct_G)
+
+
+class EarlierRollouts(NamedTuple):
+    """Rollouts from before the run: prompt, correctness in [0, 1] and age in steps of each, length R."""
+
+    prompt_ids: tuple[str, ...]
+    correct_R: FloatArray
+    age_steps_R: FloatArray
 
 
 @dataclass(frozen=True)

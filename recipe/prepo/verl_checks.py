@@ -18,11 +18,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from recipe.prepo.config import Need, PrepoConfig, check, check_data_size, most_similar, value_at
 from recipe.prepo.errors import ConfigError, RewardError
-from recipe.prepo.preflight import ACTOR, MODEL, NOT_ESTIMATED, ROLLOUT, VERL_VERSION, DataFound, Findings, findings
+from recipe.prepo.preflight import (
+    ACTOR,
+    MODEL,
+    NOT_ESTIMATED,
+    ROLLOUT,
+    VERL_VERSION,
+    DataFound,
+    Findings,
+    findings,
+    runs_here,
+)
 from recipe.prepo.reward.own import grade_rows
 from recipe.prepo.rows import first_rows, read_prompts, rows_within_limit
 
 GRADED_ROWS = 3
+WITHOUT_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.py", "*.txt"]
+HUB_TIMEOUT_S = 5
 MAX_LORA_RANK = 512  # of vLLM
 PLAIN_TEMPLATE = "\"{% for m in messages %}{{ m['content'] }}\\n{% endfor %}\""
 # Names that verl 0.9.1 compares in its code and keeps in no registry.
@@ -38,7 +50,7 @@ def check_with_verl(config: DictConfig, prepo: PrepoConfig, data: DataFound) -> 
         model = load_model(config)  # imports the user's model.external_lib, which may register names
         check(plain, _names(plain, data.agent_loops))
         check_verl(config)
-        notes = [f"note      {MODEL}.path is not on this machine: tokenizer, context and lengths not checked"]
+        notes = [f"note      the hub cannot be reached: {MODEL}, its context and the prompts' lengths not checked"]
         if model is not None:
             check(plain, _model_needs(plain, model))
             data, notes = fit_prompts(plain, prepo, data, model.tokenizer)
@@ -78,8 +90,8 @@ def check_verl(config: DictConfig) -> None:
 
 
 def load_model(config: DictConfig) -> Any:
-    """verl's description of the model, with its tokenizer; None for a hub id that is not on this machine."""
-    from huggingface_hub import snapshot_download
+    """verl's description of the model, with its tokenizer; None if only the machines of the run can tell."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
     from verl.utils.config import omega_conf_to_dataclass
 
     section = copy.deepcopy(config.actor_rollout_ref.model)
@@ -87,13 +99,32 @@ def load_model(config: DictConfig) -> Any:
         name = section.get(key)
         if name and not Path(name).expanduser().is_dir():
             try:
-                section[key] = snapshot_download(name, local_files_only=True)
-            except Exception:  # not there, or no name of the hub
-                return None
+                section[key] = _from_hub(name)
+            except Exception as error:
+                unreachable = isinstance(error, LocalEntryNotFoundError)
+                if unreachable and not runs_here(config):
+                    return None
+                why = "is not in this machine's cache, and the hub cannot be reached" if unreachable else "is refused"
+                raise ConfigError(
+                    f"{MODEL}.{key}={name}: the hub id {why} ({_said(error)}). Correct it, log in with hf auth login "
+                    f"if the model asks for it, or set a folder: {MODEL}.{key}=<folder> (hf download {name} "
+                    f"--local-dir <folder>)."
+                ) from error
     try:
         return omega_conf_to_dataclass(section)
     except Exception as error:
         raise ConfigError(f"{MODEL}.path={section.path}: verl cannot load it: {_said(error)}") from error
+
+
+def _from_hub(hub_id: str) -> str:
+    """Folder of the model in the hub's cache; downloads what is missing, except for the weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return str(snapshot_download(hub_id, allow_patterns=WITHOUT_WEIGHTS, etag_timeout=HUB_TIMEOUT_S))
 
 
 def _names(config: Mapping[str, Any], agent_loops: set[str]) -> Iterator[Need]:

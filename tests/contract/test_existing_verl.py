@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from recipe.prepo.doctor import compose_config
+from recipe.prepo.errors import ConfigError
 from recipe.prepo.preflight import set_paths
 
 PAGE = Path(__file__).parents[2] / "docs/existing_verl.md"
@@ -85,3 +86,16 @@ def test_no_experiment_invents_a_key(experiment: str) -> None:
     known |= {key.rsplit(".", 1)[0] for key in known}  # a key whose default is null or empty may hold a section
     mine = leaves(OmegaConf.to_container(compose_config([f"experiment={experiment}"]), resolve=False))
     assert [key for key in mine if key not in known and not key.startswith(KNOWN_BEYOND_THE_DEFAULTS)] == []
+
+
+def test_a_yaml_of_ones_own_needs_two_more_lines(tmp_path: Path) -> None:
+    text = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
+    (tmp_path / "mine.yaml").write_text(f"{text}\ndata:\n  train_batch_size: 24\n", encoding="utf-8")
+    arguments = ["--config-path", str(tmp_path), "--config-name", "mine", "method=mopps"]
+    config = compose_config(arguments)
+    assert (config.data.train_batch_size, config.prepo.selection.name) == (24, "mopps")
+    (tmp_path / "mine.yaml").write_text(text.replace("- prepo_trainer", "- ppo_trainer"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="prepo_trainer in place of ppo_trainer"):
+        compose_config(arguments)
+    with pytest.raises(ConfigError, match="Use --config-path=/"):
+        compose_config(["--config-path=conf", "--config-name=mine"])

@@ -1,13 +1,17 @@
 """Forecast: beliefs about pass rates, what a group is worth, and the rule that ranks by it."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import make_rule, step_outcome
 
+from recipe.prepo.errors import ConfigError
 from recipe.prepo.maths.pass_rate import after_rollouts, expected_worth
-from recipe.prepo.types import Candidates
+from recipe.prepo.types import Candidates, EarlierRollouts
+from recipe.prepo.warm_start import read_warm_start
 
 LOGITS = np.linspace(-60.0, 60.0, 2_401)
 IDS = tuple(f"p{i:03}" for i in range(120))
@@ -118,3 +122,84 @@ def test_a_rule_that_is_resumed_with_a_choice_in_flight_goes_on_as_before():
     assert rule.metrics() == resumed.metrics() != {}
     assert train(rule, LOGIT, NLL, steps=3) == train(resumed, LOGIT, NLL, steps=3)
     assert all(np.array_equal(rule.state_dict()[key], resumed.state_dict()[key]) for key in ("weights", "own_mean_N"))
+
+
+# Earlier rollouts
+
+
+def earlier(rates, *, size=8, age=0.0):
+    ids = [prompt_id for prompt_id in rates for _ in range(size)]
+    correct = np.array([i < rate * size for rate in rates.values() for i in range(size)], dtype=float)
+    return EarlierRollouts(tuple(ids), correct, np.full(len(ids), age))
+
+
+def details(rule, ids=IDS):
+    pool = Candidates(ids, np.ones(len(ids)), np.full(len(ids), 7))
+    return dict(rule.select(pool, num_selected=6, progress=0.0).details)
+
+
+@pytest.mark.parametrize(("age", "low", "high"), [(0.0, 0.5, 1.0), (500.0, -0.1, 0.1)])
+def test_earlier_rollouts_are_believed_by_their_age(age, low, high):
+    rule = make(warm_start="somewhere")
+    rule.start_from(earlier({"p000": 1.0, "p001": 0.0}, age=age))
+    logits = details(rule)["pass_logit"]
+    assert low <= logits[0] - logits[2] <= 20 * high
+    assert low <= logits[2] - logits[1] <= 20 * high
+    assert rule.metrics()["prepo/warm_prompts/sum"] == 2
+    details(rule)
+    assert rule.metrics()["prepo/warm_prompts/sum"] == 0, "each counts once"
+
+
+def test_earlier_rollouts_wait_for_the_score_also_in_a_resumed_run():
+    rule, resumed = make(warm_start="somewhere"), make(warm_start="gone")
+    rule.start_from(earlier({"p000": 1.0, "p100": 0.5}))
+    details(rule, IDS[:60])
+    resumed.load_state_dict(rule.state_dict())
+    first, second = details(rule), details(resumed)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert first["pass_logit_variance"][100] < first["pass_logit_variance"][101]
+    assert "earlier_N2" not in make().state_dict(), "other checkpoints stay as they are"
+
+
+def folder_of(tmp_path, kind, model="models/tiny"):
+    if kind == "analyze":
+        lines = [{"prompt_id": "p000", "reward": 0.95, "correct": True}, {"prompt_id": "x", "reward": 0.0}]
+        (tmp_path / "settings.json").write_text(json.dumps({"model": {"path": model}}))
+        path = tmp_path / "generations.jsonl"
+    else:
+        lines = [{"step": step, "prompt_id": f"p00{step}", "reward": step % 2} for step in (0, 1, 4)]
+        (tmp_path / "config.yaml").write_text(f"actor_rollout_ref: {{model: {{path: {model}}}}}")
+        path = tmp_path / "audit/rollouts.jsonl"
+        path.parent.mkdir()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def test_earlier_rollouts_are_read_from_an_analysis_and_from_a_run(tmp_path):
+    for kind in ("analyze", "run"):
+        (tmp_path / kind).mkdir()
+    ids, correct, age = read_warm_start(IDS, folder=folder_of(tmp_path / "analyze", "analyze"), model="/else/tiny")
+    assert (ids, correct.tolist(), age.tolist()) == (("p000",), [1.0], [0.0])
+    ids, correct, age = read_warm_start(IDS, folder=folder_of(tmp_path / "run", "run"), model="tiny")
+    assert (ids, correct.tolist(), age.tolist()) == (("p000", "p001", "p004"), [0, 1, 0], [4, 3, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda folder: folder / "none", "the folder does not exist"),
+        (lambda folder: (folder / "generations.jsonl").rename(folder / "old") and folder, "has neither"),
+        (lambda folder: (folder / "settings.json").unlink() or folder, "damaged"),
+        (lambda folder: folder, "of the model tiny, and this run trains models/other"),
+    ],
+)
+def test_a_warm_start_that_does_not_fit_is_refused(tmp_path, change, why):
+    folder = change(folder_of(tmp_path, "analyze"))
+    with pytest.raises(ConfigError, match=f"warm_start=.*{why}.*Set prepo.selection.warm_start=null"):
+        read_warm_start(IDS, folder=folder, model="models/other")
+
+
+def test_a_warm_start_of_other_data_is_refused(tmp_path):
+    folder = folder_of(tmp_path, "analyze")
+    with pytest.raises(ConfigError, match="none of its prompts"):
+        read_warm_start(["q"], folder=folder, model="tiny")

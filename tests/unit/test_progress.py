@@ -113,9 +113,11 @@ def test_summary_names_steps_cost_gain_and_report(tmp_path):
     path.write_bytes(path.read_bytes() + b'{"step": 4, "data": {"val-core/\xc3')  # torn
     assert closing_summary(tmp_path, draws=False).endswith(f"python -m recipe.prepo.report {tmp_path}")
     assert list(tmp_path.iterdir()) == [path]
-    text = closing_summary(tmp_path)
+    text = closing_summary(tmp_path, next_method="forecast")
     assert f"run directory  {tmp_path}" in text
     assert "2 (5 s in steps), 1,512 rollouts, 12,345 response tokens" in text
     assert f"{ACC}: 0.250 (step 0) -> 0.500 (step 2), +0.250" in text
-    report = text.splitlines()[-1].removeprefix("report").strip()
+    *_, report, following = text.splitlines()
+    assert "method=forecast" in following
+    report = report.removeprefix("report").strip()
     assert "<html" in Path(report).read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def expected_worth(mean_C: FloatArray, variance_C: FloatArray, size: int) -> tup
     return np.maximum(live_C, 0.0), reward_variance_C
 
 
-def after_rollouts(mean: float, variance: float, correct: int, size: int) -> tuple[float, float, float]:
+def after_rollouts(mean: float, variance: float, correct: float, size: float) -> tuple[float, float, float]:
     """What ``correct`` of ``size`` rollouts do to a belief about a logit: new mean, new variance, log evidence.
 
     The evidence is the probability of such a group under the belief, without its binomial coefficient.

@@ -12,6 +12,7 @@ import numpy as np
 
 from recipe.prepo.types import (
     Candidates,
+    EarlierRollouts,
     FloatArray,
     IntArray,
     Panel,
@@ -54,6 +55,12 @@ def choice(*values: Any) -> Any:
         return type(value) is type(values[0]) and value in values
 
     return field(metadata={"fits": fits, "allowed": f"one of {', '.join(map(str, values))}"})
+
+
+def folder() -> Any:
+    """Declares an option that names a folder, or None."""
+    fits = {"fits": lambda value: value is None or (isinstance(value, str) and value != "")}
+    return field(metadata={**fits, "allowed": "a folder or null"})
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,10 @@ class SelectionRule(Rule):
     def first_round(self, num_selected: int) -> int:
         """Prompts that a step asks for first, for K = ``num_selected``: K, or more if groups are discarded."""
         return num_selected
+
+    def start_from(self, earlier: EarlierRollouts) -> None:
+        """Learn from rollouts from before the run. Called once at its start, if the option ``warm_start`` is set."""
+        raise NotImplementedError
 
     @abstractmethod
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:

@@ -50,8 +50,8 @@ def live_report(run_dir: Path, every: int, *, first_step: int = 0) -> Iterator[N
             process.wait()
 
 
-def closing_summary(run_dir: Path, *, draws: bool = True) -> str:
-    """What the run did and where its files are; draws the report first if ``draws``."""
+def closing_summary(run_dir: Path, *, draws: bool = True, next_method: str = "") -> str:
+    """What the run did, where its files are, and what to try next; draws the report first if ``draws``."""
     if not (run_dir / "metrics.jsonl").exists():
         return f"\nrun directory  {run_dir}, on the node of the trainer: this machine cannot see it"
     lines = list(read_lines(run_dir / "metrics.jsonl"))
@@ -81,4 +81,6 @@ def closing_summary(run_dir: Path, *, draws: bool = True) -> str:
         text.append(f"report         {write_report([run_dir])}")
     except Exception as error:  # a finished training must not fail because of a figure
         text.append(f"report         not drawn ({error!r}); try again with: {COMMAND} {run_dir}")
+    if next_method:
+        text.append(f"next           the same command with method={next_method}; then compare: prepo report DIR DIR")
     return "\n".join(text)

@@ -35,6 +35,7 @@ from recipe.prepo.run.logs import RunLogs
 from recipe.prepo.trainer import columns
 from recipe.prepo.trainer.prompt_scoring import ActorScorer, PromptTokenizer, RolloutScorer, score_candidates
 from recipe.prepo.types import Candidates, Decision, IntArray, RunFacts, concatenate_rollouts
+from recipe.prepo.warm_start import read_warm_start
 
 if TYPE_CHECKING:
     from verl.trainer.ppo.v1 import PPOTrainer as _Trainer
@@ -104,6 +105,7 @@ class PrepoHooks(_Trainer):
         set_val_samples(self.val_dataset, self.prepo.val_samples, default=default_samples)
         table, prompt_ids = columns.with_prompt_ids(self.train_dataset.dataframe, self.config.data.prompt_key)
         self.train_dataset.dataframe = table
+        self._warm_ids = prompt_ids if self.prepo.warm_start else []
         pool = None
         if self.prepo.num_candidates is None:
             pool = Pool(prompt_ids, shuffle_seed=self.config.data.seed if self.config.data.shuffle else None)
@@ -129,6 +131,9 @@ class PrepoHooks(_Trainer):
             by_path = self.config.trainer.resume_mode == "resume_path"
             folder = Path(self.config.trainer.resume_from_path) if by_path else self.checkpoint_dir
             self.controller.load_state_dict(load_state(folder.absolute()))
+        elif self.prepo.warm_start:
+            self.controller.selection.start_from(read_warm_start(self._warm_ids, **self.prepo.warm_start))
+        self._warm_ids = []
 
     def on_init_end(self) -> None:
         """Workers and servers are up and a checkpoint is loaded: open the run's files and build the scorer."""

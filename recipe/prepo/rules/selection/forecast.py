@@ -12,8 +12,17 @@ import numpy as np
 from recipe.prepo.maths.pass_rate import after_rollouts, expected_worth
 from recipe.prepo.maths.perplexity import FEATURES
 from recipe.prepo.maths.rng import make_generator
-from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, number
-from recipe.prepo.types import Candidates, FloatArray, IntArray, Panel, RunFacts, Selection, StepOutcome
+from recipe.prepo.rules.base import AuditLine, Options, SelectionRule, folder, number
+from recipe.prepo.types import (
+    Candidates,
+    EarlierRollouts,
+    FloatArray,
+    IntArray,
+    Panel,
+    RunFacts,
+    Selection,
+    StepOutcome,
+)
 
 WIDTH = 3 + len(FEATURES)
 """Coefficients of the shared model: a constant, perplexity, length, and ``FEATURES``."""
@@ -64,6 +73,7 @@ class Forecast(SelectionRule):
         memory_steps: float = number("(0, 1e9]")
         best_ratio: float = number("[1, 1e6]")
         any_share: float = number("[0, 1]")
+        warm_start: str | None = folder()
 
     def __init__(self, config: Any, *, seed: int) -> None:
         super().__init__(config, seed=seed)
@@ -77,6 +87,10 @@ class Forecast(SelectionRule):
         self._own_log_evidence = np.zeros(len(OWN_SDS))
         self._pending = np.empty((0, 2 + WIDTH))  # of each chosen prompt until its group comes: row, predicted_live, x
         self._last_metrics: dict[str, float] = {}
+        self._earlier_N2 = np.empty((0, 2))  # correct, all: discounted rollouts that wait for their prompt's score
+        self._num_warm = 0  # prompts whose earlier rollouts were taken since the last step
+        if config.warm_start is not None:
+            self.saved = (*self.saved, "earlier_N2")  # type: ignore[misc]
 
     def bind(self, run: RunFacts) -> None:
         self._index = run.prompts
@@ -85,9 +99,28 @@ class Forecast(SelectionRule):
         self._own_variance_N = np.zeros(len(run.prompts), dtype=np.float32)
         self._seen_step_N = np.full(len(run.prompts), -1, dtype=np.int32)
 
+    def start_from(self, earlier: EarlierRollouts) -> None:
+        """Earlier rollouts fade as the run's own do, and count when their prompt has a score."""
+        rows_R = self._index.rows(earlier.prompt_ids)
+        weight_R = np.exp(-earlier.age_steps_R / self.config.memory_steps)
+        self._earlier_N2 = np.zeros((len(self._own_mean_N), 2))
+        np.add.at(self._earlier_N2, rows_R, np.stack([weight_R * earlier.correct_R, weight_R], axis=1))
+
+    def _take_earlier(self, rows_C: IntArray, x_C: FloatArray) -> None:
+        if not len(self._earlier_N2):
+            return
+        correct_C, size_C = self._earlier_N2[rows_C].T
+        new = np.flatnonzero((size_C > 0.0) & (self._seen_step_N[rows_C] < 0))
+        self._own_log_evidence = self._learn_groups(
+            self._own_log_evidence, rows_C[new], x_C[new], correct_C[new], size_C[new]
+        )
+        self._earlier_N2[rows_C] = 0.0
+        self._num_warm += len(new)
+
     def select(self, candidates: Candidates, *, num_selected: int, progress: float) -> Selection:
         rows_C = self._index.rows(candidates.prompt_ids)
         x_C = self._features(candidates)
+        self._take_earlier(rows_C, x_C)
         own_mean_C, own_variance_C = self._own(rows_C)
         mean_C = x_C @ self._weights + own_mean_C
         variance_C = ((x_C @ self._covariance) * x_C).sum(1) + own_variance_C
@@ -142,7 +175,8 @@ class Forecast(SelectionRule):
         groups = outcome.prompts(self._index)
         place = {int(row): i for i, row in enumerate(self._pending[:, 0])}
         is_known_G = np.isin(groups.rows_G, self._pending[:, 0])
-        rows_G, correct_G, size_G = (each[is_known_G] for each in (groups.rows_G, groups.num_correct_G, groups.size_G))
+        known: Any = [each[is_known_G] for each in (groups.rows_G, groups.num_correct_G, groups.size_G)]
+        rows_G, correct_G, size_G = known
         chosen = self._pending[[place[row] for row in rows_G.tolist()]]
         self._last_metrics = {}
         if len(rows_G):
@@ -152,17 +186,24 @@ class Forecast(SelectionRule):
                 "prepo/predicted_live_frac/mean": float(chosen[:, 1].mean()),
             }
         own_log_evidence = self._own_log_evidence * np.exp(-1.0 / self.config.memory_steps)
-        for row, x, correct, size in zip(rows_G.tolist(), chosen[:, 2:], correct_G, size_G, strict=True):
-            if self._seen_step_N[row] < 0:
-                mean, variance = float(x @ self._weights), float(x @ self._covariance @ x)
-                own_log_evidence += [after_rollouts(mean, variance + sd**2, correct, size)[2] for sd in OWN_SDS]
-            self._learn(row, x, int(correct), int(size))
-        self._own_log_evidence = own_log_evidence
+        self._own_log_evidence = self._learn_groups(own_log_evidence, rows_G, chosen[:, 2:], correct_G, size_G)
         self._pending = self._pending[~np.isin(self._pending[:, 0], rows_G)]
         self._step += 1
         self._covariance = self._covariance + np.eye(WIDTH) * self.config.model_drift * self.config.model_sd**2
 
-    def _learn(self, row: int, x: FloatArray, correct: int, size: int) -> None:
+    def _learn_groups(
+        self, own_log_evidence: FloatArray, rows_G: IntArray, x_G: FloatArray, correct_G: FloatArray, size_G: Any
+    ) -> FloatArray:
+        """Learn from groups in turn; returns the evidence about the spread of u with that of first groups added."""
+        for row, x, correct, size in zip(rows_G.tolist(), x_G, correct_G.tolist(), size_G.tolist(), strict=True):
+            if self._seen_step_N[row] < 0:
+                mean, variance = float(x @ self._weights), float(x @ self._covariance @ x)
+                first = [after_rollouts(mean, variance + sd**2, correct, size)[2] for sd in OWN_SDS]
+                own_log_evidence = own_log_evidence + first
+            self._learn(row, x, correct, size)
+        return own_log_evidence
+
+    def _learn(self, row: int, x: FloatArray, correct: float, size: float) -> None:
         """Update both beliefs by one group of a prompt."""
         own_mean, own_variance = (float(each[0]) for each in self._own(np.array([row])))
         toward = self._covariance @ x
@@ -176,7 +217,10 @@ class Forecast(SelectionRule):
         self._seen_step_N[row] = self._step
 
     def metrics(self) -> dict[str, float]:
-        return self._last_metrics
+        if self.config.warm_start is None:
+            return self._last_metrics
+        num_warm, self._num_warm = self._num_warm, 0
+        return self._last_metrics | {"prepo/warm_prompts/sum": float(num_warm)}
 
     @classmethod
     def check_choice(cls, line: AuditLine, options: Mapping[str, Any]) -> str:
