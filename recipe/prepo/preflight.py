@@ -107,6 +107,10 @@ def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     yield Need(path, estimator not in NOT_ESTIMATED, why, "grpo", "another estimator over groups, such as rloo")
     ok = not get("critic.enable", False)
     yield Need("critic.enable", ok, "no method of this recipe has a critic", False, "run stock verl")
+    ok = get("trainer.device") != CPU_PLATFORM or get(f"{ACTOR}.strategy", None) != "fsdp"
+    yield Need(f"{ACTOR}.strategy", ok, "FSDP's first version, verl's default, needs a GPU", "fsdp2")
+    ok, path = get("trainer.device") != CPU_PLATFORM, f"{ROLLOUT}.enable_sleep_mode"
+    yield Need(path, ok or not get(path, False), "vLLM's sleep mode, verl's default, needs a GPU", False)
 
 
 def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:

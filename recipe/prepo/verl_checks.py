@@ -11,6 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from recipe.prepo.rows import first_rows, read_prompts, rows_within_limit
 GRADED_ROWS = 3
 WITHOUT_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 HUB_TIMEOUT_S = 5
+FLASH = "flash_attention_2"
 MAX_LORA_RANK = 512  # of vLLM
 PLAIN_TEMPLATE = "\"{% for m in messages %}{{ m['content'] }}\\n{% endfor %}\""
 # Names that verl 0.9.1 compares in its code and keeps in no registry.
@@ -174,6 +176,9 @@ def _model_needs(config: Mapping[str, Any], model: Any) -> Iterator[Need]:
     yield Need(path, ok, why, wanted, "a model with a longer context")
     path, heads = f"{ROLLOUT}.tensor_model_parallel_size", text.num_attention_heads
     yield Need(path, heads % value_at(config, path) == 0, f"it must divide the model's {heads} attention heads", 1)
+    path = f"{MODEL}.override_config.attn_implementation"
+    ok = value_at(config, path, FLASH) != FLASH or not runs_here(config) or find_spec("flash_attn") is not None
+    yield Need(path, ok, f"{FLASH}, verl's default, needs the package flash-attn", "sdpa", "+ in front where it is new")
     path = f"{MODEL}.custom_chat_template"
     ok = getattr(model.get_processor(), "chat_template", None)
     why = "neither the tokenizer nor this option has a chat template"

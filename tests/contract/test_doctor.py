@@ -39,6 +39,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["data.train_batch_size=8"], [f"{ACTOR}.ppo_mini_batch_size=8"]),
     ([TWO_GPUS, "data.train_batch_size=3", f"{ACTOR}.ppo_mini_batch_size=3", f"{ROLLOUT}.n=3"], ["=6"]),
     ([f"{ROLLOUT}.tensor_model_parallel_size=16", EIGHT_GPUS], ["pool of 8"]),
+    ([f"~{MODEL}.override_config.attn_implementation"], ["flash-attn", "attn_implementation=sdpa"]),
     ([f"{ROLLOUT}.tensor_model_parallel_size=8", EIGHT_GPUS, "ray_kwargs.ray_init.num_gpus=8"], ["attention heads"]),
     ([f"{ROLLOUT}.log_prob_use_dynamic_bsz=false"], ["log_prob_use_dynamic_bsz=True"]),
     (["data.max_response_length=4096"], ["4096 tokens", "data.max_response_length=4000"]),

@@ -111,6 +111,8 @@ REFUSED = [
     ({"trainer.logger": ["console", "wandbb"]}, "wandbb", "wandb"),
     ({"trainer.logger": "trackio"}, "package trackio", "trainer.logger"),
     ({"trainer.use_v1": False}, "False", "trainer.use_v1=True"),
+    ({"trainer.device": "cpu", f"{ACTOR}.strategy": "fsdp"}, "'fsdp'", f"{ACTOR}.strategy=fsdp2"),
+    ({"trainer.device": "cpu", f"{ROLLOUT}.enable_sleep_mode": True}, "True", "enable_sleep_mode=False"),
     ({"trainer": {}}, "trainer.v1", "conf/prepo_trainer.yaml"),
     # Values that do not fit together.
     (
