@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ids = sorted({sample["prompt_id"] for sample in samples})[: arguments.prompts]
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     prompts = {i: list(tokenizer.apply_chat_template(messages[i], **options)) for i in ids}
-    one_each = {sample["prompt_id"]: sample["response"] for sample in samples if sample["response"].strip()}
+    one_each = {sample["prompt_id"]: sample["text"] for sample in samples if sample["text"].strip()}
     rollouts = [prompts[i] + tokenizer(one_each[i])["input_ids"] for i in ids if i in one_each]
     starts = [len(prompts[i]) for i in ids if i in one_each]
 
