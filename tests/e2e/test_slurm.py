@@ -169,23 +169,6 @@ def test_a_node_that_does_not_answer_is_named(slurm: SlurmCluster, tmp_path: Pat
     check_nothing_is_left(job.job_id)
 
 
-def test_a_node_on_which_ray_cannot_start_ends_the_job(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """What the second node's keeper wants to make is there already, and is no folder."""
-    next_id = str(int(re.search(r"NEXT_JOB_ID\s*=\s*(\d+)", slurm.call("scontrol", "show", "config")).group(1)))
-    obstacle = Path(f"/tmp/prepo-{next_id}-1")
-    obstacle.write_text("")
-    try:
-        job = submit(slurm, tmp_path, PREPO_JOIN_TIMEOUT_S="40")
-        assert job.job_id == next_id
-        state = slurm.wait_until_ended(job.job_id, JOB_TIMEOUT_S)
-    finally:
-        obstacle.unlink()
-    assert state["JobState"] == "FAILED"
-    assert f"error: n2: cannot make /tmp/prepo-{next_id}-1" in job.output
-    assert not job.directory.exists(), "the driver was started"
-    check_nothing_is_left(job.job_id)
-
-
 @pytest.mark.parametrize("running", [True, False])
 def test_nodes_that_do_not_join_are_named(running: bool) -> None:
     """Ray's head with one of two nodes, and no head at all."""

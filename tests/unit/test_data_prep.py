@@ -73,15 +73,6 @@ def test_a_folder_gives_both_splits_and_a_file_the_split_that_it_holds(
     assert "read 1, kept 1" in capsys.readouterr().out
 
 
-def test_instruction_and_system_message_are_options_and_leave_ids_alone(tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "test.jsonl", [{"question": " Q? ", "answer": "#### 1"}])
-    bare, _ = prepared("gsm8k", source, tmp_path / "a", "--instruction", "")
-    styled, _ = prepared("gsm8k", source, tmp_path / "b", "--instruction", "Go.", "--system", "Be brief.")
-    assert bare[0]["prompt"] == [{"role": "user", "content": "Q?"}]
-    assert styled[0]["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q?\nGo."}]
-    assert ids(bare) == ids(styled)
-
-
 @pytest.mark.parametrize("form", ["greso", "original"])
 def test_dapo_instructions_are_stripped(form: str, tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
