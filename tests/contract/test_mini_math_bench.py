@@ -209,12 +209,6 @@ def test_a_comparison_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Ca
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert [(result["row"], result["seed"]) for result in results] == [("uniform", 0)]
 
-    task = runs.make_task("random", 0, Options(**sizes), cache=tmp_path / "cache", out=out)
-    assert runs.is_finished(task)
-    content = json.loads(task.path.read_text(encoding="utf-8")) | {"config": "of other rules"}
-    task.path.write_text(json.dumps(content), encoding="utf-8")
-    assert not runs.is_finished(task)
-
     assert command.main([*arguments, "--methods", "random", "--learning-rate", "0.5"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "--learning-rate 0.0001 (now 0.5)" in error

@@ -55,11 +55,8 @@ def changed(run_dir: Path, settings: dict[str, object]) -> Path:
     ("setting", "value", "num_methods"),
     [
         ("prepo.budget.name", "difficulty", 2),
-        ("prepo.shaping.epoch_steps", 3, 2),
         ("data.train_files", ["other.parquet"], 2),
-        ("trainer.total_training_steps", 12, 2),
         ("trainer.experiment_name", "another name", 1),
-        ("trainer.default_local_dir", "/somewhere/else", 1),
         ("data.seed", 5, 1),
         ("prepo.audit", False, 1),
     ],
@@ -122,10 +119,6 @@ def test_never_reached_is_reported(methods: list[Method]) -> None:
     assert cells.loc["random", "reached at step"] == "never in 6 steps (best 0.4000)"
     assert cells.loc["random", "rollouts"] == "never"
     assert cells.loc["prepo", "rollouts, baseline / method"].startswith("only this method")
-    cells = table_of(methods, 0.9, "random").cells
-    assert cells is not None
-    assert all(text.startswith("never in 6 steps") for text in cells["reached at step"])
-    assert cells.loc["prepo", "rollouts, baseline / method"] == "n/a"
 
 
 def made(score: list[list[float]], *, seeds: tuple[int | None, ...] | None = None, cost: float = 10.0) -> Evaluations:
@@ -215,7 +208,6 @@ def test_baseline_by_name_by_run_and_by_directory(
         ({"plain": {}, "length_bias": {"shaping": "length_bias"}}, "plain"),
         ({"w": {"weighting": "relative_entropy"}, "both": {"weighting": "relative_entropy", "selection": "all",
                                                            "budget": "difficulty"}}, "w"),
-        ({"plain": {}, "stock": {"selection": "all"}}, "plain"),
         ({"stock": {"selection": "all"}, "e3": {"selection": "all", "budget": "difficulty"}}, "stock"),
         ({"mopps": {"selection": "mopps"}, "prepo": {"selection": "ppl_schedule"}}, None),
         ({"of_another_release": {"weighting": "unknown"}, "plain": {}}, "plain"),
