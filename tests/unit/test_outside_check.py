@@ -12,6 +12,11 @@ def relabel(at, old, new):
     return edit
 
 
+def move_a_skipped_one_to_the_target(lines):
+    hard = next(skip["prompt_id"] for skip in lines[-1]["skipped"] if skip["reason"] == "predicted_too_hard")
+    next(each for each in lines[-1]["candidates"] if each["prompt_id"] == hard)["drawn_pass_rate"] = 0.5
+
+
 def exchange_two(lines):
     line = lines[-1]
     lowest = min(line["candidates"], key=lambda candidate: candidate["predicted_live"])["prompt_id"]
@@ -27,13 +32,15 @@ COMES_BEFORE = ("comes before", "was drawn before", "recomputed")
 @pytest.mark.parametrize(
     ("name", "edit", "messages"),
     [
+        ("mopps", move_a_skipped_one_to_the_target, ("nearer to the target",)),
         ("mopps_ppl", TOO_EASY_IS_HARD, ("drawn pass rate",)),
         ("forecast", exchange_two, (*COMES_BEFORE, "chosen by forecast")),
         ("forecast", TOO_EASY_IS_HARD, ("is not",)),
         ("uniform_skip", relabel(0, "not_drawn", "all_right_before"), ("had none before",)),
         ("ppl_schedule_skip", relabel(-1, "below_window", "all_right_before"), ("not the window",)),
         ("ppl_schedule_skip", lambda lines: lines[-1].update(window_start=0), ("window_start",)),
-        ("ppl_schedule", lambda lines: lines[0]["selected"].reverse(), ("",)),
+        ("ppl_schedule", lambda lines: lines[0]["selected"].reverse(), ("not the window",)),
+        ("ppl_schedule_skip", relabel(-1, "below_window", "above_window"), ("other prompts than",)),
     ],
 )
 def test_a_choice_that_cannot_be_is_a_difference(name, edit, messages, tmp_path):
