@@ -7,11 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from stand_ins import executable, path_folder
 
-from benchmarks.gpu_numerics import SIZES, compare
+from benchmarks.gpu_numerics import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/gpu_check.sh"
@@ -43,15 +42,6 @@ def test_without_a_gpu_one_line_says_so(tools: Path, tmp_path: Path) -> None:
     (line,) = done.stdout.splitlines()
     assert "not measured" in line and "no GPU" in line
     assert not (tmp_path / "bench").exists()
-
-
-def test_a_gpu_machine_without_torch_is_told_what_to_install(tools: Path, tmp_path: Path) -> None:
-    executable(tmp_path / "nvidia-smi", "echo 'GPU 0: H200'")
-    executable(tmp_path / "python3", f'exec "{sys.executable}" -S -I "$@"')  # sees no site-packages
-    done = gpu_check(f"{tmp_path}:{tools}", "--out", str(tmp_path / "bench"))
-    assert (done.returncode, done.stdout) == (2, "")
-    for named in ("no active environment has verl", "numpy, torch and transformers", "pip install"):
-        assert named in done.stderr
 
 
 def test_table_and_json_have_every_figure(tools: Path, tmp_path: Path) -> None:
@@ -87,15 +77,3 @@ def test_table_and_json_have_every_figure(tools: Path, tmp_path: Path) -> None:
         # A reference that rounded somewhere to float32 or less would be as far from float32 as from bf16.
         assert errors["float32"][name]["rms_error"] < 1e-2 * errors["bf16"][name]["rms_error"]
     assert 0.95 < errors["bf16"]["spearman"] < errors["float32"]["spearman"] <= 1.0
-
-
-def test_a_changed_ranking_is_counted() -> None:
-    size = SIZES["tiny"]
-    ranks, num = np.arange(1.0, size.num_candidates + 1), size.num_selected
-    swapped = ranks.copy()
-    swapped[[num - 1, num]] = swapped[[num, num - 1]]
-    turned, found = (compare({"prompt_ppl": each}, {"prompt_ppl": ranks}, size) for each in (ranks[::-1], swapped))
-    assert turned["spearman"] == pytest.approx(-1.0)
-    # The middle window holds the same prompts from either end.
-    assert turned["num_chosen_changed"] == {"0.0": num, "0.5": 0, "1.0": num}
-    assert found["num_chosen_changed"] == {"0.0": 1, "0.5": 0, "1.0": 0}

@@ -187,6 +187,34 @@ def test_raw_rewards_come_back_after_shaping(fails: bool, monkeypatch: pytest.Mo
     assert rewards() == [row.tolist() for row in raw]
 
 
+def test_a_training_batch_is_read_without_padding_and_tool_tokens_and_weighted_row_by_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def jagged(*rows: list[float]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([torch.tensor(row) for row in rows], layout=torch.jagged)
+
+    # What verl notes of a plain number, of a dictionary with acc, and of one without.
+    infos = [{"acc": 1.0}, {"score": 0.0, "acc": True}, {"score": 1.0, "pred": "7"}, {"acc": 0.0}]
+    uids = ["a", "a", "b", "pad"]
+    fields: Any = {
+        "uid": uids,
+        "extra_info": [{"prompt_id": uid} for uid in uids],
+        "extra_fields": [{"reward_extra_info": info} for info in infos],
+        "response_mask": jagged([1, 1], [0, 1, 1], [0, 0], [1]),
+        "rm_scores": jagged([0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0], [0.0]),
+        "entropy": jagged([1.0, 3.0], [99.0, 2.0, 4.0], [5.0, 5.0], [100.0]),
+    }
+    tags = [{"is_padding": uid == "pad", "min_global_steps": 2, "max_global_steps": 2} for uid in uids]
+    meta = FakeQueue(monkeypatch).kv_batch_put(["a_0_0", "a_1_0", "b_0_0", "pad_0_0"], "train", fields, tags=tags)
+    found = columns.read_rollouts(meta, with_entropy=True)
+    assert found.rollouts.entropy_nats_R.tolist() == [2.0, 3.0, 0.0]
+    assert found.rollouts.num_tokens_R.tolist() == [2, 2, 0]
+    assert np.isnan(found.rollouts.acc_R).tolist() == [True, False, True]
+    assert found.rollouts.correct_R.tolist() == [1.0, 1.0, 1.0]
+    weighted = columns.scaled(fields["entropy"], found.rows_R, np.array([2.0, 0.0, 1.0]))
+    assert [row.tolist() for row in weighted.unbind()] == [[2.0, 6.0], [0.0] * 3, [5.0, 5.0], [100.0]]
+
+
 def test_validation_takes_rewards_whose_entries_differ() -> None:
     """verl 0.9.1 leaves None out, but cannot average a number and a text."""
     infos = {"reward": [1.0, 0.0, 1.0], "pred": [7, "seven", None], "acc": [None, 0.0, True]}

@@ -100,8 +100,3 @@ def test_imports_go_one_way_and_checkpoints_need_no_pickle() -> None:
             allowed = (IN_FUNCTIONS if inside else AT_THE_TOP).get(layer, set())
             assert parts[0] in allowed, f"{layer} imports {name} {'in a function' if inside else 'at the top'}"
         assert parts[0] not in ("pickle", "dill", "cloudpickle", "shelve"), f"{layer} imports {name}"
-
-
-def test_recipe_stays_a_namespace_package() -> None:
-    assert not (PROJECT / "recipe" / "__init__.py").exists()
-    assert not list((PROJECT / "tests").rglob("__init__.py"))

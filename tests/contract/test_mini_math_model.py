@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_prep.mini_math import prepare
-from data_prep.mini_math.passrate import measure, report, sample_passes
+from data_prep.mini_math.passrate import measure, report
 from data_prep.mini_math.pretrain import Recipe, build_model, build_tokenizer, corpus_batches, save, train
 from data_prep.mini_math.task import sample_pool
 
@@ -74,14 +74,6 @@ def test_shipped_model_leaves_room_for_learning(shipped):
     assert by_ops[1] > by_ops[2] > by_ops[4]
     assert table["perplexity"].rank().corr(table["pass_rate"].rank()) < -0.2
     assert "| 4 |" in report(table)
-
-
-def test_a_response_that_does_not_end_by_itself_does_not_pass(shipped, monkeypatch):
-    model, tokenizer = shipped
-    problems = sample_pool(24, split="dev", seed=0)
-    assert sample_passes(model, tokenizer, problems, num_samples=1, greedy=True).any()
-    monkeypatch.setattr("data_prep.mini_math.passrate.MAX_RESPONSE_TOKENS", 3)
-    assert not sample_passes(model, tokenizer, problems, num_samples=1, greedy=True).any()
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "llama"])

@@ -65,14 +65,8 @@ def test_counts_and_each_question_once_with_an_id(name: str, out_dir: Path) -> N
 def test_rows_ids_golds_and_reasons_are_the_known_ones(out_dir: Path) -> None:
     assert read(out_dir, "math_train")[1]["dropped"]["empty_gold"]["first"] == ["line 5342", "line 5344"]
     assert "\\mho(a)=0" in read(out_dir, "olympiadbench_test")[1]["dropped"]["prose_gold"]["first"][0]
-    dapo, summary = read(out_dir, "dapo_math_train")
-    first = summary["dropped"]["conflicting_gold"]["first"][0]
-    assert first == "row 35: same question, different golds: row 35 has '64'; row 179 has '6'"
+    dapo, _ = read(out_dir, "dapo_math_train")
     assert [row["extra_info"]["prompt_id"] for row in dapo[:3]] == ["dapo_math/0", "dapo_math/1", "dapo_math/2"]
-    content = dapo[0]["prompt"][0]["content"]  # bare but for our instruction
-    assert content.startswith("In triangle $ABC$, $\\sin \\angle A = \\frac{4}{5}$")
-    instruction = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-    assert content.endswith(f"find $a + b + c$.{instruction}")
     assert not any("step by step and then provides" in row["prompt"][0]["content"] for row in dapo)
     aime = read(out_dir, "aime24_test")[0]
     assert [row["extra_info"]["prompt_id"] for row in aime] == [f"aime24/{i}" for i in range(60, 90)]
@@ -89,13 +83,6 @@ def test_training_files_are_valid_together_and_all_can_be_concatenated(out_dir: 
     paths, cache = [str(path) for path in out_dir.glob("*.parquet")], str(out_dir / "cache")
     files = [datasets.Dataset.from_parquet(path, cache_dir=cache) for path in paths]
     assert len(datasets.concatenate_datasets(files)) == sum(kept for _, kept, _ in COUNTS.values())
-
-
-def test_making_again_gives_the_same_bytes(out_dir: Path, tmp_path: Path) -> None:
-    source = Path(os.environ["PREPO_DATA_DIR"]) / "math500"
-    assert main(["math500", "--source", str(source), "--out", str(tmp_path)]) == 0
-    for name in ("math500_test.parquet", "math500_test.summary.json"):
-        assert (tmp_path / name).read_bytes() == (out_dir / name).read_bytes()
 
 
 def test_rows_of_a_hub_layout_come_in_order(tmp_path: Path) -> None:

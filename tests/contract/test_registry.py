@@ -219,19 +219,3 @@ def test_a_resumed_rule_draws_on_from_where_it_was(group: str, name: str) -> Non
     resumed.controller.load_state_dict(straight.controller.state_dict())
     states = [generator_states(getattr(run.controller, group)) for run in (straight, resumed)]
     assert states[0] == states[1]
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda choices, rollouts: choices[0]["selected"].reverse(),
-        lambda choices, rollouts: choices[-1].update(window_start=choices[-1]["window_start"] - 1),
-        *(
-            lambda choices, rollouts, key=key: rollouts[0].update({key: rollouts[0][key] + 1e-4})
-            for key in ("weight", "advantage_weighted")
-        ),
-    ],
-)
-def test_outside_check_sees_a_wrong_window_and_a_wrong_weight(edit: Callable[..., object], tmp_path: Path) -> None:
-    rules = all_options(selection="ppl_schedule", weighting="relative_entropy")
-    assert check_of_audit(tmp_path, rules, num_steps=3, edit=edit).startswith("difference")

@@ -110,11 +110,10 @@ def test_a_wrong_verl_on_a_gpu_machine_names_both_versions_and_the_command(
 ) -> None:
     executable(tools / "nvidia-smi", "echo 'GPU 0: H200'")
     fake_environment(tools, tmp_path / "site", CPU_STACK | {"verl": "0.8.0"})
-    for platform in ("gpu", "auto"):
-        done = set_up(tools, checkout, platform)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "has verl 0.8.0" in done.stderr
-        assert f"{sys.executable} -m pip install 'verl[vllm,fsdp]==0.9.1'" in done.stderr
+    done = set_up(tools, checkout, "auto")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has verl 0.8.0" in done.stderr
+    assert f"{sys.executable} -m pip install 'verl[vllm,fsdp]==0.9.1'" in done.stderr
     assert not (checkout / ".venv").exists()
 
 
@@ -137,30 +136,11 @@ def test_a_gpu_experiment_without_its_environment_or_gpu_stops_at_once(
     assert not (checkout / ".venv").exists()
 
 
-FAILING_VENV = '[[ "$1" == -m ]] && { echo "the disk is on fire"; exit 1; }; echo 3.11'
-NO_ENSUREPIP = '[[ "$2" != *ensurepip* ]] && echo 3.12'
-
-
-@pytest.mark.parametrize(
-    ("pythons", "named"),
-    [
-        (
-            {"python3": "echo 3.9", "python3.12": NO_ENSUREPIP},
-            ["no suitable Python on PATH", "python3=3.9", "python3.12-venv"],
-        ),
-        (
-            {"python3.11": FAILING_VENV},
-            ["make the environment: FAILED", "setup.log", "the disk is on fire", "python3.11 -m venv"],
-        ),
-    ],
-)
-def test_without_a_python_that_makes_environments_the_error_says_what_was_found(
-    tools: Path, checkout: Path, pythons: dict[str, str], named: list[str]
-) -> None:
-    for name, script in pythons.items():
-        executable(tools / name, script)
+def test_without_a_python_that_makes_environments_the_error_says_what_was_found(tools: Path, checkout: Path) -> None:
+    executable(tools / "python3.11", '[[ "$1" == -m ]] && { echo "the disk is on fire"; exit 1; }; echo 3.11')
     done = set_up(tools, checkout)
     assert done.returncode == 2
+    named = ("make the environment: FAILED", "setup.log", "the disk is on fire", "python3.11 -m venv")
     assert [text for text in named if text not in done.stderr] == []
 
 
@@ -207,8 +187,6 @@ def test_run_qwen_hands_its_arguments_to_one_python(
     ("arguments", "named"),
     [
         ([], ["tiny_cpu (CPU)", "big (GPU)"]),
-        (["trainer.total_epochs=1"], ["tiny_cpu (CPU)", "big (GPU)"]),
-        (["experiment=nope"], ["tiny_cpu (CPU)", "big (GPU)"]),
         (["--multirun", "experiment=tiny_cpu,nope"], ["there is no experiment 'nope'"]),
         (["--multirun", "experiment=big,tiny_cpu"], ["experiment=tiny_cpu is for the CPU"]),
     ],

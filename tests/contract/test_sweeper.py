@@ -12,7 +12,7 @@ import psutil
 import pytest
 from waiting import wait_until
 
-from recipe.prepo.supervise.cleanup import MARK, Sweeper, ray_roots, remove_sockets
+from recipe.prepo.supervise.cleanup import MARK, Sweeper, remove_sockets
 
 # Makes a session folder with a socket and a process with another session, as Ray does, and then ends in some way.
 DRIVER = """
@@ -131,10 +131,3 @@ def test_nothing_is_started_where_another_ray_is_joined():
     with Sweeper([]):
         assert psutil.Process().children() == before
         assert MARK not in os.environ
-
-
-def test_roots_are_those_of_ray(monkeypatch, tmp_path):
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("TMPDIR", raising=False)
-    assert ray_roots() == [tmp_path / "ray", Path("/tmp/ray")]
-    assert ray_roots("/elsewhere") == [Path("/elsewhere")]

@@ -18,7 +18,6 @@ class Page(HTMLParser):
         self.figures: dict[str, str] = {}
         self.images: dict[str, bytes] = {}
         self.tags: set[str] = set()
-        self.numbers: dict[str, dict] = {}
         self.alts: dict[str, str] = {}
         self.text = ""
         self._table = self._figure = ""
@@ -40,8 +39,6 @@ class Page(HTMLParser):
         elif tag in ("figure", "li") and "id" in values:
             self._figure = values["id"] or ""
             self.figures[self._figure] = ""
-            if "data-chart" in values:
-                self.numbers[self._figure] = json.loads(values["data-chart"] or "")
         elif tag == "img":
             source = values["src"] or ""
             assert source.startswith("data:image/png;base64,")

@@ -129,14 +129,6 @@ class SlurmCluster:
             lambda: not self.call("squeue", "-h", "-o", "%i").split(), "a cancelled job ends", limit_s=CANCEL_TIMEOUT_S
         )
 
-    def suspend(self, node: str) -> None:
-        """Stop a node's daemon with SIGSTOP."""
-        self.slurmd[node].send_signal(signal.SIGSTOP)
-
-    def resume(self, node: str) -> None:
-        """Continue a node's daemon."""
-        self.slurmd[node].send_signal(signal.SIGCONT)
-
     def wait_until_ended(self, job_id: str, timeout_s: float) -> dict[str, str]:
         """Wait until a job has ended. Requeued runs start at once and have no time limit.
 
@@ -199,7 +191,7 @@ def _wait_until_idle(cluster: SlurmCluster) -> None:
 
 def _stop(cluster: SlurmCluster) -> None:
     for name in cluster.slurmd:
-        cluster.resume(name)
+        cluster.slurmd[name].send_signal(signal.SIGCONT)
     for daemon in reversed(cluster.daemons):
         daemon.terminate()
     for daemon in cluster.daemons:

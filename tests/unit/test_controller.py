@@ -56,19 +56,6 @@ def test_ten_steps_after_a_resume_are_those_of_the_straight_run(names, pooled, t
     assert [straight.step(step) for step in range(8, 18)] == [resumed.step(step) for step in range(8, 18)]
 
 
-def test_simulated_run_exercises_what_the_rules_can_do():
-    """The test above would say little if nothing were skipped, ragged, heated or shaped in it."""
-    run = SimulatedRun(
-        all_options(selection="greso", budget="difficulty", temperature="entropy_target", shaping="length_bias")
-    )
-    steps = [run.step(step) for step in range(1, 18)]
-    assert sum(len(skipped) for record in steps for skipped in record["skipped"]) > 20
-    assert any(len(record["chosen"]) > 1 for record in steps)
-    assert {n for record in steps for sizes in record["rollout_n"] for n in sizes} > {2, 4, 6}
-    assert len({t for record in steps for t in record["temperature"]}) > 10
-    assert any(0.0 < reward < 1.0 for record in steps for reward in record["shaped"])
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

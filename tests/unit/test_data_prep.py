@@ -73,15 +73,6 @@ def test_a_folder_gives_both_splits_and_a_file_the_split_that_it_holds(
     assert "read 1, kept 1" in capsys.readouterr().out
 
 
-def test_instruction_and_system_message_are_options_and_leave_ids_alone(tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "test.jsonl", [{"question": " Q? ", "answer": "#### 1"}])
-    bare, _ = prepared("gsm8k", source, tmp_path / "a", "--instruction", "")
-    styled, _ = prepared("gsm8k", source, tmp_path / "b", "--instruction", "Go.", "--system", "Be brief.")
-    assert bare[0]["prompt"] == [{"role": "user", "content": "Q?"}]
-    assert styled[0]["prompt"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q?\nGo."}]
-    assert ids(bare) == ids(styled)
-
-
 @pytest.mark.parametrize("form", ["greso", "original"])
 def test_dapo_instructions_are_stripped(form: str, tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
@@ -205,14 +196,11 @@ def test_making_again_gives_the_same_bytes_and_shuffling_the_same_ids(tmp_path: 
 AIME = '{"id": 1, "problem": "Q", "answer": "1"}\n{"id": 1, "problem": "R", "answer": "1"}'
 UNUSABLE = [
     ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n{"question":\n', "train.jsonl, line 2: not valid"),
-    ("gsm8k", "train.jsonl", '{"question": "Q", "answer": "#### 1"}\n[1]\n', "line 2: it is a list, but must be"),
     ("gsm8k", "train.jsonl", '{"problem": "Q"}\n', "line 1: not a known form of a gsm8k row: .*no field"),
     ("gsm8k", "data.jsonl", "{}", "no file's name has one of the words train, test"),
     ("gsm8k", "train.parquet", "text", "cannot be read as parquet"),
     ("math", "train.json", '[{"problem": "Q", "solution": 5}]', "item 0: not a known form of a math row"),
     ("math", "train.json", r'[{"problem": "Q", "solution": "\\boxed{\\text{ }}"}]', "dropped 1, unverifiable_gold"),
-    ("aime24", "a.jsonl", '{"id": 1, "problem": "Q", "answer": ""}', "none of its 1 rows can be used"),
-    ("dapo_math", "a.jsonl", '{"prompt": [], "reward_model": {"ground_truth": "1"}}', "0 user messages"),
     ("dapo_math", "a.jsonl", '{"prompt": [{"role": "user", "content": "Hi"}], "reward_model": {"ground_truth": "1"}}',
      "none of the known instructions .*'Hi'"),
     ("olympiadbench", "a.jsonl", '{"id": 1, "question": "Q", "final_answer": ["1", "2"]}', "answer has 2 entries"),
@@ -231,12 +219,11 @@ def test_unusable_sources_are_one_clear_error(
 
 
 def test_missing_files_and_splits_are_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = write_jsonl(tmp_path / "in/train.jsonl", [{"question": "Q", "answer": "#### 1"}])
+    write_jsonl(tmp_path / "in/train.jsonl", [{"question": "Q", "answer": "#### 1"}])
     (tmp_path / "empty").mkdir()
     for source, options, message in (
         (tmp_path / "absent.jsonl", [], "no such file or folder"),
         (tmp_path / "empty", [], "the folder has no file of"),
-        (train, ["--split", "test"], "has no test split of gsm8k"),
         (tmp_path / "in", ["--split", "train", "test"], "has no test split of gsm8k"),
     ):
         assert run("gsm8k", source, tmp_path / "out", *options) == 2

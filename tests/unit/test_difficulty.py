@@ -79,10 +79,7 @@ def test_two_thousand_batches_keep_the_sum_the_bounds_and_the_order():
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [
-        ({}, [(6, 10), (4, 12), (4, 12)]),
-        ({"widen_step": 3, "lowest": 1, "highest": 8}, [(5, 8), (2, 8), (1, 8)]),
-    ],
+    [({}, [(6, 10), (4, 12), (4, 12)]), ({"widen_step": 3, "lowest": 1, "highest": 8}, [(5, 8), (2, 8), (1, 8)])],
 )
 def test_bounds_widen_to_their_limits_and_stay_there(options, expected):
     rule, seen = budget(**options), []

@@ -16,7 +16,7 @@ import pytest
 from data_prep.common import build_row
 from recipe.prepo.errors import ConfigError, DataError, PrepoError, StateError
 from recipe.prepo.tools import evaluate
-from recipe.prepo.tools.analyze import analyse, choosing, draw, report
+from recipe.prepo.tools.analyze import analyse, choosing, draw
 from recipe.prepo.tools.evaluate import summarise, table, vote
 from recipe.prepo.tools.evaluation.models import find_model, loadable_folder
 from recipe.prepo.tools.evaluation.options import make_parser
@@ -77,19 +77,12 @@ def test_bad_data_is_refused(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         ("--samples 0", "--samples: 0: it must be a whole number from 1 to 1000"),
-        ("--samples 1001", "--samples: 1001"),
-        ("--prompts 0", "--prompts: 0"),
         ("--temperature nan", "--temperature: nan"),
         ("--temperature 0", "Set --samples 1"),
-        ("--top-p 0", "--top-p: 0"),
-        ("--top-k 0", "--top-k: 0"),
-        ("--seed -1", "--seed: -1"),
-        ("--gpu-memory 90", "--gpu-memory: 90"),
         ("--chat-template-kwargs [1]", "must be a JSON object"),
         ("--reward rewards.py", "FILE.py:NAME"),
         ("--chat-template absent.jinja", "it must be a file, or Jinja text"),
         ("--k 1,32", "--samples 16"),
-        ("--k a", "whole numbers of at least 1"),
     ],
 )
 def test_a_bad_option_is_named(
@@ -325,7 +318,7 @@ def group(prompt_id: str, answers: str, *, tokens: int = 10, cut: int = 0) -> li
     ]
 
 
-def test_figures_equal_those_computed_by_hand() -> None:
+def test_figures_equal_those_computed_by_hand(tmp_path: Path) -> None:
     groups = [group("a", "rraa", cut=2), group("b", "bbbr", tokens=20), group("c", "--r-"), group("d", "----")]
     found = summarise({"one": groups, "two": [group("e", "rrrr"), group("f", "rrra")]}, [1, 2, 4], seed=0)
     one = {metric: value["mean"] for metric, value in found["sets"]["one"]["metrics"].items()}
@@ -348,22 +341,12 @@ def test_figures_equal_those_computed_by_hand() -> None:
     for result in found["sets"].values():
         for value in result["metrics"].values():
             assert value["low"] <= value["mean"] <= value["high"]
-    assert vote("0.50") == vote(r"\dfrac{1}{2}") != vote("0.51"), "incorrect answers vote by value"
-    assert vote("x + y") == vote("x+y") != vote("y+x")
-
-
-def test_table_shows_percent_with_intervals_and_json_has_no_nan(tmp_path: Path) -> None:
-    found = summarise({"one": [group("a", "rraa"), group("b", "aaaa")], "two": [group("c", "rrrr")] * 2}, [4], seed=0)
-    lines = table(found).splitlines()
-    assert lines[0] == "| set | questions | passrate@4 % | pass@4 % | maj@4 % | tokens | truncated % |"
-    assert [line.count("|") for line in lines] == [8] * 5
-    assert lines[2].startswith("| one | 2 | 25.00 (0.00 to ")
-    assert lines[4].startswith("| average of the sets | 4 | 62.50 (")
     single = summarise({"one": [group("a", "ra")]}, [2], seed=0)
     assert table(single).splitlines()[2].startswith("| one | 1 | 50.00 | 100.00 |")
     write_json(tmp_path / "x.json", single)
-    read = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
-    assert read["sets"]["one"]["metrics"]["pass@2"] == {"mean": 1.0, "low": None, "high": None, "num_questions": 1}
+    json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)  # no NaN: one question has no interval
+    assert vote("0.50") == vote(r"\dfrac{1}{2}") != vote("0.51"), "incorrect answers vote by value"
+    assert vote("x + y") == vote("x+y") != vote("y+x")
 
 
 def analysed(nll: np.ndarray, correct: np.ndarray | list[int]) -> dict[str, Any]:
@@ -416,16 +399,6 @@ def test_choosing_saves_what_the_data_allow() -> None:
     assert choosing(ppl, np.zeros(300), seed=0) is None, "nothing is live"
 
 
-def test_what_choosing_saves_is_in_the_report_with_its_caveat() -> None:
-    nll = np.linspace(0.1, 1.0, 60)
-    text = report({"set": analysed(nll, [16] * 20 + [8] * 20 + [0] * 20)})
-    assert "33% would be all correct and 33% all incorrect" in text
-    assert "times fewer rollouts" in text and "(the best of 5: 3.00 (" in text and "the best of 20: 3.00 (" in text
-    assert "at the start of training only" in text and "may save nothing" not in text
-    shuffled = np.random.default_rng(1).permutation(nll)
-    assert "may save nothing" in report({"set": analysed(shuffled, [16] * 20 + [8] * 20 + [0] * 20)})
-
-
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
@@ -434,13 +407,10 @@ def test_what_choosing_saves_is_in_the_report_with_its_caveat() -> None:
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(limits: tuple[int, int], message: str) -> None:
-    tokens, config = {"q0": [0] * 5, "q1": [0]}, {"max_position_embeddings": 8}
-
-    def check(max_prompt_tokens: int, max_tokens: int, **more: Any) -> None:
+    def check(max_prompt_tokens: int, max_tokens: int) -> None:
         options = Namespace(model="m", max_prompt_tokens=max_prompt_tokens, max_tokens=max_tokens)
-        check_lengths(tokens, {**config, **more}, options)
+        check_lengths({"q0": [0] * 5, "q1": [0]}, {"max_position_embeddings": 8}, options)
 
     check(5, 3)
-    check(5, 9, rope_parameters={"factor": 2})
     with pytest.raises((ConfigError, DataError), match=message):
         check(*limits)

@@ -28,7 +28,6 @@ def doubled(lines):
         ("audit/selection.jsonl", lambda ls: [ls[0], ls[1] | {"selected": ["b"]}, ls[2]], "the choices of step 2"),
         ("audit/rollouts.jsonl", lambda ls: [ls[0] | {"reward": 0.0}, *ls[1:]], "the rollouts of step 1"),
         ("audit/rollouts.jsonl", doubled, "the rollouts of step 3"),
-        ("audit/rollouts.jsonl", lambda lines: lines[:-2], "the rollouts of step 3"),
         ("audit/rollouts.jsonl", lambda lines: lines[::-1], ""),  # rollouts end in any order
     ],
 )

@@ -12,18 +12,9 @@ def relabel(at, old, new):
     return edit
 
 
-def rates(line):
-    return {candidate["prompt_id"]: candidate for candidate in line["candidates"]}
-
-
-def raise_rate_of_a_hard_one(lines):
+def move_a_skipped_one_to_the_target(lines):
     hard = next(skip["prompt_id"] for skip in lines[-1]["skipped"] if skip["reason"] == "predicted_too_hard")
-    highest = max(rates(lines[-1])[prompt_id]["drawn_pass_rate"] for prompt_id in lines[-1]["selected"])
-    rates(lines[-1])[hard]["drawn_pass_rate"] = highest
-
-
-def lower_a_chosen_one(lines):
-    rates(lines[-1])[lines[-1]["selected"][0]]["predicted_live"] -= 0.1
+    next(each for each in lines[-1]["candidates"] if each["prompt_id"] == hard)["drawn_pass_rate"] = 0.5
 
 
 def exchange_two(lines):
@@ -41,16 +32,15 @@ COMES_BEFORE = ("comes before", "was drawn before", "recomputed")
 @pytest.mark.parametrize(
     ("name", "edit", "messages"),
     [
-        ("mopps", raise_rate_of_a_hard_one, ("pass rate",)),
+        ("mopps", move_a_skipped_one_to_the_target, ("nearer to the target",)),
         ("mopps_ppl", TOO_EASY_IS_HARD, ("drawn pass rate",)),
-        ("forecast", lower_a_chosen_one, COMES_BEFORE),
         ("forecast", exchange_two, (*COMES_BEFORE, "chosen by forecast")),
         ("forecast", TOO_EASY_IS_HARD, ("is not",)),
-        ("ppl_schedule_skip", relabel(0, "above_window", "all_wrong_before"), ("had none before",)),
         ("uniform_skip", relabel(0, "not_drawn", "all_right_before"), ("had none before",)),
-        ("ppl_schedule_skip", relabel(-1, "below_window", "above_window"), ("other prompts than",)),
         ("ppl_schedule_skip", relabel(-1, "below_window", "all_right_before"), ("not the window",)),
         ("ppl_schedule_skip", lambda lines: lines[-1].update(window_start=0), ("window_start",)),
+        ("ppl_schedule", lambda lines: lines[0]["selected"].reverse(), ("not the window",)),
+        ("ppl_schedule_skip", relabel(-1, "below_window", "above_window"), ("other prompts than",)),
     ],
 )
 def test_a_choice_that_cannot_be_is_a_difference(name, edit, messages, tmp_path):
@@ -59,3 +49,12 @@ def test_a_choice_that_cannot_be_is_a_difference(name, edit, messages, tmp_path)
     steps = 30 if name.endswith("_skip") else 10
     found = check_of_audit(tmp_path, options, num_steps=steps, edit=lambda choices, _: edit(choices))
     assert found.startswith("difference") and any(message in found for message in messages), found
+
+
+@pytest.mark.parametrize("key", ["weight", "advantage_weighted"])
+def test_a_weight_that_does_not_follow_from_the_entropies_is_a_difference(key, tmp_path):
+    def edit(_, lines):
+        lines[0][key] += 1e-4
+
+    found = check_of_audit(tmp_path, all_options(weighting="relative_entropy"), num_steps=3, edit=edit)
+    assert found.startswith("difference")

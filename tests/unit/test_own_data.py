@@ -15,6 +15,7 @@ from recipe.prepo.rows import validate_files
 
 Row = dict[str, Any]
 ASK = [{"role": "user", "content": "1+1?"}]
+HUMAN = {"from": "human", "value": "1+1?"}
 REPLY = {"role": "assistant", "content": r"It is \boxed{2}."}
 TEXT = [{"role": "user", "content": f"1+1?\n{DEFAULT_INSTRUCTION}"}]
 HASHED = "cfe29f43bcc21dd4"  # of "1+1?"
@@ -36,12 +37,6 @@ FORMS: dict[str, tuple[str, Any, list[Row], str]] = {
         ASK,
         "2",
     ),
-    "verl, text prompt": (
-        "my.parquet",
-        [{"prompt": "1+1? End with ####.", "reward_model": {"ground_truth": "2"}}],
-        [{"role": "user", "content": "1+1? End with ####."}],
-        "2",
-    ),
     "GSM8K": ("my.json", [{"question": "1+1?", "answer": "1000+1=1,001\n#### 1,001"}], TEXT, "1001"),
     "MATH": ("my.jsonl", [{"problem": "1+1?", "solution": r"so $\boxed{\frac{4}{2}}$."}], TEXT, r"\frac{4}{2}"),
     "E3": ("my.parquet", [{"prompt": "1+1?", "answer": "2", "rank": 0.1}], TEXT, "2"),
@@ -49,18 +44,8 @@ FORMS: dict[str, tuple[str, Any, list[Row], str]] = {
     "TRL, text": ("my.jsonl", [{"prompt": "1+1?", "completion": "Adding gives <answer>2</answer>"}], TEXT, "2"),
     "open-instruct": ("my.jsonl", [{"messages": ASK, "ground_truth": ["2"], "dataset": ["gsm8k"]}], ASK, "2"),
     "reply in the messages": ("my.jsonl", [{"messages": [*ASK, REPLY]}], ASK, "2"),
-    "ShareGPT": (
-        "my.json",
-        [{"conversations": [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "The answer is 2."}]}],
-        ASK,
-        "2",
-    ),
-    "a list of messages": (
-        "my.json",
-        [[{"from": "human", "value": "1+1?"}, {"from": "assistant", "ground_truth": {"value": "2"}}]],
-        ASK,
-        "2",
-    ),
+    "ShareGPT": ("my.json", [{"conversations": [HUMAN, {"from": "gpt", "value": "The answer is 2."}]}], ASK, "2"),
+    "messages": ("my.json", [[HUMAN, {"from": "assistant", "ground_truth": {"value": "2"}}]], ASK, "2"),
     "content parts, several golds": (
         "my.jsonl",
         [{"prompt": [{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}], "gold": ["2", 2.5, None, "2"]}],
@@ -95,7 +80,7 @@ def test_rows_are_recognised_by_their_columns(form: str, tmp_path: Path, capsys:
     status, (row,) = own(path, tmp_path / "out")
     assert (status, row["prompt"], row["reward_model"]["ground_truth"]) == (0, prompt, gold)
     assert (row["data_source"], "1+1?" in capsys.readouterr().out) == ("my", True)
-    assert form == "verl, text prompt" or row["extra_info"]["prompt_id"] == f"my/{HASHED}"
+    assert row["extra_info"]["prompt_id"] == f"my/{HASHED}"
 
 
 def write(path: Path, *rows: Row) -> Path:
@@ -112,11 +97,8 @@ def test_options_name_columns_and_say_what_surrounds_the_question(
     options = "--question a.q --answer why --id N --keep tests --name z --instruction Go. --system New."
     options += " --model assets/mini-math-qwen2"
     status, (row,) = own(source, tmp_path / "out", *options.split())
-    assert (status, row["prompt"][0], row["prompt"][-1]["content"]) == (
-        0,
-        {"role": "system", "content": "New."},
-        "And 2+2?\nGo.",
-    )
+    assert (status, row["prompt"][0]) == (0, {"role": "system", "content": "New."})
+    assert row["prompt"][-1]["content"] == "And 2+2?\nGo."
     assert [message["content"] for message in row["prompt"][1:-1]] == ["1+1?", REPLY["content"]]
     assert (row["extra_info"]["prompt_id"], row["extra_info"]["tests"], row["data_source"]) == ("z/7", [1, 2], "z")
     printed = capsys.readouterr().out
@@ -195,19 +177,12 @@ ONE = '{"question": "a", "answer": 1}\n'
 TWICE = '{"i": 1, "question": "a", "answer": 1}\n{"i": 1, "question": "b", "answer": 1}\n'
 CANNOT_WORK = [
     ("x.csv", "Frage,Antwort\n1,2\n", "", "known as the question and answer: Frage, Antwort. Give --question KEY"),
-    (
-        "x.csv",
-        "Frage,Antwort\n1,2\n",
-        "--question Frag",
-        r"no such column. Did you mean Frage\? Its columns: Fr",
-    ),
+    ("x.csv", "Frage,Antwort\n1,2\n", "--question Frag", r"no such column. Did you mean Frage\? Its columns: Fr"),
     ("x.jsonl", '{"question": "a", "foo": 1}\n', "", "known as the answer: question, foo"),
     ("x.jsonl", "", "", "it has no rows"),
-    ("x.csv", "", "", "cannot be read as CSV"),
     ("x.txt", "a", "", r"suffix is '\.txt', but must be one of \.jsonl"),
     ("x.jsonl", '{"question": "a", "answer": " "}\n', "", "none of its 1 rows can be used"),
     ("x.jsonl", ONE, "--hold-out 1", "only 1, with --hold-out 1, of its 1 rows"),
-    ("x.jsonl", ONE, "--split train test", "is one file"),
     ("x.jsonl", ONE, "--model no/such/model", "cannot show the rows"),
     ("x.jsonl", TWICE, "--id i", "same id '1'"),
 ]

@@ -10,24 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from report_pages import Page, make_run, write_lines
 
 from recipe.prepo.errors import DataError
 from recipe.prepo.report import main
 from recipe.prepo.rules.registry import SELECTION
 from recipe.prepo.tools.report import style, write_report
-from recipe.prepo.tools.report.charts import (
-    PANELS,
-    NoData,
-    over_steps,
-    pass_rate,
-    perplexities_and_rewards,
-    phase_seconds,
-)
 from recipe.prepo.tools.report.compare import Method
 from recipe.prepo.tools.report.load import SECONDS, Run, load_run
-from recipe.prepo.tools.report.page import find_samples, make_page, shorten
+from recipe.prepo.tools.report.page import make_page, shorten
 from recipe.prepo.tools.report.targets import Verdict
 from recipe.prepo.types import Panel
 
@@ -99,20 +90,6 @@ def test_tables_hold_the_numbers_of_the_run(finished_run: Path, page: Any) -> No
     assert metrics["prepo/rollouts_total/max"] == ["96", "6"]
 
 
-def test_phase_seconds_add_up_to_the_step_the_checkpoint_and_the_validation(finished_run: Path) -> None:
-    run = load_run(finished_run)
-    seconds = phase_seconds(run)
-    assert seconds.iloc[0].sum() == pytest.approx(9.0 + 0.7 + 3.0)
-    assert seconds["rest"].iloc[0] == pytest.approx(9.0 - 8.0)
-    run.metrics.loc[2, "timing_s/gen"] = 40.0
-    assert phase_seconds(run)["rest"].min() == 0, "phases that overlap"
-    trained = run.metrics["timing_s/step"].notna()
-    run.metrics.loc[trained, ["timing_s/prompt_scoring", "timing_s/dispatch_wait"]] = (20.0, 0.5)
-    seconds = phase_seconds(run)
-    assert "prompt_scoring" not in seconds, "beside the update, it counts as the wait for it"
-    assert seconds["dispatch_wait"].tolist() == [0.5] * 6
-
-
 def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first", sets=("gsm8k", "math500"))
     second = make_run(tmp_path / "second", steps=4, rule="uniform", sets=("math500",), lift=0.01, seed=1)
@@ -129,17 +106,6 @@ def test_comparison_lays_runs_side_by_side(tmp_path: Path) -> None:
     assert "second: 4 of 6 steps are logged" in page.text
     assert not (first / "report").exists()
     assert page.text.index("first needed 4.0x fewer rollouts than second, 1 seed each.") < page.text.index("Warnings")
-
-
-def test_comparison_of_runs_of_one_name_without_a_shared_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [make_run(tmp_path / name / "run", steps=0, sets=(name,), rule=name) for name in ("a", "b")]
-    monkeypatch.chdir(tmp_path)
-    index = write_report(runs)
-    assert index.resolve() == (tmp_path / "outputs" / "report" / "index.html").resolve()
-    page = Page(index.read_text(encoding="utf-8"))
-    assert page.cells("summary")["method"] == ["a/run", "b/run"]
-    assert page.cells("summary")["gain"] == ["n/a", "n/a"]
-    assert "The runs share no held-out score" in page.text
 
 
 def test_command_prints_the_path_of_the_page_or_one_clear_error(
@@ -167,17 +133,6 @@ def test_importing_the_summary_loads_neither_matplotlib_nor_the_trainer() -> Non
     assert found.stdout.strip() == "[]"
 
 
-def test_figures_of_what_never_changes_or_is_not_logged_take_no_room(finished_run: Path) -> None:
-    run = load_run(finished_run)
-    methods = [Method("one", (run,)), Method("two", (run, run))]
-    assert over_steps("temperature", PANELS["temperature"], methods[:1])
-    run.metrics["prepo/temperature/mean"] = 1.0
-    with pytest.raises(NoData, match="The same at every step"):
-        over_steps("temperature", PANELS["temperature"], methods)
-    with pytest.raises(NoData, match="not logged"):
-        over_steps("staleness", PANELS["staleness"], methods)
-
-
 def test_a_rule_adds_its_own_panels_and_unknown_rules_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Toy(SELECTION["uniform"]):  # type: ignore[misc,name-defined]
         panels = (Panel("Toy share", "What the toy did.", {"prepo/toy/mean": "toy", "absent": "absent"}, "share"),)
@@ -192,25 +147,6 @@ def test_a_rule_adds_its_own_panels_and_unknown_rules_none(tmp_path: Path, monke
         pages.append(Page(write_report([run_dir]).read_text(encoding="utf-8")))
     assert "What the toy did." in pages[0].figures["rule_toy_share"] and "rule_toy_share" in pages[0].images
     assert "rule_toy_share" not in pages[1].figures
-
-
-def test_groups_are_paired_with_the_perplexity_of_their_latest_choice(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path / "audited")
-    choices = {1: [("a", 2.0), ("b", 4.0)], 2: [("a", 3.0), ("c", None)]}
-    rewards = [(1, "a", 1.0), (1, "a", 0.0), (2, "b", 1.0), (2, "a", 1.0), (2, "c", 0.0)]  # b trains a step late
-    lines = [
-        {"step": step, "candidates": [{"prompt_id": p, "ppl": ppl} for p, ppl in choices[step]]} for step in (1, 2)
-    ]
-    write_lines(run_dir / "audit" / "selection.jsonl", lines)
-    lines = [{"step": step, "prompt_id": prompt, "reward": reward} for step, prompt, reward in rewards]
-    write_lines(run_dir / "audit" / "rollouts.jsonl", lines)
-    run = load_run(run_dir)
-    found = perplexities_and_rewards(run).sort_values(["step", "prompt"])
-    assert found.values.tolist() == [[1, "a", 0.5, 2.0], [2, "a", 1.0, 3.0], [2, "b", 1.0, 4.0]]
-    assert "3 groups of 2 prompts" in pass_rate(run).caption
-    (run_dir / "audit" / "rollouts.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(NoData, match="damaged"):
-        pass_rate(run)
 
 
 def entry(output: str, score: float = 1.0, prompt: str = "How many?") -> dict:
@@ -229,12 +165,6 @@ def test_samples_are_correct_and_incorrect_ones_of_the_first_and_last_step(tmp_p
     assert [f"out {step} " in html for step in (1, 2, 10)] == [True, False, True]
     assert html.count(", correct</b>") == html.count(", incorrect</b>") == 4
     assert html.count("question 0") == html.count("question 1") == 1, "those of one prompt stand together"
-    write_lines(tmp_path / "elsewhere" / "3.jsonl", [entry("kept elsewhere")])
-    config = yaml.safe_load((run_dir / "config.yaml").read_text())
-    config["trainer"]["validation_data_dir"] = str(tmp_path / "elsewhere")
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
-    headings = [heading for heading, _ in find_samples(load_run(run_dir))]
-    assert headings == ["Validation generations", "Training rollouts"]
 
 
 def test_damaged_dumps_are_passed_over(tmp_path: Path) -> None:
@@ -260,8 +190,3 @@ def test_hostile_texts_are_shown_as_text(tmp_path: Path, kind: str) -> None:
     assert "<img " not in html, "a text became a picture"
     assert not any(char in html for char in "\x00\x1b\u202e\u202c\u2066")
     assert page.text.count(shorten(text[:40], 40)) >= 3, "prompt, output and gold answer"
-
-
-def test_text_is_cut_in_the_middle_and_other_scripts_stay() -> None:
-    assert len(shorten("<" * 10**6, 900)) < 1000 and shorten("ab" * 10**6, 30).endswith("ab")
-    assert shorten("e\u0301 \u0639 \u4f60", 9) == "e\u0301 \u0639 \u4f60"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from report_pages import Page, make_run, write_lines
 
-from recipe.prepo.tools.report import charts, style, write_report
-from recipe.prepo.tools.report.compare import Method
+from recipe.prepo.tools.report import style, write_report
 from recipe.prepo.tools.report.load import load_run
 
 FIGURES = {
@@ -106,14 +105,6 @@ def test_short_and_odd_runs_are_drawn(tmp_path: Path, page_of: PageOf) -> None:
     page = page_of(make_run(tmp_path / "only validated", steps=0))
     rows = page.cells("summary")
     assert not page.images and (rows["final held-out score"], rows["gain"]) == (["0.2500"], ["+0.0000"])
-
-
-def test_a_long_run_has_running_means(tmp_path: Path) -> None:
-    run = load_run(make_run(tmp_path / "long", steps=80, planned=80))
-    drawn = style.paint(charts.over_steps("", charts.PANELS["entropy"], [Method("l", (run,))]))
-    raw, mean = (line.get_ydata() for line in drawn.axes[0].lines)
-    assert raw.tolist() == run.series("prepo/entropy_nats/mean").tolist()
-    assert mean[40] == pytest.approx(raw[38:43].mean())
 
 
 def test_comparison_of_damaged_runs_reports_what_is_missing_and_draws_the_rest(tmp_path: Path, page_of: PageOf) -> None:

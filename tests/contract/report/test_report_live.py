@@ -89,14 +89,6 @@ def test_drawings_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(line.endswith(f"-m recipe.prepo.report {run_dir} --live") for line in lines)
     for line in lines:
         assert not Path(f"/proc/{line.split()[0]}").exists(), "a drawing outlived the run"
-    starts = replace_python(tmp_path, monkeypatch)
-    starts.unlink()
-    with live_report(run_dir, 40):
-        begin(run_dir)
-        for step in range(60, 66):
-            add_step(run_dir, step)
-            time.sleep(0.2)
-    assert len(starts.read_text().splitlines()) == 1, "due at 40, then at 80"
 
 
 def test_failing_drawing_shows_its_error_once_and_stops_nothing(
