@@ -26,6 +26,7 @@ from recipe.prepo.warm_start import read_warm_start
 
 VERL_VERSION = "0.9.1"
 TOOL_TIMEOUT_S = 30
+PLUS = "with a + in front where the key is new"
 RESERVED_CPUS = 3  # of each device's pool
 TRAINER_MODES = ("prepo_sync", "prepo_colocate_async", "prepo_separate_async")
 TRACKERS = ("console", "file", "tensorboard", "wandb", "mlflow", "swanlab", "clearml", "trackio", "rl_insight")
@@ -110,7 +111,7 @@ def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     ok = get("trainer.device") != CPU_PLATFORM or get(f"{ACTOR}.strategy", None) != "fsdp"
     yield Need(f"{ACTOR}.strategy", ok, "FSDP's first version, verl's default, needs a GPU", "fsdp2")
     ok, path = get("trainer.device") != CPU_PLATFORM, f"{ROLLOUT}.enable_sleep_mode"
-    yield Need(path, ok or not get(path, False), "vLLM's sleep mode, verl's default, needs a GPU", False)
+    yield Need(path, ok or not get(path, True), "vLLM's sleep mode, verl's default, needs a GPU", False, PLUS)
 
 
 def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -256,7 +257,7 @@ def _ray_needs(config: Mapping[str, Any]) -> Iterator[Need]:
         why = (
             f"verl reserves a logical GPU for each of its {gpus} devices, also on the CPU, so the run would never start"
         )
-        yield Need(path, get(path, 0) >= gpus, why, gpus, "with a + in front where the key is new")
+        yield Need(path, get(path, 0) >= gpus, why, gpus, PLUS)
 
 
 def project_root() -> Path:

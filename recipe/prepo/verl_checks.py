@@ -23,6 +23,7 @@ from recipe.prepo.preflight import (
     ACTOR,
     MODEL,
     NOT_ESTIMATED,
+    PLUS,
     ROLLOUT,
     VERL_VERSION,
     DataFound,
@@ -178,7 +179,7 @@ def _model_needs(config: Mapping[str, Any], model: Any) -> Iterator[Need]:
     yield Need(path, heads % value_at(config, path) == 0, f"it must divide the model's {heads} attention heads", 1)
     path = f"{MODEL}.override_config.attn_implementation"
     ok = value_at(config, path, FLASH) != FLASH or not runs_here(config) or find_spec("flash_attn") is not None
-    yield Need(path, ok, f"{FLASH}, verl's default, needs the package flash-attn", "sdpa", "+ in front where it is new")
+    yield Need(path, ok, f"{FLASH}, verl's default, needs the package flash-attn", "sdpa", PLUS)
     path = f"{MODEL}.custom_chat_template"
     ok = getattr(model.get_processor(), "chat_template", None)
     why = "neither the tokenizer nor this option has a chat template"

@@ -23,7 +23,8 @@ from recipe.prepo.rules.registry import REGISTRIES, build_rule
 from recipe.prepo.run.checkpoint import load_state, save_state
 
 ROOT = Path(__file__).parents[2]
-WEIGHTING = ROOT / "tests" / "helpers" / "toy_rules" / "short_first.py"
+TOYS = ROOT / "tests" / "helpers" / "toy_rules"
+GROUPS = {"weighting": "short_first", "budget": "first_more", "temperature": "cool_down", "shaping": "rare_bonus"}
 STEP_ADDRESS = r"`((?:recipe/prepo/rules|conf/prepo)/(\w+)/(\w+)\.(?:py|yaml))`:\n"
 
 
@@ -53,8 +54,9 @@ class Toy:
             path = folder / f"{self.name}.py"
             path.write_text(source, encoding="utf-8")
         else:
-            self.name, path, class_name = "short_first", WEIGHTING, "ShortFirst"
-            self.yaml = path.with_suffix(".yaml").read_text(encoding="utf-8")
+            self.name = GROUPS[group]
+            path, class_name = TOYS / f"{self.name}.py", self.name.title().replace("_", "")
+            self.yaml = (TOYS / f"{self.name}.yaml").read_text(encoding="utf-8")
         spec = importlib.util.spec_from_file_location(self.name, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -67,7 +69,7 @@ class Toy:
         return {**all_options(), self.group: yaml.safe_load(self.yaml)}
 
 
-@pytest.fixture(params=["selection", "weighting"])
+@pytest.fixture(params=["selection", *GROUPS])
 def toy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     made = Toy(request.param, tmp_path)
     monkeypatch.setitem(REGISTRIES[made.group], made.name, made.rule_class)  # type: ignore[arg-type]
@@ -134,6 +136,6 @@ def test_outside_check_uses_its_own_check(toy: Toy, tmp_path: Path) -> None:
 
     found = check_of_audit(tmp_path / "true", toy.rules, num_steps=6, edit=details_of_a_choice_are_in_its_line)
     assert found.startswith("ok: 6 choices")
-    edit, message = EDITS[toy.group]
+    edit, message = EDITS.get(toy.group, (lambda choices, rollouts: choices[0].update(rule="other"), "rule other"))
     found = check_of_audit(tmp_path / "false", toy.rules, num_steps=6, edit=edit)
     assert found.startswith("difference") and message in found
