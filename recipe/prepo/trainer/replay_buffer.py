@@ -125,7 +125,7 @@ class RoundsReplayBuffer(PrepoReplayBuffer):
             raise DataError(
                 f"step {global_steps}: in {len(refills) + 1} rounds of rollouts not one group had rewards that differ. "
                 f"Look at the rewards (audit/selection.jsonl has the prompts), or take easier or harder prompts "
-                f"(data.train_files)."
+                f"(data.train_files), or another rule of prepo/selection."
             )
         chosen, partition, _ = self._select_prompt_uids(partition_id, ready, batch_size)
         surplus = self._terminal(partition_id) - set(chosen)
