@@ -98,6 +98,7 @@ def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         ends = {method: min(map(len, mine)) for method, mine in curves.items()}
         drawn_runs = {method: [{"curve": one[: ends[method]]} for one in mine] for method, mine in curves.items()}
         draw_methods(axes, drawn_runs, list(methods), "rollouts", key)
+    left.set_ylim(0, None)
     left.set_ylabel("held-out accuracy")
     right.set_ylabel("steps' worth of live groups so far")
     for axes in (left, right):

@@ -115,7 +115,7 @@ def test_step_may_end_short_but_not_empty() -> None:
     run = Rounds([[MIXED, CORRECT, INCORRECT, INCORRECT], [MIXED]], last=lambda num_refills: num_refills == 1)
     assert run.sample()[0] == [run.submitted[i] for i in (0, 4)]
     assert run.asked == [(2, 0.75), (1, 0.0)]
-    with pytest.raises(DataError, match=r"step 1: in 2 rounds .* not one group had rewards that differ.*another rule of prepo/selection"):
+    with pytest.raises(DataError, match=r"step 1: in 2 rounds .* rewards that differ.*another rule of prepo/selection"):
         Rounds([[CORRECT, INCORRECT], [INCORRECT]]).sample()
 
 
