@@ -129,6 +129,9 @@ def leave_nothing_behind(vllm_async_server: Any) -> None:
 
     @functools.wraps(stock)
     async def run_server(self: Any, args: Any) -> None:
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        cache_dir()  # sets its variable: below TMPDIR, every run would compile anew, which takes 20 s
         folder = tempfile.mkdtemp(prefix=f"prepo-{os.environ.get('PREPO_RUN_ID')}-")
         with mock.patch.dict(os.environ, {"VLLM_RPC_BASE_PATH": folder, "TMPDIR": folder}):
             await stock(self, args)
