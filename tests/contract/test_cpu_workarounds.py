@@ -175,6 +175,7 @@ def sockets():
 
     if sys.argv[1] != "stock":
         workarounds.leave_nothing_behind(types.SimpleNamespace(vLLMHttpServer=Server))
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
     asyncio.run(Server().run_server(None))
     client.send_string("still there")
     path = address[0].removeprefix("ipc://")
