@@ -63,7 +63,7 @@ def diagnose(overrides: Sequence[str]) -> list[str]:
     config: Any = OmegaConf.to_container(composed, resolve=True)
     prepo = read_config(config)
     data = check_all(config, prepo)
-    warm = check_warm_start(config, prepo)
+    warm = check_warm_start(config, prepo, data)
     from recipe.prepo.verl_checks import check_with_verl
 
     device = config["trainer"]["device"]

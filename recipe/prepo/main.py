@@ -168,7 +168,7 @@ def run(config: DictConfig) -> None:
             choose_platform(config)
         run_dir = Path(config.trainer.default_local_dir)
         first_step = resume_step(config.trainer, prepo)
-        warm = [] if first_step else check_warm_start(plain, prepo)
+        warm = [] if first_step else check_warm_start(plain, prepo, data)
         ray_init = config.ray_kwargs.ray_init
         roots = [] if joined_ray(ray_init) else ray_roots(ray_init.get("_temp_dir"))
         sweeper = Sweeper(roots, [f"{run_folder()}*", f"/tmp{SOCKET}{os.environ[RUN_ID_ENV]}*"])

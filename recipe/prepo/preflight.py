@@ -108,10 +108,11 @@ def _trainer(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
     yield Need(path, estimator not in NOT_ESTIMATED, why, "grpo", "another estimator over groups, such as rloo")
     ok = not get("critic.enable", False)
     yield Need("critic.enable", ok, "no method of this recipe has a critic", False, "run stock verl")
-    ok = get("trainer.device") != CPU_PLATFORM or get(f"{ACTOR}.strategy", None) != "fsdp"
-    yield Need(f"{ACTOR}.strategy", ok, "FSDP's first version, verl's default, needs a GPU", "fsdp2")
-    ok, path = get("trainer.device") != CPU_PLATFORM, f"{ROLLOUT}.enable_sleep_mode"
-    yield Need(path, ok or not get(path, True), "vLLM's sleep mode, verl's default, needs a GPU", False, PLUS)
+    if get("trainer.device") == CPU_PLATFORM:
+        path, why = f"{ACTOR}.strategy", "FSDP's first version, verl's default, needs a GPU"
+        yield Need(path, get(path, None) != "fsdp", why, "fsdp2")
+        path, why = f"{ROLLOUT}.enable_sleep_mode", "vLLM's sleep mode, verl's default, needs a GPU"
+        yield Need(path, not get(path, True), why, False, PLUS)
 
 
 def _trackers(get: Get, prepo: PrepoConfig) -> Iterator[Need]:
@@ -308,11 +309,11 @@ def runs_here(config: Mapping[str, Any]) -> bool:
 
 def check_device(config: Mapping[str, Any]) -> None:
     """Refuse a GPU run on a machine without a GPU, unless it joins a Ray cluster, with a ConfigError."""
-    if not joined_ray(value_at(config, "ray_kwargs.ray_init", {})) and not runs_here(config):
+    if not (joined_ray(value_at(config, "ray_kwargs.ray_init", {})) or runs_here(config)):
         raise ConfigError(
-            f"trainer.device={value_at(config, 'trainer.device')} needs a GPU, and this machine shows none. To "
-            "train the tiny model on the CPU: "
-            f"bash run_qwen.sh experiment=tiny_cpu. To use the GPUs of a running Ray cluster, set RAY_ADDRESS."
+            f"trainer.device={value_at(config, 'trainer.device')} needs a GPU, and this machine shows none. To train "
+            f"the tiny model on the CPU: bash run_qwen.sh experiment=tiny_cpu. To use the GPUs of a running Ray "
+            f"cluster, set RAY_ADDRESS."
         )
 
 
@@ -357,7 +358,7 @@ def check_data(config: Mapping[str, Any], prepo: PrepoConfig) -> DataFound:
     return DataFound(num_rows, facts[0].num_without_id, facts[0].agent_loops, *files)
 
 
-def check_warm_start(config: Mapping[str, Any], prepo: PrepoConfig) -> list[str]:
+def check_warm_start(config: Mapping[str, Any], prepo: PrepoConfig, data: DataFound) -> list[str]:
     """Check the folder of earlier rollouts, which a resumed run does not need; returns a line about it.
 
     Raises:
@@ -365,8 +366,7 @@ def check_warm_start(config: Mapping[str, Any], prepo: PrepoConfig) -> list[str]
     """
     if not prepo.warm_start:
         return []
-    files = value_at(config, "data.train_files")
-    ids = read_ids([files] if isinstance(files, str) else files, value_at(config, "data.prompt_key", "prompt"))
+    ids = read_ids(data.train_files, value_at(config, "data.prompt_key", "prompt"))
     earlier = read_warm_start(ids, **prepo.warm_start)
     return [
         f"warm      {len(set(earlier.prompt_ids))} of {len(ids)} prompts have {len(earlier.prompt_ids)} rollouts in "
